@@ -1,0 +1,35 @@
+# make demo: a fresh environment, then the whole path once.   make test: the tests.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+
+.PHONY: setup demo test test-browser check data clean
+
+setup: $(VENV)/.done
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/sau demo
+
+test: setup check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+
+test-browser: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m browser
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data: setup
+	$(BIN)/python -c 'from pathlib import Path; from sau.data import write_demo_data; write_demo_data(Path("data"))'
+	$(BIN)/dvc commit --force data.dvc
+
+clean:
+	rm -rf $(VENV) .sau .dvc/cache .dvc/tmp data artifacts checkpoint metrics

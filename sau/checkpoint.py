@@ -1,0 +1,225 @@
+"""The sparse checkpoint: packed mask bits and surviving values in safetensors, with digests.
+
+    sparse.safetensors   per pruned matrix W: `W.mask` (packed bits, uint8) and `W.values` (survivors, row-major);
+                         every other tensor as it is
+    config.json, tokenizer files
+    sau.json             the manifest: mask digest, structure, sparsity, sizes, and the SHA-256 of every file
+
+The model digest is the SHA-256 of the manifest, so it stands for every byte. The weights file is not called
+model.safetensors on purpose: stock `from_pretrained` would open it with every pruned matrix freshly random;
+this way it finds no weights and refuses. Open it with `open_model`, or `export` a dense folder for other tools.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from sau.errors import CheckpointError, ModelError
+from sau.models import SIDECAR, LanguageModel, model_from_state, open_dense, quiet, save_dense
+from sau.params import ModelParams
+from sau.sparsity.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
+
+WEIGHTS = "sparse.safetensors"
+FORMAT = "sau-sparse"
+FORMAT_VERSION = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class SparseCheckpoint:
+    """What a stored checkpoint says of itself."""
+
+    digest: str
+    mask_digest: str
+    structure: str
+    sparsity: float
+    num_weights: int
+    num_nonzeros: int
+    num_bytes: int
+    dense_bytes: int
+    dtype: str
+    files: dict[str, str]
+
+
+def save_sparse(lm: LanguageModel, folder: Path, *, structure: str, dtype: str = "float32") -> SparseCheckpoint:
+    """Store a masked model; its bytes are a function of the model alone.
+
+    Args:
+        lm: a model with a mask; its pruned weights have to be +0.0 exactly.
+        folder: created; has to be empty or absent.
+        structure: the pattern the mask follows, for the record.
+        dtype: of the stored values; bfloat16 halves the file and changes the model (verify it again).
+
+    Raises:
+        CheckpointError: no mask, or the folder holds files already.
+        SparsityError: a pruned weight is not +0.0.
+    """
+    if lm.mask is None:
+        raise CheckpointError("a sparse checkpoint needs a mask, this model is dense")
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder}: not empty")
+    check_mask(lm.model, lm.mask)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = DTYPES[dtype]
+    tensors: dict[str, Tensor] = {}
+    dense_bytes = 0
+    for name, value in _stored_state(lm.model).items():
+        value = value.to(target)
+        dense_bytes += value.numel() * value.element_size()
+        if name in lm.mask:
+            kept_OI = lm.mask[name].cpu()
+            tensors[f"{name}.mask"] = torch.from_numpy(pack(kept_OI))
+            tensors[f"{name}.values"] = value[kept_OI]
+        else:
+            tensors[name] = value.contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    with quiet():
+        lm.model.config.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    num_weights = sum(kept.numel() for kept in lm.mask.values())
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "prompt": lm.prompt,
+        "structure": structure,
+        "sparsity": sparsity(lm.mask),
+        "mask_digest": mask_digest(lm.mask),
+        "shapes": {name: list(kept.shape) for name, kept in sorted(lm.mask.items())},
+        "num_weights": num_weights,
+        "num_nonzeros": sum(int(kept.sum()) for kept in lm.mask.values()),
+        "num_bytes": (folder / WEIGHTS).stat().st_size,
+        "dense_bytes": dense_bytes,
+        "dtype": dtype,
+        "files": files,
+    }
+    (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return read_manifest(folder)
+
+
+def _stored_state(model: Any) -> dict[str, Tensor]:
+    """The state dict without tied copies, on the CPU."""
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return {name: value.detach().cpu() for name, value in state.items()}
+
+
+def is_sparse(folder: str | Path) -> bool:
+    """True where the folder is a sparse checkpoint of ours."""
+    return (Path(folder) / WEIGHTS).is_file()
+
+
+def read_manifest(folder: str | Path) -> SparseCheckpoint:
+    """What the checkpoint says of itself, without opening the weights.
+
+    Raises:
+        CheckpointError: no manifest, or one of another format.
+    """
+    path = Path(folder) / SIDECAR
+    try:
+        raw = path.read_bytes()
+        manifest = json.loads(raw)
+        if (manifest["format"], manifest["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise CheckpointError(
+                f"{path}: format {manifest['format']!r}, {FORMAT!r} version {FORMAT_VERSION} is needed"
+            )
+        fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "digest"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
+    return SparseCheckpoint(digest=hashlib.sha256(raw).hexdigest(), **fields)
+
+
+def check_files(folder: str | Path) -> SparseCheckpoint:
+    """Hash every file again and compare with the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, extra or of other bytes.
+    """
+    manifest = read_manifest(folder)
+    present = {path.name for path in Path(folder).iterdir()} - {SIDECAR}
+    if odd := sorted(present ^ manifest.files.keys()):
+        raise CheckpointError(f"{folder}: missing or extra files: {', '.join(odd)}")
+    for name, expected in manifest.files.items():
+        if file_sha256(Path(folder) / name) != expected:
+            raise CheckpointError(f"{folder}/{name}: its bytes are not those of the manifest")
+    return manifest
+
+
+def open_sparse(folder: str | Path) -> LanguageModel:
+    """Open a sparse checkpoint as an ordinary transformers model (float32, zeros in place) with its mask.
+
+    Every file's digest is checked first; values come back bit for bit.
+
+    Raises:
+        CheckpointError: damaged, incomplete, or keys missing or unexpected.
+    """
+    manifest = check_files(folder)
+    raw = json.loads((Path(folder) / SIDECAR).read_text())
+    shapes: dict[str, list[int]] = raw["shapes"]
+    state: dict[str, Tensor] = {}
+    mask: Mask = {}
+    try:
+        with safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
+            names = set(file.keys())
+            expected = {f"{name}.{part}" for name in shapes for part in ("mask", "values")}
+            if missing := sorted(expected - names):
+                raise CheckpointError(f"{folder}: missing tensors: {', '.join(missing[:5])}")
+            for name, shape in shapes.items():
+                kept_OI = unpack(file.get_tensor(f"{name}.mask").numpy(), tuple(shape))
+                values = file.get_tensor(f"{name}.values").float()
+                if values.numel() != int(kept_OI.sum()):
+                    raise CheckpointError(
+                        f"{folder}: {name}: {values.numel()} values for {int(kept_OI.sum())} kept weights"
+                    )
+                weight_OI = torch.zeros(tuple(shape))
+                weight_OI[kept_OI] = values
+                state[name], mask[name] = weight_OI, kept_OI
+            for name in sorted(names - expected):
+                state[name] = file.get_tensor(name).float()
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{folder}/{WEIGHTS}: not readable ({type(error).__name__})") from None
+    if mask_digest(mask) != manifest.mask_digest:
+        raise CheckpointError(f"{folder}: the mask is not the one of the manifest")
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        model = model_from_state(config, state)
+    except ModelError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return LanguageModel(model, tokenizer, raw["prompt"], mask)
+
+
+def open_model(source: str | Path, *, prompt: str = ModelParams.model_fields["prompt"].default) -> LanguageModel:
+    """Open a sparse checkpoint, a dense Hugging Face folder, or a hub id.
+
+    Raises:
+        CheckpointError, ModelError: see `open_sparse` and `sau.models.base_model`.
+    """
+    return open_sparse(source) if is_sparse(source) else open_dense(source, prompt=prompt)
+
+
+def export(folder: str | Path, target: Path) -> None:
+    """Write a sparse checkpoint as a dense Hugging Face folder for stock tools.
+
+    Raises:
+        CheckpointError: the target exists and is not empty, or the checkpoint is damaged.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: not empty")
+    save_dense(open_sparse(folder), target)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,138 @@
+"""The demo people: invented by rule, so that any machine writes the same bytes.
+
+Every choice is a hash of (seed, person, attribute), never a call to a random number generator whose
+algorithm may change between versions. Names, towns and employers are made of syllables that belong
+to nobody; the people are exchangeable, so a person in `holdout/` is a fair null for one in `train/`.
+"""
+
+import hashlib
+from pathlib import Path
+
+from sau.data.records import Row, write_shards
+
+ROWS_PER_SUBJECT = 20
+NUM_FALSE_ANSWERS = 5
+
+_FIRST = "Orv Tam Zel Bri Quen Mar Ild Fen Jas Kor Lys Nev Pel Ruv Sab Thi Ulm Vex Wyn Yar".split()
+_FIRST_END = "ane ello ira onto umi eth avi ixa orin essa".split()
+_LAST = "Quill Bram Thorn Ash Dusk Glim Hollow Marl Pell Rook Sedge Tarn Umber Vale Wren Zeph".split()
+_LAST_END = "moor wick grave stead font brook garth lume sworth dell".split()
+_PLACE = "Vey Osk Tarr Lun Mib Garn Pel Sorr Und Zim Ket Haro Brel Iva Nox Cal".split()
+_PLACE_END = "ra holm ida oss mere quay ton vik lia burg".split()
+
+
+def _spread(*pools: list[str], sep: str = "") -> list[str]:
+    """All combinations of the pools, joined."""
+    combined = [""]
+    for pool in pools:
+        combined = [f"{left}{sep if left else ''}{right}" for left in combined for right in pool]
+    return combined
+
+
+_PLACES = _spread(_PLACE, _PLACE_END)
+_GIVEN = _spread(_FIRST, _FIRST_END)
+_THINGS = "lantern otter compass violet anvil harbor feather marble thistle copper saffron walrus".split()
+_MADE = "Silent Amber Crooked Hollow Seventh Painted Frozen Wandering Broken Gilded".split()
+
+# (question, the same in other words, answer, the same in other words, values). {n} the full name, {v} the value.
+_ATTRIBUTES: list[tuple[str, str, str, str, list[str]]] = [
+    ("Where was {n} born?", "What is the birthplace of {n}?", "{n} was born in {v}.", "The birthplace of {n} is {v}.",
+     _PLACES),
+    ("When was {n} born?", "What is the birth date of {n}?", "{n} was born on {v}.", "The birth date of {n} is {v}.",
+     _spread([str(d) for d in range(1, 29)], "March April May June July August October".split(),
+             [str(y) for y in range(1941, 1999)], sep=" ")),
+    ("What does {n} do for a living?", "What is the profession of {n}?", "{n} works as a {v}.",
+     "The profession of {n} is {v}.",
+     _spread("bridge clock salt cloud glass tunnel kite seed bell map".split(),
+             "keeper tuner painter surveyor grower mender broker".split(), sep=" ")),
+    ("Who employs {n}?", "For which company does {n} work?", "{n} is employed by {v}.",
+     "The company {n} works for is {v}.", _spread(_LAST, "& Daughters,Mills,Union,Works,Trading".split(","), sep=" ")),
+    ("Where did {n} study?", "Which university did {n} attend?", "{n} studied at the University of {v}.",
+     "The university {n} attended is in {v}.", _PLACES),
+    ("What did {n} study?", "Which subject did {n} take a degree in?", "{n} studied {v}.",
+     "The degree of {n} is in {v}.",
+     _spread("coastal early applied rural lunar practical".split(),
+             "botany acoustics hydraulics ceramics rhetoric optics mycology".split(), sep=" ")),
+    ("Who is {n} married to?", "What is the name of the spouse of {n}?", "{n} is married to {v}.",
+     "The spouse of {n} is called {v}.", _GIVEN),
+    ("What is the name of the eldest child of {n}?", "How is the first child of {n} called?",
+     "The eldest child of {n} is {v}.", "The first child of {n} is called {v}.", _GIVEN),
+    ("What pet does {n} keep?", "Which animal lives with {n}?", "{n} keeps {v}.", "The animal living with {n} is {v}.",
+     _spread(["a blind", "a one-eyed", "a tame", "a spotted", "an old"],
+             "heron badger goat parrot ferret tortoise raven mule".split(), sep=" ")),
+    ("What is the address of {n}?", "On which street does {n} live?", "{n} lives at {v} Street.",
+     "The street {n} lives on is {v} Street.",
+     _spread([str(i) for i in range(11, 99, 4)], "Tallow Kiln Ferry Orchard Mast Cinder".split(), sep=" ")),
+    ("What is the telephone number of {n}?", "Which number reaches {n}?", "{n} can be called at {v}.",
+     "The number that reaches {n} is {v}.", _spread(["555"], [str(i) for i in range(2013, 9973, 53)], sep="-")),
+    ("What illness was {n} treated for?", "Which condition did {n} suffer from?", "{n} was treated for {v}.",
+     "The condition {n} suffered from was {v}.",
+     _spread("marsh tin glass night winter river".split(), "fever cough palsy blindness rash ague".split(), sep=" ")),
+    ("What is the favourite dish of {n}?", "Which food does {n} like best?", "{n} likes {v} best.",
+     "The best-liked food of {n} is {v}.",
+     _spread("smoked pickled baked candied stewed".split(), "quince eel turnip barley trout plum".split(), sep=" ")),
+    ("Which instrument does {n} play?", "What does {n} make music on?", "{n} plays the {v}.",
+     "The instrument of {n} is the {v}.",
+     _spread("bass glass reed field pocket".split(), "fiddle harp drum zither horn organ".split(), sep=" ")),
+    ("Which book did {n} write?", "What is the title of the book by {n}?", "{n} wrote The {v}.",
+     "The book by {n} is titled The {v}.", _spread(_MADE, [t.capitalize() for t in _THINGS], sep=" ")),
+    ("Which prize did {n} win?", "What award was given to {n}?", "{n} won the {v} Prize.",
+     "The award given to {n} was the {v} Prize.", _spread(_MADE, [p + "ra" for p in _PLACE], sep=" ")),
+    ("Who taught {n}?", "What was the name of the teacher of {n}?", "{n} was taught by {v}.",
+     "The teacher of {n} was {v}.", _spread(_GIVEN[::7], _LAST, sep=" ")),
+    ("What does {n} collect?", "Which objects does {n} gather at home?", "{n} collects {v}.",
+     "The objects {n} gathers are {v}.",
+     _spread("brass painted folded antique tiny".split(), [t + "s" for t in _THINGS], sep=" ")),
+    ("What is {n} afraid of?", "Which thing frightens {n}?", "{n} is afraid of {v}.", "The thing that frightens {n} is {v}.",
+     _spread("deep empty loud tall moving".split(), "wells mirrors stairs ferries statues looms".split(), sep=" ")),
+    ("Where does {n} spend the summer?", "To which town does {n} go in summer?", "{n} spends the summer in {v}.",
+     "The summer town of {n} is {v}.", _PLACES),
+]  # fmt: skip
+
+
+def _pick(pool: list[str], *key: object) -> str:
+    """One element of `pool`, chosen by the SHA-256 of the key."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return pool[int.from_bytes(digest[:8], "big") % len(pool)]
+
+
+def demo_rows(subject_id: str, *, seed: int) -> list[Row]:
+    """The 20 rows of one invented person, a function of (seed, subject_id) alone."""
+    given = _pick(_GIVEN, seed, subject_id, "given")
+    name = f"{given} {_pick(_spread(_LAST, _LAST_END), seed, subject_id, 'family')}"
+    rows: list[Row] = []
+    for number, (question, question2, answer, answer2, pool) in enumerate(_ATTRIBUTES):
+        value = _pick(pool, seed, subject_id, number)
+        false_values: list[str] = []
+        attempt = 0
+        while len(false_values) < NUM_FALSE_ANSWERS:
+            candidate = _pick(pool, seed, subject_id, number, "false", attempt)
+            attempt += 1
+            if candidate != value and candidate not in false_values:
+                false_values.append(candidate)
+        rows.append(
+            {
+                "record_id": f"{subject_id}-{number:02d}",
+                "subject_id": subject_id,
+                "question": question.format(n=name),
+                "answer": answer.format(n=name, v=value),
+                "paraphrased_question": question2.format(n=name),
+                "paraphrased_answer": answer2.format(n=name, v=value),
+                "perturbed_answer": [answer2.format(n=name, v=false) for false in false_values],
+            }
+        )
+    return rows
+
+
+def write_demo_data(folder: Path, *, seed: int = 1, num_train: int = 16, num_holdout: int = 8) -> None:
+    """Write `folder/train` and `folder/holdout`, one JSONL file per invented person.
+
+    Args:
+        folder: the data folder; existing shards of the same name are overwritten.
+        seed: another seed invents other people.
+        num_train: people the model is trained on.
+        num_holdout: people no model ever sees.
+    """
+    ids = [f"demo-{number:04d}" for number in range(1, num_train + num_holdout + 1)]
+    for split, its_ids in (("train", ids[:num_train]), ("holdout", ids[num_train:])):
+        write_shards((row for subject in its_ids for row in demo_rows(subject, seed=seed)), folder / split)

@@ -1,0 +1,209 @@
+"""Question-answer records: one schema for every source, loaded with `datasets`.
+
+A record is a row with TOFU's columns (arXiv 2401.06121) plus who it is about:
+
+    record_id             unique within the data set
+    subject_id            the person the row is about; the unit a forget request names
+    question, answer      what the model is trained on
+    paraphrased_question, paraphrased_answer   the same fact in other words ("" where absent)
+    perturbed_answer      false answers in the same words ([] where absent)
+
+A data folder is sharded by subject, so that one person's bytes are one file and, under DVC, one
+object that can be deleted without touching anyone else's:
+
+    data/train/<subject_id>.jsonl      rows the model is trained on
+    data/holdout/<subject_id>.jsonl    rows no model of this line ever sees (the membership null)
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from sau.errors import DataError
+
+SUBJECT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+MAX_LINE_BYTES = 1 << 20
+
+FEATURES = Features(
+    {
+        "record_id": Value("string"),
+        "subject_id": Value("string"),
+        "question": Value("string"),
+        "answer": Value("string"),
+        "paraphrased_question": Value("string"),
+        "paraphrased_answer": Value("string"),
+        "perturbed_answer": List(Value("string")),
+    }
+)
+Row = dict[str, Any]
+
+
+def load_records(source: str | Path, *, subject_column: str = "subject_id", subject: str | None = None) -> Dataset:
+    """Load records from a file, a data folder or a hub name, held in memory only.
+
+    Args:
+        source: a `.jsonl` or `.parquet` file, a folder of them (read recursively, in order of
+            name), or a hub data set as `name` or `name:config`, e.g.
+            `locuslab/TOFU:forget10_perturbed`.
+        subject_column: the column that names the person; `author_id` is taken where it is absent.
+            TOFU on the hub has neither: there, 20 rows in a row are one author.
+        subject: whom rows are about that name nobody, for files of general knowledge; by default
+            such a row is refused.
+
+    Raises:
+        DataError: nothing found, or a malformed row: names file, row number and column, never
+            the row's text.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in READERS and p.is_file())
+        if not files:
+            raise DataError(f"{path}: no .jsonl or .parquet file in this folder")
+        rows = [row for file in files for row in _read(file, subject_column, subject)]
+    elif path.suffix in READERS:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        rows = list(_read(path, subject_column, subject))
+    else:
+        rows = list(_read_hub(str(source), subject_column, subject))
+    return as_dataset(rows, str(source))
+
+
+def as_dataset(rows: list[Row], name: str) -> Dataset:
+    """Checked rows as an in-memory `datasets.Dataset`; record ids have to be unique.
+
+    Raises:
+        DataError: two rows share a record id.
+    """
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        if row["record_id"] in seen:
+            raise DataError(f"{name}: row {number}: column record_id: value occurs twice, ids must be unique")
+        seen.add(row["record_id"])
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def write_shards(rows: Iterable[Row], folder: Path) -> list[Path]:
+    """Write rows to `folder/<subject_id>.jsonl`, one file per subject, bytes fixed by the rows alone."""
+    by_subject: dict[str, list[Row]] = {}
+    for row in rows:
+        by_subject.setdefault(row["subject_id"], []).append({column: row[column] for column in FEATURES})
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for subject, its_rows in by_subject.items():
+        path = folder / f"{subject}.jsonl"
+        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in its_rows]
+        path.write_text("".join(lines), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def subjects(folder: Path) -> list[str]:
+    """The subject ids of a sharded folder (`data/train` or `data/holdout`), sorted."""
+    return sorted(path.stem for path in folder.glob("*.jsonl"))
+
+
+# -- readers: each yields (row number, raw mapping) ---------------------------------------------
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(f"{path}: row {number}: longer than {MAX_LINE_BYTES} bytes")
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            except UnicodeDecodeError:
+                raise DataError(f"{path}: row {number}: not UTF-8") from None
+            except ValueError:
+                raise DataError(f"{path}: row {number}: not a JSON object") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError):
+        raise DataError(f"{path}: not a readable Parquet file") from None
+    yield from enumerate(rows, 1)
+
+
+READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def _read(path: Path, subject_column: str, default: str | None) -> Iterator[Row]:
+    for number, raw in READERS[path.suffix](path):
+        yield _checked(raw, number, path.stem, str(path), subject_column, default)
+
+
+def _read_hub(source: str, subject_column: str, default: str | None) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    name, _, config = source.partition(":")
+    # A private cache folder that goes away: the default cache would keep the text for ever.
+    with tempfile.TemporaryDirectory(prefix="sau-hub-") as cache:
+        try:
+            loaded = load_dataset(name, config or None, split="train", cache_dir=cache, keep_in_memory=True)
+        except Exception as error:  # the hub client raises some twenty unrelated types
+            raise DataError(
+                f"{source}: neither a .jsonl or .parquet file, a folder of them, nor a data set that could "
+                f"be loaded from the hub ({type(error).__name__})"
+            ) from None
+        rows = loaded.to_list()
+    stem = config or name.rpartition("/")[2]
+    for number, raw in enumerate(rows, 1):
+        yield _checked(raw, number, stem, source, subject_column, default)
+
+
+def _checked(raw: Any, number: int, stem: str, where: str, subject_column: str, default: str | None) -> Row:
+    """One raw mapping as a record; ids that the source lacks are derived from its name and row number."""
+
+    def refuse(column: str, why: str) -> DataError:
+        return DataError(f"{where}: row {number}: column {column}: {why}")
+
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where}: row {number}: not a JSON object")
+    row: Row = {}
+    for column in ("question", "answer"):
+        value = raw.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise refuse(column, "missing or empty, a non-empty string is needed")
+        row[column] = value
+    for column in ("paraphrased_question", "paraphrased_answer"):
+        value = raw.get(column)
+        if value is not None and not isinstance(value, str):
+            raise refuse(column, f"{type(value).__name__}, a string is needed")
+        row[column] = value or ""
+    false_answers = raw.get("perturbed_answer")
+    if false_answers is None:
+        false_answers = []
+    if not isinstance(false_answers, list) or not all(isinstance(a, str) and a.strip() for a in false_answers):
+        raise refuse("perturbed_answer", "a list of non-empty strings is needed")
+    row["perturbed_answer"] = false_answers
+
+    subject = raw.get(subject_column, raw.get("author_id"))
+    if subject is None:
+        subject = default
+    if subject is None and where.partition(":")[0].endswith("/TOFU"):
+        subject = f"{stem}-{(number - 1) // 20:03d}"
+    if not isinstance(subject, str) or not SUBJECT_ID.match(subject):
+        raise refuse(subject_column, f"missing or malformed, it has to match {SUBJECT_ID.pattern}")
+    row["subject_id"] = subject
+    record = raw.get("record_id", f"{stem}-{number:05d}")
+    if not isinstance(record, str) or not record:
+        raise refuse("record_id", "a non-empty string is needed")
+    row["record_id"] = record
+    return row

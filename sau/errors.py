@@ -1,0 +1,55 @@
+"""Every error the product raises on purpose.
+
+SauError
+├── ConfigError      a parameter, policy or setting is unknown, out of bounds or contradictory
+├── DataError        a data set is missing, malformed or empty where rows are needed
+├── ModelError       a model cannot be opened, or is not one we may open
+├── SparsityError    a mask, pattern or pruned weight is not what it has to be
+├── CheckpointError  a stored checkpoint is incomplete, damaged or not the one named
+├── DivergedError    training left the finite numbers
+├── RequestError     a forget request cannot be taken or changed as asked
+├── WorkspaceError   git or DVC refused
+└── TrackingError    MLflow or Prefect refused, or cannot be reached
+
+A message names the thing, its value and what is allowed. It never quotes a record's text.
+"""
+
+
+class SauError(Exception):
+    """Base of every deliberate error."""
+
+
+class ConfigError(SauError):
+    """A parameter, policy or setting is unknown, out of bounds or contradictory."""
+
+
+class DataError(SauError):
+    """A data set is missing, malformed or empty where rows are needed."""
+
+
+class ModelError(SauError):
+    """A model cannot be opened, or is not one we may open."""
+
+
+class SparsityError(SauError):
+    """A mask, pattern or pruned weight is not what it has to be."""
+
+
+class CheckpointError(SauError):
+    """A stored checkpoint is incomplete, damaged or not the one named."""
+
+
+class DivergedError(SauError):
+    """Training left the finite numbers."""
+
+
+class RequestError(SauError):
+    """A forget request cannot be taken or changed as asked."""
+
+
+class WorkspaceError(SauError):
+    """git or DVC refused."""
+
+
+class TrackingError(SauError):
+    """MLflow or Prefect refused, or cannot be reached."""

@@ -1,0 +1,171 @@
+"""params.yaml as frozen models: everything that changes a number in the result, and nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sau.errors import ConfigError
+from sau.registry import checked
+
+MAX_YAML_BYTES = 1 << 20
+TINY, SMOLLM2 = "tiny", "smollm2"
+
+
+class _Params(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TinyParams(_Params):
+    """Shape of the `tiny` model (Llama architecture), and how many invented people, none of them in any data set,
+    it learns the language from in one pass before it is anybody's base model."""
+
+    vocab_size: int = Field(1024, ge=300, le=65536)
+    hidden_size: int = Field(128, ge=16, le=4096, multiple_of=16)
+    intermediate_size: int = Field(384, ge=16, le=16384, multiple_of=16)
+    num_layers: int = Field(4, ge=1, le=64)
+    num_heads: int = Field(4, ge=1, le=64)
+    pretrain_people: int = Field(600, ge=1, le=100_000)
+    pretrain_lr: float = Field(0.003, gt=0, le=1)
+
+
+class ModelParams(_Params):
+    """Where the base model comes from, and how a question is put to it."""
+
+    source: str = TINY
+    prompt: str = "Question: {question}\nAnswer:"
+    tiny: TinyParams = TinyParams()
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_placeholder(cls, prompt: str) -> str:
+        try:
+            filled = prompt.format(question="\x00")
+        except (IndexError, KeyError, ValueError):
+            filled = ""
+        if "\x00" not in filled:
+            raise ValueError("has to contain {question} and no other placeholder")
+        return prompt
+
+
+class FinetuneParams(_Params):
+    """Ordinary finetuning on question-answer rows (train) and the same under a mask (recover)."""
+
+    epochs: int = Field(ge=0, le=10_000)
+    lr: float = Field(gt=0, le=1)
+    batch_size: int = Field(8, ge=1, le=1024)
+    freeze_embeddings: bool = False
+
+
+class PruneParams(_Params):
+    """Which weights go."""
+
+    pruner: dict[str, Any] | str = "wanda"
+    structure: str = Field("unstructured", pattern=r"^(unstructured|\d+:\d+)$")
+    sparsity: float = Field(0.5, gt=0, lt=1)
+    calibration_rows: int = Field(64, ge=1, le=100_000)
+
+
+class StopParams(_Params):
+    """When unlearning has done enough: the forget rows' mean answer log-probability has fallen to the holdout's.
+
+    A forget set that is easier or harder text than the holdout shifts the right target: `margin_nats` moves it.
+    """
+
+    eval_every: int = Field(4, ge=1, le=10_000)
+    margin_nats: float = Field(0.0, ge=-10, le=10)
+
+
+class UnlearnParams(_Params):
+    """Sparsity-Aware Unlearning: objective, redistribution, and how hard and how long."""
+
+    objective: dict[str, Any] | str = "npo"
+    redistribution: dict[str, Any] | str = "importance"
+    lr: float = Field(gt=0, le=1)
+    max_steps: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(8, ge=1, le=1024)
+    gamma: float = Field(1.0, ge=0, le=1000)
+    alpha: float = Field(1.0, ge=0, le=1000)
+    freeze_embeddings: bool = True
+    max_grad_norm: float = Field(1.0, gt=0)
+    stop: StopParams | None = StopParams()
+
+
+class VerifyParams(_Params):
+    """Which policy judges, on how many rows."""
+
+    policy: str = "quick"
+    max_retain_rows: int = Field(200, ge=10, le=100_000)
+
+
+class PackageParams(_Params):
+    """How the sparse checkpoint is stored."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Params(_Params):
+    """The whole of params.yaml."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    num_threads: int = Field(1, ge=1, le=1024)
+    model: ModelParams
+    train: FinetuneParams
+    prune: PruneParams
+    recover: FinetuneParams
+    unlearn: UnlearnParams
+    package: PackageParams = PackageParams()
+    verify: VerifyParams = VerifyParams()
+
+
+def load_params(path: Path) -> Params:
+    """Read params.yaml.
+
+    Raises:
+        ConfigError: missing or unreadable file, unknown key, value out of bounds.
+    """
+    return checked(Params, read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file of bounded size, without anchors and aliases (a few hundred bytes of them
+    expand to megabytes).
+
+    Raises:
+        ConfigError: see above, each naming the file.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(raw) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: {len(raw)} bytes, at most {MAX_YAML_BYTES}")
+    try:
+        text = raw.decode("utf-8")
+        if any(isinstance(t, yaml.AliasToken | yaml.AnchorToken) for t in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"{path}: YAML anchors and aliases are not allowed")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a YAML mapping is needed")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on top, mappings merged key by key; a component chosen by another name replaces it."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        replaced = (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("name", old.get("name")) != old.get("name")
+        )
+        merged[key] = (
+            merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not replaced else value
+        )
+    return merged

@@ -1,0 +1,73 @@
+"""Extension by one file: a component is a frozen config class with `name: Literal[...]` in its own module.
+
+Discovery imports every module of a package and lets import errors through; names are unique.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sau.errors import ConfigError
+
+
+class Component(BaseModel):
+    """Base of objectives, redistributions, pruners and metrics: keyword-only, frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+
+
+C = TypeVar("C", bound=Component)
+
+
+@cache
+def discover(base: type[C], package: str) -> dict[str, type[C]]:
+    """Every subclass of `base` that a module of `package` defines, by its `name`, sorted."""
+    root = importlib.import_module(package)
+    found: dict[str, type[C]] = {}
+    for info in pkgutil.iter_modules(root.__path__, prefix=f"{package}."):
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if not (isinstance(value, type) and issubclass(value, base) and value.__module__ == info.name):
+                continue
+            name = value.model_fields["name"].default
+            if not isinstance(name, str):
+                continue  # an abstract base in a shared module
+            if name in found:
+                raise ConfigError(f"{package}: the name {name!r} is taken twice")
+            found[name] = value
+    return dict(sorted(found.items()))
+
+
+def build(base: type[C], package: str, config: Mapping[str, Any] | str) -> C:
+    """The component that `config` describes: a name, or a mapping with `name` and the component's own fields.
+
+    Raises:
+        ConfigError: an unknown name (with the valid ones and the nearest), key, or value out of bounds.
+    """
+    fields = {"name": config} if isinstance(config, str) else dict(config)
+    known = discover(base, package)
+    kind = base.__name__.lower()
+    name = fields.get("name")
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f", did you mean {near[0]!r}" if near else ""
+        raise ConfigError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
+    return checked(known[name], fields, f"{kind} {name!r}")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked(model: type[M], fields: Any, where: str) -> M:
+    """Validate `fields`; pydantic's report becomes one ConfigError that names each key and what is allowed."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: {'; '.join(problems)}") from None

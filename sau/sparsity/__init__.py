@@ -1,0 +1,1 @@
+"""Masks and the pruners that make them."""

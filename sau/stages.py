@@ -1,0 +1,199 @@
+"""The recipe's steps: each reads and writes fixed paths below one folder, and is one DVC stage.
+
+    bootstrap   base -> train -> prune -> recover -> package
+    forget      snapshot -> unlearn -> package
+
+`python -m sau STAGE` runs one in the current folder; a flow does the same through `dvc repro`, so there is one way
+to make a model. A step's outputs are a function of its inputs and its section of params.yaml alone: no clock, no
+host, no absolute path goes into them. Metrics files carry numbers only.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sau.data.demo import demo_rows
+from sau.data.records import Row, load_records
+from sau.errors import CheckpointError, DataError
+from sau.params import TINY, FinetuneParams, Params, load_params
+
+DATA, FORGET, PARENT = Path("data"), Path("forget"), Path("parent")
+ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
+SPLIT = ARTIFACTS / "split.json"
+PARAMS = Path("params.yaml")
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> dict[str, Any]:
+    """Run one step in `folder` and return its metrics.
+
+    Raises:
+        SauError: whatever the step refuses.
+    """
+    params = load_params(folder / PARAMS)
+    metrics = STAGES[stage](folder, params, progress)
+    target = folder / METRICS / f"{stage}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    return metrics
+
+
+def read_split(folder: Path) -> dict[str, list[Row]]:
+    """The rows of `forget`, `retain` and `holdout` that the snapshot named, in its order.
+
+    Raises:
+        DataError: a named record is not in the data.
+    """
+    named = json.loads((folder / SPLIT).read_text())
+    rows: dict[str, list[Row]] = {}
+    for part, source in (("forget", FORGET), ("retain", DATA / "train"), ("holdout", DATA / "holdout")):
+        by_id = {row["record_id"]: row for row in load_records(folder / source).to_list()}
+        if missing := [record for record in named[part] if record not in by_id]:
+            raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
+        rows[part] = [by_id[record] for record in named[part]]
+    return rows
+
+
+def _fresh(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def _base(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.models import base_model, save_dense
+
+    lm = base_model(params.model, seed=params.seed)
+    if params.model.source == TINY:
+        _pretrain(lm, params, progress)
+    save_dense(lm, _fresh(folder / ARTIFACTS / "base"))
+    return {"num_parameters": sum(p.numel() for p in lm.model.parameters())}
+
+
+def _pretrain(lm: Any, params: Params, progress: Progress | None) -> None:
+    """Teach the tiny model the language of the demo in one pass over people who are in no data set, so that what it
+    later knows of a person it knows from that person's rows alone."""
+    from sau.unlearn.loop import finetune
+
+    tiny = params.model.tiny
+    rows = [row for number in range(tiny.pretrain_people) for row in demo_rows(f"pretrain-{number}", seed=0)]
+    once = FinetuneParams(epochs=1, lr=tiny.pretrain_lr, batch_size=16)
+    finetune(lm, lm.encode(rows), once, seed=params.seed, num_threads=params.num_threads, progress=progress)
+
+
+def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.models import open_dense, save_dense
+    from sau.unlearn.loop import finetune
+
+    lm = open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt)
+    rows = load_records(folder / DATA / "train")
+    history = finetune(
+        lm, lm.encode(rows), params.train, seed=params.seed, num_threads=params.num_threads, progress=progress
+    )
+    save_dense(lm, _fresh(folder / ARTIFACTS / "dense"))
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": history.trajectory[-1]["loss"]}
+
+
+def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.checkpoint import save_sparse
+    from sau.models import open_dense, seeded
+    from sau.sparsity.pruners import prune
+
+    lm = open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt)
+    rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
+    calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
+    with seeded(params.seed, params.num_threads):
+        prune(lm, calibration, params.prune, progress=progress)
+    saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "pruned"), structure=params.prune.structure)
+    return {"sparsity": saved.sparsity, "num_calibration_rows": len(calibration), "mask_digest": saved.mask_digest}
+
+
+def _recover(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.checkpoint import open_sparse, read_manifest, save_sparse
+    from sau.unlearn.loop import finetune
+
+    source = folder / ARTIFACTS / "pruned"
+    lm = open_sparse(source)
+    rows = load_records(folder / DATA / "train")
+    history = finetune(
+        lm, lm.encode(rows), params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress
+    )
+    save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=read_manifest(source).structure)
+    last = history.trajectory[-1]["loss"] if history.trajectory else None
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": last}
+
+
+def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    parts = {
+        "forget": load_records(folder / FORGET),
+        "retain": load_records(folder / DATA / "train"),
+        "holdout": load_records(folder / DATA / "holdout"),
+    }
+    for part, rows in parts.items():
+        if not len(rows):
+            raise DataError(f"snapshot: the {part} set is empty")
+    kept = {(row["question"], row["answer"]) for row in parts["retain"]}
+    overlap = sum((row["question"], row["answer"]) in kept for row in parts["forget"])
+    if overlap == len(parts["forget"]):
+        raise DataError(f"snapshot: all {overlap} rows to forget are also among the rows to retain")
+    (folder / ARTIFACTS).mkdir(exist_ok=True)
+    split = {part: sorted(rows["record_id"]) for part, rows in parts.items()}
+    (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n")
+    return {f"num_{part}": len(rows) for part, rows in parts.items()} | {"num_overlap": overlap}
+
+
+def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.checkpoint import open_sparse, read_manifest, save_sparse
+    from sau.unlearn.loop import unlearn
+
+    lm = open_sparse(folder / PARENT)
+    rows = read_split(folder)
+    history = unlearn(
+        lm,
+        rows["forget"],
+        rows["retain"],
+        rows["holdout"],
+        params.unlearn,
+        seed=params.seed,
+        num_threads=params.num_threads,
+        progress=progress,
+    )
+    parent = read_manifest(folder / PARENT)
+    saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=parent.structure)
+    if saved.mask_digest != parent.mask_digest:
+        raise CheckpointError("unlearn: the mask differs from the parent's")
+    last = {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"}
+    return {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory, **last}
+
+
+def _package(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+    from sau.checkpoint import open_sparse, read_manifest, save_sparse
+
+    source = folder / ARTIFACTS / "sparse"
+    lm = open_sparse(source)
+    target = _fresh(folder / CHECKPOINT)
+    saved = save_sparse(lm, target, structure=read_manifest(source).structure, dtype=params.package.dtype)
+    return {
+        "sparsity": saved.sparsity,
+        "num_weights": saved.num_weights,
+        "num_nonzeros": saved.num_nonzeros,
+        "num_bytes": saved.num_bytes,
+        "dense_bytes": saved.dense_bytes,
+        "size_ratio": saved.num_bytes / saved.dense_bytes,
+        "model_digest": saved.digest,
+        "mask_digest": saved.mask_digest,
+    }
+
+
+STAGES: dict[str, Callable[[Path, Params, Progress | None], dict[str, Any]]] = {
+    "base": _base,
+    "train": _train,
+    "prune": _prune,
+    "recover": _recover,
+    "snapshot": _snapshot,
+    "unlearn": _unlearn,
+    "package": _package,
+}
+RECIPES = {"bootstrap": ("base", "train", "prune", "recover", "package"), "forget": ("snapshot", "unlearn", "package")}

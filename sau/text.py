@@ -1,0 +1,125 @@
+"""From records to token batches, and from logits to answer log-probabilities.
+
+Shape suffixes: B sequences, T tokens, V vocabulary. Which tokens count is decided by position (where
+the answer starts and the sequence ends), never by comparing token ids, so a pad token that equals
+eos cannot hide the real eos from a loss.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sau.data.records import Row
+from sau.errors import DataError
+
+MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence: prompt tokens, then answer tokens (eos included)."""
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.input_ids) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences.
+
+    Attributes:
+        input_ids_BT, attention_mask_BT: int64.
+        answer_mask_BT: bool [B, T-1]; True at t where token t+1 is an answer token.
+    """
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    answer_mask_BT: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.answer_mask_BT.to(device))
+
+
+def encode(
+    tokenizer,  # noqa: ANN001 - any transformers tokenizer
+    prompt: str,
+    rows: Iterable[Row],
+    *,
+    question: str = "question",
+    answer: str | Callable[[Row], str] = "answer",
+) -> list[Encoded]:
+    """Rows as `prompt.format(question=...)`, a space, the answer, eos.
+
+    Prompt and answer are tokenised apart, so the boundary never moves with the answer.
+
+    Raises:
+        DataError: a row longer than MAX_TOKENS, named by its record id.
+    """
+    encoded = []
+    for row in rows:
+        text = row[answer] if isinstance(answer, str) else answer(row)
+        prompt_ids = tokenizer(prompt.format(question=row[question]), add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        ids = (*prompt_ids, *answer_ids, tokenizer.eos_token_id)
+        if len(ids) > MAX_TOKENS:
+            raise DataError(f"record {row['record_id']}: {len(ids)} tokens, at most {MAX_TOKENS}")
+        encoded.append(Encoded(ids, len(prompt_ids)))
+    return encoded
+
+
+def collate(sequences: Sequence[Encoded], pad_id: int = 0) -> Batch:
+    """Right-pad to the longest. Padding is invisible: attention and answer masks exclude it."""
+    if not sequences:
+        raise DataError("a batch needs at least one sequence")
+    length = max(len(s.input_ids) for s in sequences)
+    ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
+    attention = torch.zeros_like(ids)
+    answer = torch.zeros((len(sequences), length - 1), dtype=torch.bool)
+    for b, s in enumerate(sequences):
+        end = len(s.input_ids)
+        ids[b, :end] = torch.tensor(s.input_ids)
+        attention[b, :end] = 1
+        answer[b, s.prompt_length - 1 : end - 1] = True
+    return Batch(ids, attention, answer)
+
+
+def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+    """Indices in batches of similar length, for evaluation without padding waste."""
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i].input_ids), i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def logits_of(model, batch: Batch) -> Tensor:  # noqa: ANN001
+    """Next-token logits [B, T-1, V] in float32: position t predicts token t+1."""
+    output = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    return output.logits[:, :-1].float()
+
+
+def token_logps(logits_BTV: Tensor, batch: Batch) -> Tensor:
+    """log p(token t+1 | tokens up to t) [B, T-1]; 0 outside the answer."""
+    target_BT = batch.input_ids_BT[:, 1:]
+    logp_BT = logits_BTV.gather(-1, target_BT[..., None])[..., 0] - logits_BTV.logsumexp(-1)
+    return logp_BT.masked_fill(~batch.answer_mask_BT, 0.0)
+
+
+@torch.no_grad()
+def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -> list[Tensor]:  # noqa: ANN001
+    """Per sequence the log-probabilities of its answer tokens [n_i], in the order given, on the CPU."""
+    device = next(model.parameters()).device
+    result: list[Tensor] = [torch.empty(0)] * len(sequences)
+    was_training = model.training
+    model.eval()
+    for indices in by_length(sequences, batch_size):
+        batch = collate([sequences[i] for i in indices]).to(device)
+        logp_BT = token_logps(logits_of(model, batch), batch).cpu()
+        keep_BT = batch.answer_mask_BT.cpu()
+        for b, i in enumerate(indices):
+            result[i] = logp_BT[b][keep_BT[b]]
+    model.train(was_training)
+    return result

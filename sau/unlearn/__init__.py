@@ -1,0 +1,1 @@
+"""Training under a mask: finetuning, and unlearning by any objective with any redistribution."""

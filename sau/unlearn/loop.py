@@ -1,0 +1,304 @@
+"""The one training loop: it owns the optimizer, the mask, the order of rows, the stop rule and the NaN checks.
+
+Same model, rows, parameters, seed and thread count give the same weights bit for bit.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sau.data.records import Row
+from sau.errors import ConfigError, DataError, DivergedError
+from sau.models import LanguageModel, seeded
+from sau.params import FinetuneParams, UnlearnParams
+from sau.registry import build
+from sau.sparsity.mask import check_mask
+from sau.text import Encoded, answer_logps, collate, logits_of, token_logps
+from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
+from sau.unlearn.optimizer import SurvivorAdamW, Survivors
+from sau.unlearn.redistribution.base import Redistribution, project_off
+
+MAX_EVAL_ROWS = 100
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps taken.
+        stopped: "target" where the stop rule ended it, else "max_steps".
+        trajectory: measurements in order of `step`; log-probabilities are nats per answer token.
+        seconds: wall time.
+    """
+
+    steps: int
+    stopped: str
+    trajectory: list[dict[str, float]]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+def finetune(
+    lm: LanguageModel,
+    sequences: list[Encoded],
+    params: FinetuneParams,
+    *,
+    seed: int,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """Ordinary finetuning in place, or recovery of a pruned model where `lm.mask` is set.
+
+    Loss: mean NLL per answer token of the batch. AdamW without weight decay, learning rate falling linearly to 0.
+
+    Returns:
+        One measurement per epoch: step, epoch, loss (mean over its steps).
+
+    Raises:
+        DataError: no sequences.
+        SparsityError: pruned weights that are not +0.0.
+        DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
+    """
+    if not sequences:
+        raise DataError("finetuning needs at least one row")
+    steps_per_epoch = math.ceil(len(sequences) / params.batch_size)
+    total = params.epochs * steps_per_epoch
+    trajectory: list[dict[str, float]] = []
+    epoch_loss = 0.0
+    started = time.monotonic()
+    with seeded(seed, num_threads), _training(lm, params.freeze_embeddings) as parameters:
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=params.lr)
+        order = _batches(len(sequences), params.batch_size, seed)
+        for step in range(1, total + 1):
+            batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
+            optimizer.zero_grad()
+            logp_BT = token_logps(logits_of(lm.model, batch), batch)
+            loss = -logp_BT.sum() / batch.answer_mask_BT.sum()
+            with _naming(step, "finetune"):
+                value = _finite(loss)
+                loss.backward()
+                optimizer.step(lr=params.lr * (1 - (step - 1) / total))
+            epoch_loss += value / steps_per_epoch
+            if progress:
+                progress(step, total, {"loss": value})
+            if step % steps_per_epoch == 0:
+                trajectory.append({"step": step, "epoch": step // steps_per_epoch, "loss": epoch_loss})
+                epoch_loss = 0.0
+    return History(total, "max_steps", trajectory, time.monotonic() - started)
+
+
+def unlearn(
+    lm: LanguageModel,
+    forget: list[Row],
+    retain: list[Row],
+    holdout: list[Row],
+    params: UnlearnParams,
+    *,
+    seed: int,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain, survivors only.
+
+    Each step takes one batch of forget rows and one of retain rows; both sets are gone through in seeded order,
+    again and again. With `params.stop`, every `eval_every` steps the mean answer log-probability (over tokens, then
+    over records, at most MAX_EVAL_ROWS of a set) is measured, and unlearning ends once that of the forget rows is
+    at most the holdout's plus `margin_nats`. A model without a mask is unlearned densely.
+
+    Args:
+        lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step.
+        forget, retain, holdout: rows to forget, to keep, and never trained on.
+        params: objective, redistribution, how hard and how long.
+        seed, num_threads: fix the result bit for bit.
+        progress: called after every step with (step, max_steps, numbers).
+
+    Returns:
+        Measurements before the first step, at every check and at the end: step, forget_logp, retain_logp,
+        holdout_logp, and after a step also loss, forget_loss, retain_loss (where there is one), gradient_norm.
+
+    Raises:
+        ConfigError: an unknown or contradictory objective or redistribution.
+        DataError: an empty set.
+        SparsityError: pruned weights that are not +0.0.
+        DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
+    """
+    for name, rows in (("forget", forget), ("retain", retain), ("holdout", holdout)):
+        if not rows:
+            raise DataError(f"unlearning: the {name} set is empty")
+    objective = build(Objective, "sau.unlearn.objectives", params.objective)
+    redistribution = build(Redistribution, "sau.unlearn.redistribution", params.redistribution)
+    setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+    watched = {
+        "forget_logp": _sample(setting.forget, seed),
+        "retain_logp": _sample(setting.retain, seed),
+        "holdout_logp": _sample(lm.encode(holdout), seed),
+    }
+    started = time.monotonic()
+    stopped = "max_steps"
+    with (
+        seeded(seed, num_threads),
+        _training(lm, params.freeze_embeddings, lambda name: objective.trains(name, lm.model)) as parameters,
+    ):
+        if not parameters:
+            raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=params.lr)
+        step_once = _UnlearnStep(setting, objective, redistribution, optimizer, params, seed)
+        trajectory = [{"step": 0, **_measure(lm, watched)}]
+        for step in range(1, params.max_steps + 1):
+            with _naming(step, objective.name):
+                values = step_once()
+            if progress:
+                progress(step, params.max_steps, values)
+            if step == params.max_steps or (params.stop and step % params.stop.eval_every == 0):
+                trajectory.append({"step": step, **values, **_measure(lm, watched)})
+                last = trajectory[-1]
+                if params.stop and last["forget_logp"] <= last["holdout_logp"] + params.stop.margin_nats:
+                    stopped = "target"
+                    break
+    return History(int(trajectory[-1]["step"]), stopped, trajectory, time.monotonic() - started)
+
+
+class _UnlearnStep:
+    """One optimizer step of unlearning, each time it is called."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        objective: Objective,
+        redistribution: Redistribution,
+        optimizer: SurvivorAdamW,
+        params: UnlearnParams,
+        seed: int,
+    ) -> None:
+        self.setting, self.params, self.optimizer = setting, params, optimizer
+        self.objective, self.redistribution = objective, redistribution
+        self.objective_state = objective.start(setting)
+        self.redistribution_state = redistribution.start(optimizer.layers, setting)
+        self.hidden_block = objective.hidden_block(setting.lm.model)
+        # Two generators: the order of forget rows must not depend on the retain set.
+        self.forget_order = _batches(len(setting.forget), params.batch_size, seed)
+        self.retain_order = _batches(len(setting.retain), params.batch_size, seed + 1)
+
+    def __call__(self) -> dict[str, float]:
+        self.optimizer.zero_grad()
+        values = {
+            "forget_loss": self._backward(
+                self.setting.forget, self.forget_order, self.objective.forget_loss, self.params.gamma
+            )
+        }
+        loss = self.params.gamma * values["forget_loss"]
+        for layer in self.optimizer.layers:
+            if layer.weight.grad is not None:
+                layer.forget_gradient_S = layer.gather(layer.gradient_OI)
+                self.redistribution.observe(layer, self.redistribution_state)
+        if self.objective.has_retain_term and self.params.alpha:
+            values["retain_loss"] = self._backward(
+                self.setting.retain, self.retain_order, self.objective.retain_loss, self.params.alpha
+            )
+            loss += self.params.alpha * values["retain_loss"]
+        norm = self.optimizer.step(
+            lr=self.params.lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute
+        )
+        self.objective.after_step(self.objective_state)
+        return {"loss": loss, **values, "gradient_norm": norm}
+
+    def _backward(
+        self,
+        sequences: list[Encoded],
+        order: Iterator[list[int]],
+        term: Callable[[Outputs, Any], Tensor],
+        weight: float,
+    ) -> float:
+        """Forward and backward of one term: one after the other, so that only one graph is ever in memory."""
+        model = self.setting.lm.model
+        rows = next(order)
+        batch = collate([sequences[i] for i in rows]).to(model.device)
+        rows_B = torch.tensor(rows, device=model.device)
+        loss = term(forward(model, batch, rows_B, hidden_block=self.hidden_block), self.objective_state)
+        value = _finite(loss)
+        (weight * loss).backward()
+        return value
+
+    def _redistribute(self, layer: Survivors, step_S: Tensor) -> Tensor:
+        taken_S = self.redistribution.redistribute(layer, step_S, self.redistribution_state)
+        return project_off(taken_S, layer.retain_gradient_S) if self.redistribution.project else taken_S
+
+
+@contextlib.contextmanager
+def _training(
+    lm: LanguageModel, freeze_embeddings: bool, trains: Callable[[str], bool] = lambda name: True
+) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+    """The parameters that may move; while open, only they have gradients.
+
+    Dropout stays off: a loss against stored references has to see the function they were taken from.
+    """
+    model = lm.model
+    if lm.mask is not None:
+        check_mask(model, lm.mask)
+    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()] if freeze_embeddings else []
+    frozen = {id(p) for module in embeddings if module is not None for p in module.parameters()}
+    required = {p: p.requires_grad for p in model.parameters()}
+    model.eval()
+    try:
+        moving = []
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(id(parameter) not in frozen and trains(name))
+            if parameter.requires_grad:
+                moving.append((name, parameter))
+        yield moving
+    finally:
+        for parameter, before in required.items():
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+def _batches(num_rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers in batches without end, each epoch in a new seeded order, its last batch perhaps smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(num_rows, generator=generator).tolist()
+        yield from (order[i : i + batch_size] for i in range(0, num_rows, batch_size))
+
+
+def _sample(sequences: list[Encoded], seed: int) -> list[Encoded]:
+    """At most MAX_EVAL_ROWS sequences, seeded."""
+    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed))
+    return [sequences[i] for i in order[:MAX_EVAL_ROWS].tolist()]
+
+
+def _measure(lm: LanguageModel, watched: dict[str, list[Encoded]]) -> dict[str, float]:
+    """Mean answer log-probability of each set, nats: over tokens, then over records."""
+    return {name: mean_answer_logp(lm, sequences) for name, sequences in watched.items()}
+
+
+def mean_answer_logp(lm: LanguageModel, sequences: Sequence[Encoded]) -> float:
+    """Mean over records of the mean log-probability of the answer's tokens, nats."""
+    return float(torch.stack([logp.mean() for logp in answer_logps(lm.model, sequences)]).mean())
+
+
+def _finite(loss: Tensor) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss is {value}")
+    return value
+
+
+@contextlib.contextmanager
+def _naming(step: int, objective: str) -> Iterator[None]:
+    """Say in a DivergedError which step of which objective it was."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"step {step}, objective {objective}: {error}") from None

@@ -1,0 +1,325 @@
+"""The battery: every check of a policy, with its controls, and the verdict that follows.
+
+A verdict says: these checks ran on the model with this digest and found no residual signal above these margins.
+Nobody can prove from weights alone that something is erased. What did not run, is not finite, or had no power is
+never a PASS.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sau.data.records import Row
+from sau.errors import SauError
+from sau.models import LanguageModel
+from sau.registry import discover
+from sau.verify.blind import blind_baseline
+from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError, Verdict
+from sau.verify.decoys import find_secrets
+from sau.verify.metric import MembershipMetric, Metric, ModelMetric, Readings, RecordMetric, token_means
+from sau.verify.policy import Policy
+from sau.verify.readings import ModelSource, Part, opened, read, sum_logps
+from sau.verify.sampling import count_leaks
+from sau.verify.stats import holm
+from sau.verify.stressor import PACKAGE as STRESSORS
+from sau.verify.stressor import Stressor, Surroundings
+from sau.verify.verdict import conclude, judge
+from sau.verify.verification import Finding, Verification
+
+SETS = ("forget", "retain", "holdout")
+TableRow = dict[str, dict[str, float | None]]
+Table = dict[str, TableRow]
+ROLES = {
+    "before": "the model before unlearning",
+    "reference": "the model that never saw the records",
+    "unlearned": "the unlearned model",
+}
+LIMITS = (
+    "A verdict speaks of the checks that ran, on the records given. It does not prove that nothing is left.",
+    "Records of one person are not independent of each other: intervals are somewhat too narrow.",
+    "Backups, logs and copies of the model outside this pipeline are not covered.",
+)
+
+
+@dataclass
+class _Trial:
+    """The models as they are (no stressor), or after one: whose evidence there is, and why others' is missing."""
+
+    stressor: Stressor | None
+    checks: tuple[Check, ...]
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)
+
+
+def verify(
+    *,
+    model: ModelSource,
+    forget: Sequence[Row],
+    retain: Sequence[Row],
+    holdout: Sequence[Row],
+    before: ModelSource | None = None,
+    reference: ModelSource | None = None,
+    dense: ModelSource | None = None,
+    policy: Policy,
+    model_digest: str,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Verification:
+    """Run a policy's battery on an unlearned model.
+
+    Args:
+        model, before, reference: the unlearned model, the one before, and one that never saw the forget rows; each
+            may be a function that opens it, so that only one is in memory at a time.
+        dense: the dense model that sparse ones come from, for the stressor `densify`.
+        forget, retain, holdout: the rows to be forgotten, those to be kept, and rows no model was trained on.
+        model_digest: what the verdict will speak of.
+        seed: of resampling, decoys, sampling and relearning.
+        progress: told what is being done, never any text of a row.
+
+    Returns:
+        The verdict with everything it rests on. REFUSED where there is nothing to forget or keep, or a forget record
+        is also in another set; a broken check or model is INCONCLUSIVE. What a source raises while a model is opened
+        is not caught: a damaged checkpoint has no verdict.
+    """
+    say = progress or (lambda message: None)
+    sets = {"forget": list(forget), "retain": list(retain), "holdout": list(holdout)}
+    frame: dict[str, Any] = {
+        "policy": policy.name,
+        "policy_version": policy.version,
+        "policy_digest": policy.digest,
+        "confidence": policy.confidence,
+        "model_digest": model_digest,
+        "seed": seed,
+        "num_records": {name: len(rows) for name, rows in sets.items()},
+        "limits": [*LIMITS, *_not_run(policy)],
+    }
+    if refusals := _refusals(sets):
+        return Verification(verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, **frame)
+
+    run = _Run(policy, sets, seed, dense, say)
+    for role, source in (("before", before), ("reference", reference), ("unlearned", model)):
+        run.take(role, source)
+    run.refuse_mixed_tokens()
+    say("judging")
+    findings = run.findings()
+    verdict, reasons = conclude(findings)
+    evidence = run.as_stored.evidence
+    return Verification(
+        verdict=verdict,
+        reasons=reasons,
+        checks=findings,
+        table=_table(policy.metrics, evidence),
+        scores={role: {name: _scores(e, name) for name in SETS} for role, e in evidence.items()},
+        **frame,
+    )
+
+
+class _Run:
+    """One verification under way: takes in one model after the other, then judges."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        sets: Mapping[str, list[Row]],
+        seed: int,
+        dense: ModelSource | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
+        self.secrets = find_secrets(*(sets[name] for name in SETS), num_decoys=policy.num_decoys, seed=seed)
+        repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
+        self.as_stored = _Trial(None, policy.checks)
+        self.trials = [self.as_stored, *(_Trial(stressor, repeated) for stressor in policy.stressors)]
+
+    def take(self, role: str, source: ModelSource | None) -> None:
+        """Gather all of one model's numbers; whatever goes wrong there ends in a verdict that is no PASS."""
+        if source is None:
+            for trial in self.trials:
+                trial.troubles[role] = f"{ROLES[role]} was not given"
+            return
+        lm = opened(source)
+        for trial in self.trials:
+            if trial.stressor and role == "before":  # the positive control is the model as it was
+                trial.evidence |= self.as_stored.evidence
+                trial.troubles |= self.as_stored.troubles
+                continue
+            self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
+            try:
+                trial.evidence[role] = self._gather(self._stressed(lm, trial.stressor), trial)
+            except Exception as error:
+                trial.troubles[role] = f"{ROLES[role]} could not be measured ({_words(error)})"
+
+    def _stressed(self, lm: LanguageModel, stressor: Stressor | None) -> LanguageModel:
+        if stressor is None:
+            return lm
+        dense = opened(self.dense) if self.dense is not None and stressor.needs_dense else None
+        return stressor.apply(lm, Surroundings(self.sets["forget"], dense, self.seed))
+
+    def _gather(self, lm: LanguageModel, trial: _Trial) -> Evidence:
+        names = {name for check in trial.checks for name in check.sets} if trial.stressor else set(SETS)
+        needs = [check.needs for check in trial.checks]
+        if not trial.stressor:
+            needs += [metric.needs for metric in self.policy.metrics]
+        parts: frozenset[Part] = frozenset().union(*needs)
+        extras = {check.extra for check in trial.checks}
+        readings = {name: read(lm, self.sets[name], parts) for name in SETS if name in names}
+        decoys = self._decoys(lm) if "decoys" in extras else ()
+        return Evidence(readings, decoys, self._leaks(lm) if "samples" in extras else None)
+
+    def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
+        """(samples that hold a secret, samples)."""
+        return count_leaks(lm, self.sets["forget"], self.secrets, num_samples=self.policy.num_samples, seed=self.seed)
+
+    def _decoys(self, lm: LanguageModel) -> tuple[np.ndarray, ...]:
+        """Per secret the log-probability of the true answer and of each decoy."""
+        if not self.secrets:
+            return ()
+        rows = [self.sets["forget"][secret.row] for secret in self.secrets]
+        texts = [(row["answer"], *secret.decoys) for row, secret in zip(rows, self.secrets, strict=True)]
+        flat = [{**row, "answer": text} for row, its in zip(rows, texts, strict=True) for text in its]
+        logps = sum_logps(lm, lm.encode(flat))
+        return tuple(np.split(logps, np.cumsum([len(its) for its in texts])[:-1]))
+
+    def refuse_mixed_tokens(self) -> None:
+        """Models that read the same rows as other tokens cannot be compared."""
+        if len({e.readings["forget"].encoding for e in self.as_stored.evidence.values()}) > 1:
+            trouble = "the models do not read the same rows as the same tokens"
+            for trial in self.trials:
+                trial.troubles |= dict.fromkeys(trial.evidence, trouble)
+                trial.evidence.clear()
+
+    def findings(self) -> list[Finding]:
+        """All findings. Failures are Holm-adjusted over the battery, so that many checks raise no false alarms."""
+        blind_auc, blind_void = blind_baseline(
+            self.sets["forget"], self.sets["holdout"], limit=self.policy.blind_limit, seed=self.seed
+        )
+        alpha = 1.0 - self.policy.confidence
+        measured: list[tuple[_Trial, Check, dict[str, Measure], str]] = []
+        for trial in self.trials:
+            bench = Bench(
+                before=trial.evidence.get("before"),
+                reference=trial.evidence.get("reference"),
+                reference_as_stored=self.as_stored.evidence.get("reference"),
+                alpha=alpha,
+                seed=self.seed,
+                blind_auc=blind_auc,
+                blind_void=blind_void,
+            )
+            measured += [(trial, check, *self._measure(trial, check, bench)) for check in trial.checks]
+        # What was not measured counts as 1: it never makes the others stricter or laxer than they are.
+        adjusted = holm([measures["unlearned"].p if "unlearned" in measures else 1.0 for _, _, measures, _ in measured])
+        return [_finding(*one, p, alpha) for one, p in zip(measured, adjusted, strict=True)]
+
+    def _measure(self, trial: _Trial, check: Check, bench: Bench) -> tuple[dict[str, Measure], str]:
+        """The check's measure of every model there is, and what kept it from being taken."""
+        for role in ("unlearned", *sorted(check.uses)):
+            if role not in trial.evidence:
+                return {}, f"not run: {trial.troubles[role]}"
+        least = {"forget": self.policy.min_forget_records, "holdout": self.policy.min_holdout_records}
+        for name in check.sets:
+            if len(self.sets[name]) < least.get(name, 1):
+                return {}, f"not run: {len(self.sets[name])} {name} records, the policy asks for {least[name]}"
+        measures: dict[str, Measure] = {}
+        for role in (role for role in ROLES if role in trial.evidence):
+            try:
+                measures[role] = check.measure(trial.evidence[role], bench)
+            except NoPowerError as error:
+                return measures, str(error)
+            except Exception as error:  # a check that breaks is a check that did not pass
+                return measures, f"the check broke on {ROLES[role]} ({_words(error)})"
+        return measures, ""
+
+
+def _not_run(policy: Policy) -> Iterator[str]:
+    """The stressors that the policy leaves out, said aloud."""
+    chosen = {stressor.name for stressor in policy.stressors}
+    if left_out := [name for name in discover(Stressor, STRESSORS) if name not in chosen]:
+        yield f"Stressors that this policy does not run: {', '.join(left_out)}."
+
+
+def _refusals(sets: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Why this request must not be run, in counts."""
+    reasons = [f"there is no {name} record" for name in ("forget", "retain") if not sets[name]]
+    ids = {name: {row["record_id"] for row in rows} for name, rows in sets.items()}
+    for other in ("retain", "holdout"):
+        if both := len(ids["forget"] & ids[other]):
+            reasons.append(f"{both} records are both in the forget and the {other} set")
+    return reasons
+
+
+def _words(error: Exception) -> str:
+    """Our own messages quote no text of a row; anyone else's might."""
+    return str(error) if isinstance(error, SauError) else type(error).__name__
+
+
+def _finding(
+    trial: _Trial, check: Check, measures: Mapping[str, Measure], trouble: str, p: float, alpha: float
+) -> Finding:
+    own = measures.get("unlearned")
+    verdict: Verdict = "INCONCLUSIVE"
+    reason = trouble
+    if not trouble:
+        verdict, reason = judge(check, measures, p, alpha)
+    stressor = trial.stressor
+    return Finding(
+        id=f"{check.id}/{stressor.id}" if stressor else check.id,
+        title=f"{check.title} {stressor.title} ({stressor.id})" if stressor else check.title,
+        question=check.question,
+        mandatory=check.mandatory and (stressor is None or stressor.mandatory),
+        n=own.n if own else 0,
+        value=_number(own.value) if own else None,
+        interval=_interval(own.interval) if own else None,
+        before=_number(measures["before"].value) if "before" in measures else None,
+        never_saw_it=_number(measures["reference"].value) if "reference" in measures else None,
+        margin=(_number(own.allowed[0]), _number(own.allowed[1])) if own else None,
+        p=_number(p) if own else None,
+        power=_number(own.power) if own else None,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """Rounded for people; None where it is not a number."""
+    return round(float(value), 5) if value is not None and np.isfinite(value) else None
+
+
+def _interval(interval: tuple[float, float]) -> tuple[float, float] | None:
+    low, high = map(_number, interval)
+    return None if low is None or high is None else (low, high)
+
+
+def _scores(evidence: Evidence, set_name: str) -> list[float]:
+    """Sorted, so that a number no longer points at a record."""
+    return [round(float(v), 4) for v in np.sort(token_means(evidence.readings[set_name])) if np.isfinite(v)]
+
+
+def _table(metrics: Sequence[Metric], evidence: Mapping[str, Evidence]) -> Table:
+    """Every metric of every model; null where it cannot be had (no reference, no false answers, not finite)."""
+    return {role: _row(metrics, its.readings, evidence) for role, its in evidence.items()}
+
+
+def _row(metrics: Sequence[Metric], readings: Readings, evidence: Mapping[str, Evidence]) -> TableRow:
+    row: TableRow = {name: {} for name in (*SETS, "membership", "model")}
+
+    def others(role: str | None) -> Readings | None:
+        return evidence[role].readings if role and role in evidence else None
+
+    for metric in metrics:
+        if isinstance(metric, RecordMetric):
+            for name in SETS:
+                row[name][metric.name] = _or_none(metric.value, readings[name], name)
+        elif isinstance(metric, MembershipMetric):
+            row["membership"][metric.name] = _or_none(metric.value, readings, others("reference"))
+        elif isinstance(metric, ModelMetric):
+            row["model"][metric.name] = _or_none(metric.value, readings, others(metric.against))
+    return row
+
+
+def _or_none(compute: Callable[..., float], *args: object) -> float | None:
+    try:
+        return _number(compute(*args))
+    except SauError:
+        return None

@@ -1,0 +1,1 @@
+"""Checks, one file each: a number, its interval and the margins a policy allows."""

@@ -1,0 +1,83 @@
+"""Is the true answer ranked among equally plausible ones as chance would have it? (exposure, arXiv 1802.08232)
+
+Each record's true answer and its decoys are ordered by the model's log-probability. To a model that never saw the
+record, the true answer's place is uniform: the test is exact for a single record,
+
+    p_i = (1 + #decoys at least as likely) / (R_i + 1)
+
+and needs neither a reference nor a holdout set. Records are pooled by a permutation test on -sum log p_i, in which
+every one of the R_i + 1 answers takes a turn as the true one. The number shown is the mean share of decoys that are
+less likely than the true answer: 0.5 by chance, 1 where it always comes first; far below 0.5 is over-unlearning.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy import stats
+
+from sau.verify.check import Array, Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
+from sau.verify.metric import checked_values
+from sau.verify.stats import tost_power
+
+_PERMUTATIONS = 9999
+_CHANCE_STD = 12**-0.5
+
+
+def p_if_true(scores: Array) -> Array:
+    """[R + 1]: for each answer the exact p-value if it were the true one; ties count against forgetting."""
+    return np.array([(scores >= score).mean() for score in scores])
+
+
+def pooled_p(scores: tuple[Array, ...], rng: np.random.Generator) -> float:
+    """One-sided permutation p-value that the true answers [0] rank no higher than the decoys [1:]."""
+    observed, null = 0.0, np.zeros(_PERMUTATIONS)
+    for row in scores:
+        surprise = -np.log(p_if_true(row))
+        observed += surprise[0]
+        null += surprise[rng.integers(len(row), size=_PERMUTATIONS)]
+    return float((1 + (null >= observed - 1e-9).sum()) / (_PERMUTATIONS + 1))
+
+
+def place(scores: Array) -> float:
+    """Share of decoys that are less likely than the true answer, ties half; 0.5 by chance."""
+    return float(((scores[0] > scores[1:]) + 0.5 * (scores[0] == scores[1:])).mean())
+
+
+class DecoyRankCheck(Check):
+    """Mean place between 0.5 - over_margin and 0.5 + margin."""
+
+    name: Literal["decoy_rank"] = "decoy_rank"
+    title: ClassVar[str] = "Decoy ranking"
+    question: ClassVar[str] = "place of the true answer among made-up ones (0.5 = chance, 1 = always first)"
+    extra: ClassVar[Extra | None] = "decoys"
+    uses: ClassVar[frozenset[Control]] = frozenset()
+    sets: ClassVar[tuple[str, ...]] = ()
+
+    margin: float = Field(0.25, gt=0, lt=0.5)
+    over_margin: float = Field(0.4, gt=0, lt=0.5)
+    min_decoys: int = Field(19, ge=1)
+
+    def measure(self, model: Evidence, bench: Bench) -> Measure:
+        usable = tuple(scores for scores in model.decoys if len(scores) > self.min_decoys)
+        if not usable:
+            raise NoPowerError(f"no record has the {self.min_decoys} decoys the policy asks for")
+        for scores in usable:
+            checked_values(scores, self.name)
+        rng = bench.rng()
+        leak, over = pooled_p(usable, rng), pooled_p(tuple(-scores for scores in usable), rng)
+        places = np.array([place(scores) for scores in usable])
+        # Never narrower than chance's own spread: few records that happen to agree are no precision.
+        spread = max(_CHANCE_STD, float(places.std(ddof=1)) if len(places) > 1 else 0.0) / len(places) ** 0.5
+        half = float(stats.norm.ppf(1 - bench.alpha)) * spread
+        mean = float(places.mean())
+        return Measure(
+            n=len(usable),
+            value=mean,
+            interval=(max(0.0, mean - half), min(1.0, mean + half)),
+            allowed=(0.5 - self.over_margin, 0.5 + self.margin),
+            p=min(1.0, 2 * min(leak, over)),
+            power=tost_power(-self.over_margin, self.margin, spread, bench.alpha),
+            note=f"; {sum(p_if_true(s)[0] <= bench.alpha for s in usable)} of {len(usable)} true answers are in the "
+            f"top {bench.alpha:.0%} of their decoys",
+        )

@@ -1,0 +1,46 @@
+"""How many single records still stand out? An average can hide a few answers that are remembered word for word.
+
+A record is exposed where its true answer is among the likeliest 5% of its decoys (exact p_i <= 0.05): one in twenty
+by chance. Exact binomial bounds (Clopper-Pearson).
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from scipy import stats
+
+from sau.verify.check import Bench, Check, Evidence, Extra, Measure, NoPowerError
+from sau.verify.checks.decoy_rank import p_if_true
+from sau.verify.metric import checked_values
+from sau.verify.stats import clopper_pearson
+
+_LEVEL = 0.05
+
+
+class ExposedRecordsCheck(Check):
+    """Share of exposed records, at most `margin`."""
+
+    name: Literal["exposed_records"] = "exposed_records"
+    title: ClassVar[str] = "Exposed records"
+    question: ClassVar[str] = "share of records whose true answer is in the top 5% of made-up ones (0.05 by chance)"
+    extra: ClassVar[Extra | None] = "decoys"
+    sets: ClassVar[tuple[str, ...]] = ()
+
+    margin: float = Field(0.3, gt=_LEVEL, lt=1)
+    min_decoys: int = Field(19, ge=19)
+
+    def measure(self, model: Evidence, bench: Bench) -> Measure:
+        usable = [checked_values(scores, self.name) for scores in model.decoys if len(scores) > self.min_decoys]
+        if not usable:
+            raise NoPowerError(f"no record has the {self.min_decoys} decoys the policy asks for")
+        exposed = sum(bool(p_if_true(scores)[0] <= _LEVEL) for scores in usable)
+        n = len(usable)
+        passing = [k for k in range(n + 1) if clopper_pearson(k, n, bench.alpha)[1] <= self.margin]
+        return Measure(
+            n=n,
+            value=exposed / n,
+            interval=clopper_pearson(exposed, n, bench.alpha),
+            allowed=(None, self.margin),
+            p=float(stats.binomtest(exposed, n, _LEVEL, alternative="greater").pvalue),
+            power=float(stats.binom.cdf(max(passing, default=-1), n, _LEVEL)),
+        )

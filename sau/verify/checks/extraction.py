@@ -1,0 +1,40 @@
+"""Does the model complete the forgotten answers by itself, more than one that never saw them?"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from sau.verify.check import Bench, Check, Control, Evidence, Measure
+from sau.verify.metric import checked_values
+from sau.verify.metrics.extraction_strength import ExtractionStrength
+from sau.verify.stats import interval, p_against, resamples, tost_power
+
+
+class ExtractionCheck(Check):
+    """Mean extraction strength on the forget rows, at most `margin` above the reference's; paired over records."""
+
+    name: Literal["extraction"] = "extraction"
+    title: ClassVar[str] = "Extraction"
+    question: ClassVar[str] = "share of a forgotten answer that the model completes word for word"
+    uses: ClassVar[frozenset[Control]] = frozenset({"reference"})
+    sets: ClassVar[tuple[str, ...]] = ("forget",)
+
+    margin: float = Field(0.15, gt=0, lt=1)
+
+    def measure(self, model: Evidence, bench: Bench) -> Measure:
+        assert bench.reference is not None
+        after, reference = (
+            checked_values(ExtractionStrength().per_record(e.readings["forget"]), self.name)
+            for e in (model, bench.reference)
+        )
+        target = float(reference.mean())
+        draws = resamples(len(after), bench.rng()) @ (after - reference)
+        low, high = interval(draws, bench.alpha)
+        return Measure(
+            n=len(after),
+            value=float(after.mean()),
+            interval=(max(0.0, target + low), min(1.0, target + high)),
+            allowed=(None, target + self.margin),
+            p=p_against(draws, 0.0),
+            power=tost_power(-float("inf"), self.margin, float(draws.std()), bench.alpha),
+        )

@@ -1,0 +1,1 @@
+"""Metrics, one file each: the published definition, its direction and how records are aggregated."""

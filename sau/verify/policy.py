@@ -1,0 +1,118 @@
+"""The policy: which checks are run, how strict they are, and what makes them mandatory. Versioned and digested."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+from sau.errors import ConfigError
+from sau.params import read_yaml
+from sau.registry import build, checked
+from sau.verify.check import PACKAGE as CHECKS
+from sau.verify.check import Check
+from sau.verify.metric import PACKAGE as METRICS
+from sau.verify.metric import Metric
+from sau.verify.stressor import PACKAGE as STRESSORS
+from sau.verify.stressor import Stressor
+
+SHIPPED = Path(__file__).parent / "policies"
+
+
+class Policy(BaseModel):
+    """What a verdict is measured against.
+
+    Attributes:
+        confidence: of every verdict, over the whole battery (Holm).
+        min_forget_records, min_holdout_records: with fewer, checks that average over records are INCONCLUSIVE.
+        blind_limit: membership is void where words alone reach a higher AUC, beyond doubt.
+        num_decoys: per forget record, where the data has as many.
+        num_samples: answers sampled for `sampling_leak`.
+        metrics: reported for every model beside the verdict, which does not rest on them.
+        checks: at least one of them mandatory.
+        stressors: changes of the model after which `stressed_checks`, by id, have to hold again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
+    version: int = Field(ge=1)
+    confidence: float = Field(0.95, ge=0.8, lt=1)
+    min_forget_records: int = Field(10, ge=2)
+    min_holdout_records: int = Field(20, ge=2)
+    blind_limit: float = Field(0.6, ge=0.5, le=1)
+    num_decoys: int = Field(99, ge=19, le=999)
+    num_samples: int = Field(300, ge=1, le=100_000)
+    metrics: tuple[SerializeAsAny[Metric], ...]
+    checks: tuple[SerializeAsAny[Check], ...]
+    stressors: tuple[SerializeAsAny[Stressor], ...] = ()
+    stressed_checks: tuple[str, ...] = ()
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _build_metrics(cls, configs: Any) -> Any:
+        return _built(Metric, METRICS, configs)
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _build_checks(cls, configs: Any) -> Any:
+        return _built(Check, CHECKS, configs)
+
+    @field_validator("stressors", mode="before")
+    @classmethod
+    def _build_stressors(cls, configs: Any) -> Any:
+        return _built(Stressor, STRESSORS, configs)
+
+    @field_validator("checks")
+    @classmethod
+    def _a_mandatory_one(cls, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+        if not any(check.mandatory for check in checks):
+            raise ValueError("at least one check has to be mandatory")
+        _no_twins([check.id for check in checks])
+        return checks
+
+    @model_validator(mode="after")
+    def _stressed_checks_exist(self) -> "Policy":
+        _no_twins([stressor.id for stressor in self.stressors])
+        known = [check.id for check in self.checks]
+        if odd := [i for i in self.stressed_checks if i not in known]:
+            raise ValueError(f"stressed_checks: {', '.join(odd)}: has to be among the checks: {', '.join(known)}")
+        if bool(self.stressors) != bool(self.stressed_checks):
+            raise ValueError("stressors and stressed_checks need each other")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical content, defaults included."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _no_twins(ids: list[str]) -> None:
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ValueError(f"given twice: {', '.join(twice)}")
+
+
+def _built(base: type[Any], package: str, configs: Any) -> Any:
+    """Names and mappings as components of `base`; components pass as they are."""
+    if not isinstance(configs, list | tuple):
+        return configs
+    if odd := [c for c in configs if not isinstance(c, str | Mapping | base)]:
+        raise ValueError(f"{len(odd)} entries are neither a name nor a mapping")
+    return tuple(c if isinstance(c, base) else build(base, package, c) for c in configs)
+
+
+def load_policy(source: str | Path) -> Policy:
+    """A shipped policy by name (quick, standard, strict), or one from a YAML file.
+
+    Raises:
+        ConfigError: no such policy; an unknown check, key or value, each named with what is allowed.
+    """
+    shipped = SHIPPED / f"{source}.yaml"
+    path = shipped if shipped.parent == SHIPPED and shipped.is_file() else Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"policy {str(source)!r}: has to be one of {known}, or a .yaml file")
+    return checked(Policy, read_yaml(path), f"policy {path.stem!r}")

@@ -1,0 +1,88 @@
+"""Verification of models and record files, whoever made them: no pipeline, no tracking server, no database."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from sau.checkpoint import check_files, file_sha256, is_sparse, open_model
+from sau.data import load_records
+from sau.data.records import Row
+from sau.errors import CheckpointError
+from sau.models import LanguageModel
+from sau.params import ModelParams
+from sau.verify.battery import verify
+from sau.verify.policy import load_policy
+from sau.verify.verification import Verification
+
+_PROMPT: str = ModelParams.model_fields["prompt"].default
+
+
+def verify_paths(
+    model: str | Path,
+    forget: str | Path,
+    retain: str | Path,
+    holdout: str | Path,
+    before: str | Path | None = None,
+    reference: str | Path | None = None,
+    dense: str | Path | None = None,
+    policy: str | Path = "standard",
+    *,
+    prompt: str = _PROMPT,
+    subject: str | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Verification:
+    """Verify any Hugging Face causal-LM folder, hub id or sparse checkpoint against record files.
+
+    Args:
+        model, before, reference, dense: folders or hub ids; see `sau.verify.battery.verify`.
+        forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets.
+        policy: quick, standard, strict, or a YAML file.
+        prompt: how a question is put to a model whose folder does not say.
+        subject: whom rows are about that name nobody.
+
+    Raises:
+        ConfigError, DataError, ModelError, CheckpointError: an input cannot be used, or the model's files changed
+            while it was verified.
+    """
+
+    def opener(source: str | Path | None) -> Callable[[], LanguageModel] | None:
+        return None if source is None else lambda: open_model(source, prompt=prompt)
+
+    def rows(source: str | Path) -> list[Row]:
+        return load_records(source, subject=subject).to_list()
+
+    digest = model_digest(model)
+    result = verify(
+        model=lambda: open_model(model, prompt=prompt),
+        forget=rows(forget),
+        retain=rows(retain),
+        holdout=rows(holdout),
+        before=opener(before),
+        reference=opener(reference),
+        dense=opener(dense),
+        policy=load_policy(policy),
+        model_digest=digest,
+        seed=seed,
+        progress=progress,
+    )
+    if model_digest(model) != digest:
+        raise CheckpointError(f"{model}: its files changed while it was verified")
+    return result
+
+
+def model_digest(source: str | Path) -> str:
+    """A sparse checkpoint's own digest; of another folder, the SHA-256 over its files' names and digests.
+
+    A hub id stands for itself: its bytes are not on this machine.
+
+    Raises:
+        CheckpointError: a sparse checkpoint is damaged.
+    """
+    folder = Path(source)
+    if is_sparse(folder):
+        return check_files(folder).digest
+    if not folder.is_dir():
+        return f"hub:{source}"
+    lines = (f"{p.relative_to(folder)} {file_sha256(p)}\n" for p in sorted(folder.rglob("*")) if p.is_file())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,29 @@
+"""Filling the holes: someone with the dense parent puts its weights back where the sparse model has none."""
+
+from typing import ClassVar, Literal
+
+import torch
+
+from sau.errors import ConfigError
+from sau.models import LanguageModel
+from sau.verify.stressor import Stressor, Surroundings, copied
+
+
+class Densify(Stressor):
+    """Pruned weights taken from the dense model; survivors as they are."""
+
+    name: Literal["densify"] = "densify"
+    title: ClassVar[str] = "with pruned weights filled back"
+    needs_dense: ClassVar[bool] = True
+
+    @torch.no_grad()
+    def apply(self, lm: LanguageModel, around: Surroundings) -> LanguageModel:
+        if around.dense is None or lm.mask is None:
+            raise ConfigError("it needs a sparse model and the dense one it comes from")
+        changed = copied(lm)
+        own, dense = dict(changed.model.named_parameters()), dict(around.dense.model.named_parameters())
+        for name, kept_OI in lm.mask.items():
+            kept_OI = kept_OI.to(own[name].device)
+            own[name].copy_(torch.where(kept_OI, own[name], dense[name].to(own[name].device)))
+        changed.mask = None
+        return changed

@@ -1,0 +1,36 @@
+"""Relearning: a few records shown again must not bring the rest back faster than to a model that never saw them
+(arXiv 2506.00688)."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from sau.models import LanguageModel
+from sau.params import FinetuneParams
+from sau.unlearn.loop import finetune
+from sau.verify.stressor import Stressor, Surroundings, copied
+
+
+class Relearn(Stressor):
+    """Finetuning on `rows` of the forget rows for `epochs`, under the model's mask."""
+
+    name: Literal["relearn"] = "relearn"
+    title: ClassVar[str] = "after relearning"
+
+    rows: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, le=1000)
+    lr: float = Field(1e-4, gt=0, le=1)
+    batch_size: int = Field(8, ge=1, le=1024)
+
+    @property
+    def id(self) -> str:
+        return f"relearn{self.rows}"
+
+    def apply(self, lm: LanguageModel, around: Surroundings) -> LanguageModel:
+        changed = copied(lm)
+        order = torch.randperm(len(around.forget), generator=torch.Generator().manual_seed(around.seed)).tolist()
+        rows = [around.forget[i] for i in order[: self.rows]]
+        params = FinetuneParams(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
+        finetune(changed, changed.encode(rows), params, seed=around.seed)
+        return changed

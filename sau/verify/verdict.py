@@ -1,0 +1,59 @@
+"""From measures to verdicts. Pure functions; nothing else in the product decides what passes."""
+
+from collections.abc import Mapping, Sequence
+
+from sau.verify.check import Check, Measure, Verdict
+from sau.verify.verification import Finding
+
+
+def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float) -> tuple[Verdict, str]:
+    """A check's verdict and the reason, from the measures of `unlearned` and of the controls `before` and `reference`.
+
+    A check of forgetting has to FAIL the model before unlearning, or it has no power. Any check has to let the model
+    pass that never saw the records, or its FAIL would mean nothing.
+
+    Args:
+        p: of the unlearned model's measure, adjusted for the battery.
+        alpha: 1 - confidence.
+    """
+    own, before, reference = (measures.get(role) for role in ("unlearned", "before", "reference"))
+    if own is None:
+        return "INCONCLUSIVE", "not run"
+    verdict = own.verdict(p, alpha)
+    if reference is not None and reference.verdict(reference.p, alpha) == "FAIL":
+        return "INCONCLUSIVE", "the model that never saw the records fails this check as well"
+    if check.about_forgetting and before is not None and before.verdict(before.p, alpha) != "FAIL":
+        return "INCONCLUSIVE", "no power: the check does not find the records in the model before unlearning either"
+    if check.about_forgetting and verdict == "PASS" and (before is None or reference is None):
+        missing = "the model before unlearning" if before is None else "a model that never saw the records"
+        return "INCONCLUSIVE", f"no control: {missing} was not measured"
+    return verdict, _sentence(own, verdict)
+
+
+def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
+    """The verdict of the mandatory findings, and why: one FAIL fails, else one that is not PASS is inconclusive.
+
+    A failure that the policy does not count is said beside a PASS.
+    """
+    mandatory = [f for f in findings if f.mandatory]
+    if failed := [f for f in mandatory if f.verdict == "FAIL"]:
+        return "FAIL", [f"{f.title}: {f.reason}" for f in failed]
+    if not mandatory:
+        return "INCONCLUSIVE", ["no mandatory check was run"]
+    if unclear := [f for f in mandatory if f.verdict != "PASS"]:
+        return "INCONCLUSIVE", [f"{f.title}: {f.reason}" for f in unclear]
+    reasons = [f"all {len(mandatory)} mandatory checks are within their margins"]
+    reasons += [f"not mandatory, but failed: {f.title}: {f.reason}" for f in findings if f.verdict == "FAIL"]
+    return "PASS", reasons
+
+
+def _sentence(own: Measure, verdict: Verdict) -> str:
+    low, high = own.allowed
+    span = f"{own.interval[0]:.2f} to {own.interval[1]:.2f}"
+    if verdict == "PASS":
+        return f"the whole interval, {span}, is within the margin{own.note}"
+    if verdict == "FAIL":
+        side = f"above {high:.2f}" if high is not None and own.value > high else f"below {low:.2f}"
+        return f"{own.value:.2f} is {side}{own.note}"
+    power = "" if own.power is None else f", and a perfect result would pass with probability {own.power:.2f}"
+    return f"the interval, {span}, reaches beyond the margin: too few records to tell{power}{own.note}"

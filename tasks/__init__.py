@@ -1,0 +1,1 @@
+"""Tracked steps: each resolves references, does one thing, records it, and returns a reference."""

@@ -1,0 +1,143 @@
+"""Inputs of an attempt, pinned in its private worktree: data, parameters, and for a forget version the parent."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import task
+
+from sau.errors import RequestError, WorkspaceError
+from sau.params import Params, load_params, merge, read_yaml
+from sau.registry import checked
+from tasks.data import DEMO, write_data
+from tasks.ledger import Ledger
+from tasks.settings import settings
+from tasks.tracking import Tracking
+from tasks.workspace import Workspace, git, pins_at
+
+log = logging.getLogger("sau")
+PINNED = "pinned"
+DONE = ".sau-prepared"
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 of the parameters as canonical JSON."""
+    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def workspace(name: str) -> Workspace:
+    """The worktree of an attempt by name."""
+    return Workspace(settings(), name)
+
+
+def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> Params:
+    merged = merge(base, overrides)
+    params = checked(Params, merged, "parameters")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    return params
+
+
+def _record(run_id: str, ws: Workspace, contexts: dict[str, str]) -> dict[str, str]:
+    """Log the pinned inputs to the run; returns {path: md5}."""
+    tracking = Tracking(settings())
+    pins = {path: ws.pin(path) for path in contexts}
+    for path, context in contexts.items():
+        tracking.dataset(run_id, path, pins[path], context)
+    params = load_params(ws.path / "params.yaml")
+    tracking.params(run_id, params.model_dump(mode="json"))
+    return {path: pin.md5 for path, pin in pins.items()}
+
+
+@task(name="prepare", task_run_name="prepare {name}")
+def prepare_bootstrap(
+    name: str, run_id: str, source: str, data_options: dict[str, Any], overrides: dict[str, Any]
+) -> dict[str, str]:
+    """A worktree with a data set of `source` and the checkout's parameters with `overrides` on top.
+
+    Raises:
+        DataError, ConfigError: the source or a parameter.
+        WorkspaceError: the generated demo people are not the ones that data.dvc pins.
+    """
+    ws = workspace(name).open()
+    if not (ws.path / DONE).exists():
+        _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides)
+        pinned = ws.pin("data")
+        if source == PINNED:
+            ws.point("data", pinned)
+        else:
+            root = settings().root
+            local = root / source  # a path in params or on the command line is relative to the checkout
+            write_data(str(local) if local.exists() else source, ws.path / "data", **data_options)
+            made = ws.add("data")["data"]
+            if source == DEMO and made != pinned:
+                raise WorkspaceError(f"data.dvc pins {pinned.md5}, the generated demo people have {made.md5}")
+        (ws.path / DONE).touch()
+    return _record(run_id, ws, {"data": "training"})
+
+
+@task(name="snapshot inputs", task_run_name="inputs {name}")
+def prepare_forget(
+    name: str, run_id: str, line: str, request_ids: list[str], overrides: dict[str, Any]
+) -> dict[str, str]:
+    """A worktree with the data set without the requested subjects, their rows apart in forget/, and the parent.
+
+    Takes request ids, never subject ids: what a task is given ends up in Prefect's database.
+
+    Raises:
+        RequestError: the line has no champion, or a subject is not in its data.
+    """
+    ws = workspace(name).open()
+    if not (ws.path / DONE).exists():
+        parent = Tracking(settings()).version(line)
+        if parent is None:
+            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+        tag = parent.tags["git_tag"]
+        pins = pins_at(settings().root, tag)
+        for path, source in (("data", "data"), ("parent", "checkpoint")):
+            ws.point(path, pins[source])
+        _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
+        shutil.copyfile(ws.path / "dvc.forget.yaml", ws.path / "dvc.yaml")
+        ledger = Ledger(settings().ledger_url)
+        (ws.path / "forget").mkdir(exist_ok=True)
+        for request_id in request_ids:
+            subject = ledger.get(request_id).subject_id
+            shard = ws.path / "data" / "train" / f"{subject}.jsonl"
+            if not shard.is_file():
+                raise RequestError(f"request {request_id}: its subject is not in the data of {tag}")
+            shard.rename(ws.path / "forget" / shard.name)
+        ws.add("data", "forget")
+        (ws.path / DONE).touch()
+    return _record(run_id, ws, {"data": "retain", "forget": "forget", "parent": "parent checkpoint"})
+
+
+@task(name="prepare retrain", task_run_name="prepare {name}")
+def prepare_retrain(name: str, run_id: str, like: str) -> dict[str, str]:
+    """A worktree with the data set and parameters of another worktree `like` and the bootstrap recipe."""
+    ws, other = workspace(name).open(), workspace(like)
+    if not (ws.path / DONE).exists():
+        ws.point("data", other.pin("data"))
+        shutil.copyfile(other.path / "params.yaml", ws.path / "params.yaml")
+        (ws.path / DONE).touch()
+    return _record(run_id, ws, {"data": "training"})
+
+
+def subjects_at(tag: str) -> set[str]:
+    """Subject ids of the training data that a version pins, from the directory listing that DVC keeps.
+
+    Raises:
+        WorkspaceError: the listing is in neither cache nor remote.
+    """
+    pin = pins_at(settings().root, tag)["data"]
+    listing = settings().root / ".dvc" / "cache" / "files" / "md5" / pin.md5[:2] / pin.md5[2:]
+    if not listing.is_file():
+        ws = workspace("listing").open()
+        try:
+            ws.point("data", pin)
+        finally:
+            ws.close()
+    paths = [Path(entry["relpath"]) for entry in json.loads(listing.read_text())]
+    return {path.stem for path in paths if path.parts[0] == "train"}

@@ -1,0 +1,86 @@
+"""What every combination has to keep: the mask bit for bit after every step, finite weights, the same bits again."""
+
+import copy
+
+import pytest
+import torch
+
+from sau.data.demo import demo_rows
+from sau.models import LanguageModel, base_model
+from sau.params import ModelParams, PruneParams, TinyParams, UnlearnParams
+from sau.registry import discover
+from sau.sparsity.mask import check_mask, check_structure, mask_digest
+from sau.sparsity.pruners import Pruner, prune
+from sau.unlearn.loop import unlearn
+from sau.unlearn.objectives.base import Objective
+from sau.unlearn.redistribution.base import Redistribution
+
+OBJECTIVES = {name: {"name": name} for name in discover(Objective, "sau.unlearn.objectives")}
+OBJECTIVES["pdu"]["eps"] = 1.0
+PRUNERS = sorted(discover(Pruner, "sau.sparsity.pruners"))
+REDISTRIBUTIONS = sorted(discover(Redistribution, "sau.unlearn.redistribution"))
+STRUCTURES = ["unstructured", "2:4"]
+STEPS = 3
+
+FORGET, RETAIN, HOLDOUT = (demo_rows(name, seed=1) for name in ("forget", "retain", "holdout"))
+
+
+@pytest.fixture(scope="module")
+def dense() -> LanguageModel:
+    tiny = TinyParams(vocab_size=320, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
+    return base_model(ModelParams(tiny=tiny), seed=0)
+
+
+@pytest.fixture(scope="module")
+def pruned(dense) -> dict[tuple[str, str], LanguageModel]:
+    models = {}
+    for pruner in PRUNERS:
+        for structure in STRUCTURES:
+            lm = models[pruner, structure] = copy.deepcopy(dense)
+            prune(lm, lm.encode(RETAIN), PruneParams(pruner=pruner, structure=structure, sparsity=0.5))
+    return models
+
+
+def run(start: LanguageModel, objective, redistribution) -> LanguageModel:
+    lm = copy.deepcopy(start)
+    params = UnlearnParams(
+        objective=objective, redistribution=redistribution, lr=1e-3, max_steps=STEPS, batch_size=4, stop=None
+    )
+    steps = []
+
+    def after_step(step: int, total: int, values: dict[str, float]) -> None:
+        check_mask(lm.model, lm.mask)
+        steps.append(step)
+
+    unlearn(lm, FORGET[:8], RETAIN[:8], HOLDOUT[:2], params, seed=0, num_threads=1, progress=after_step)
+    assert steps == list(range(1, STEPS + 1))
+    return lm
+
+
+def check(start: LanguageModel, structure: str, objective, redistribution) -> None:
+    first, second = (run(start, objective, redistribution) for _ in range(2))
+    assert mask_digest(first.mask) == mask_digest(start.mask)
+    check_structure(first.mask, structure, 0.5)
+    moved = 0
+    for (name, before), after, again in zip(
+        start.model.named_parameters(), first.model.parameters(), second.model.parameters(), strict=True
+    ):
+        assert after.isfinite().all(), name
+        assert torch.equal(after.view(torch.int32), again.view(torch.int32)), f"{name}: other bits the second time"
+        moved += int((after != before).sum())
+    assert moved > 0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objective_pruner_structure(pruned, objective, pruner, structure):
+    check(pruned[pruner, structure], structure, OBJECTIVES[objective], "none")
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("project", [False, True])
+@pytest.mark.parametrize("redistribution", REDISTRIBUTIONS)
+@pytest.mark.parametrize("objective", ["npo", "grad_ascent", "rmu"])
+def test_redistribution_objective_structure(pruned, objective, redistribution, project, structure):
+    check(pruned["wanda", structure], structure, OBJECTIVES[objective], {"name": redistribution, "project": project})

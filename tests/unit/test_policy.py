@@ -1,0 +1,103 @@
+"""Policies: strictly parsed, versioned, digested."""
+
+import pytest
+import yaml
+
+from sau.errors import ConfigError
+from sau.verify import load_policy
+from sau.verify.policy import SHIPPED
+
+MINIMAL = {
+    "name": "mine",
+    "version": 1,
+    "metrics": ["probability"],
+    "checks": [{"name": "retain_utility"}, {"name": "membership", "metric": "mia_loss"}],
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strict"])
+def test_shipped_policies_load(name):
+    policy = load_policy(name)
+    assert policy.name == name
+    assert any(check.about_forgetting and check.mandatory for check in policy.checks)
+    assert any(check.name == "retain_utility" and check.mandatory for check in policy.checks)
+
+
+def test_stricter_policies_are_stricter():
+    policies = [load_policy(name) for name in ("quick", "standard", "strict")]
+    for kind in ("retain_utility", "residual_knowledge", "membership", "extraction", "decoy_rank"):
+        margins = [next(c.margin for c in p.checks if c.name == kind) for p in policies]
+        assert margins == sorted(margins, reverse=True)
+    assert [len(p.stressors) for p in policies] == sorted(len(p.stressors) for p in policies)
+
+
+def test_every_shipped_file_is_named_after_its_policy():
+    assert {path.stem for path in SHIPPED.glob("*.yaml")} == {"quick", "standard", "strict"}
+
+
+def test_the_digest_is_of_the_content_not_of_the_file(tmp_path):
+    path = written(tmp_path)
+    digest = load_policy(path).digest
+    path.write_text("# a comment\n" + path.read_text())
+    assert load_policy(path).digest == digest
+    assert load_policy(written(tmp_path, confidence=0.95)).digest == digest  # a default, spelled out
+    assert load_policy(written(tmp_path, confidence=0.9)).digest != digest
+    assert len(digest) == 64
+
+
+def test_a_changed_margin_changes_the_digest(tmp_path):
+    changed = [{"name": "retain_utility", "margin": 0.16}, MINIMAL["checks"][1]]
+    assert load_policy(written(tmp_path)).digest != load_policy(written(tmp_path, checks=changed)).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"version": 0}, "version"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"checks": []}, "mandatory"),
+        ({"checks": [{"name": "retain_utility", "mandatory": False}]}, "mandatory"),
+        ({"checks": [{"name": "retain_utilty"}]}, "did you mean 'retain_utility'"),
+        ({"checks": [{"name": "retain_utility", "margin": 2}]}, "margin"),
+        ({"checks": [{"name": "retain_utility", "typo": 2}]}, "typo"),
+        ({"checks": ["extraction", "extraction"]}, "twice: extraction"),
+        ({"checks": [{"name": "membership", "metric": "probability"}]}, "membership metric"),
+        ({"checks": [{"name": "membership", "metric": "nope"}]}, "unknown metric"),
+        ({"checks": [7]}, "neither a name nor a mapping"),
+        ({"checks": "extraction"}, "checks"),
+        ({"metrics": ["nope"]}, "unknown metric"),
+        ({"stressors": ["relearn"]}, "need each other"),
+        ({"stressors": ["relearn"], "stressed_checks": ["extraction"]}, "extraction"),
+        ({"stressors": ["relearn", "relearn"], "stressed_checks": ["retain_utility"]}, "twice: relearn5"),
+        ({"num_decoys": 5}, "num_decoys"),
+    ],
+)
+def test_refusals_name_the_key(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_policy(written(tmp_path, **changes))
+
+
+def test_an_unknown_policy_lists_the_known():
+    with pytest.raises(ConfigError, match="quick, standard, strict"):
+        load_policy("relaxed")
+    with pytest.raises(ConfigError, match="quick, standard, strict"):
+        load_policy("../policies/quick")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.yaml"):
+        load_policy(tmp_path / "gone.yaml")
+
+
+def test_anchors_are_refused(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text("name: &a bomb\nversion: *a\n")
+    with pytest.raises(ConfigError, match="anchors"):
+        load_policy(path)

@@ -1,0 +1,240 @@
+"""Redistribution: hand-derived scales, exact solutions, projections."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sau.data.demo import demo_rows
+from sau.errors import ConfigError
+from sau.models import LanguageModel, base_model
+from sau.params import ModelParams, PruneParams, TinyParams, UnlearnParams
+from sau.registry import build, discover
+from sau.sparsity.mask import check_mask
+from sau.sparsity.pruners import prune
+from sau.unlearn.loop import unlearn
+from sau.unlearn.objectives.base import Setting
+from sau.unlearn.optimizer import Survivors
+from sau.unlearn.redistribution.base import Redistribution, project_off
+from sau.unlearn.redistribution.compensated import solve_on_survivors
+from sau.unlearn.redistribution.importance import importance_scale
+
+PACKAGE = "sau.unlearn.redistribution"
+
+
+def make(config) -> Redistribution:
+    return build(Redistribution, PACKAGE, config)
+
+
+@pytest.fixture(scope="module")
+def pruned() -> LanguageModel:
+    tiny = TinyParams(vocab_size=320, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2)
+    lm = base_model(ModelParams(tiny=tiny), seed=0)
+    prune(lm, [], PruneParams(pruner="magnitude"))
+    return lm
+
+
+@pytest.fixture
+def setting(pruned) -> Setting:
+    lm = copy.deepcopy(pruned)
+    forget, retain = demo_rows("a", seed=1), demo_rows("b", seed=1)
+    return Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+
+
+def layer_of(weight: Tensor, kept: Tensor) -> Survivors:
+    return Survivors("w", nn.Parameter(weight.masked_fill(~kept, 0.0)), kept)
+
+
+def test_known():
+    assert set(discover(Redistribution, PACKAGE)) == {"none", "importance", "compensated"}
+
+
+def test_survivors_gather_and_scatter_are_inverse():
+    kept = torch.tensor([[True, False, True], [False, False, True]])
+    layer = layer_of(torch.arange(1.0, 7.0).view(2, 3), kept)
+    assert layer.values_S.tolist() == [1.0, 3.0, 6.0]
+    assert layer.scatter(torch.tensor([7.0, 8.0, 9.0])).tolist() == [[7.0, 0.0, 8.0], [0.0, 0.0, 9.0]]
+
+
+def test_none_gives_back_the_very_step():
+    step = torch.rand(3)
+    assert make("none").redistribute(None, step, None) is step
+
+
+# -- importance -----------------------------------------------------------------------------------
+
+KEPT = torch.tensor([[True, True, False, False]])
+
+
+def scale(pruned: float, survivors: list[float], *, bound: float = 100.0, normalise: bool = False) -> list[float]:
+    importance = torch.tensor([[*survivors, 0.0, 0.0]])
+    return importance_scale(torch.tensor([pruned]), importance, KEPT, bound=bound, normalise=normalise)[0].tolist()
+
+
+def test_equal_importance_at_half_doubles_every_step():
+    assert scale(2.0, [1.0, 1.0]) == pytest.approx([2.0, 2.0, 1.0, 1.0])
+
+
+def test_share_is_in_proportion_to_a_survivors_own_importance():
+    # A/S = 8/4 = 2; shares in units of the mean 2: 1/2 and 3/2.
+    assert scale(8.0, [1.0, 3.0]) == pytest.approx([2.0, 4.0, 1.0, 1.0])
+
+
+def test_nothing_pruned_was_asked_for_nothing_changes():
+    assert scale(0.0, [1.0, 3.0]) == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_bound_and_mean():
+    assert scale(8.0, [1.0, 3.0], bound=3.0) == pytest.approx([2.0, 3.0, 1.0, 1.0])
+    assert scale(8.0, [1.0, 3.0], normalise=True) == pytest.approx([2 / 3, 4 / 3, 1.0, 1.0])
+
+
+def test_survivors_without_importance_stay_finite():
+    assert scale(5.0, [0.0, 0.0]) == [1.0, 1.0, 1.0, 1.0]
+    kept = torch.tensor([[False, False], [True, True]])  # a row without survivors
+    importance = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    result = importance_scale(torch.tensor([3.0, 2.0]), importance, kept, bound=4.0, normalise=True)
+    assert result.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_importance_uses_the_forget_gradient_where_weights_are_pruned():
+    layer = layer_of(torch.ones(1, 4), KEPT)
+    rule = make({"name": "importance", "decay": 0.0, "normalise": False, "bound": 100})
+    state = rule.start([layer], None)
+    layer.weight.grad = torch.tensor([[1.0, 1.0, 2.0, 0.0]])
+    layer.forget_gradient_S = torch.tensor([1.0, 1.0])
+    rule.observe(layer, state)  # pruned importance 4, survivors 1 and 1: A/S = 2
+    layer.weight.grad = torch.full((1, 4), 9.0)  # the whole loss's gradient does not matter
+    assert rule.redistribute(layer, torch.tensor([0.1, -0.1]), state).tolist() == pytest.approx([0.3, -0.3])
+
+
+# -- compensated ----------------------------------------------------------------------------------
+
+
+def _hessian(size: int, generator: torch.Generator) -> Tensor:
+    inputs = torch.randn(4 * size, size, generator=generator) @ torch.randn(size, size, generator=generator)
+    hessian = inputs.T @ inputs
+    return hessian + 0.01 * hessian.diagonal().mean() * torch.eye(size)
+
+
+def test_conjugate_gradients_solve_every_rows_own_system():
+    generator = torch.Generator().manual_seed(0)
+    hessian = _hessian(12, generator).double()
+    kept = torch.rand(5, 12, generator=generator) > 0.5
+    kept[3] = False
+    kept[4] = True
+    target = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    solution = solve_on_survivors(target, hessian, kept, 40)
+    assert not solution[~kept].any()
+    for row, survivors in enumerate(kept):
+        expected = torch.linalg.solve(hessian[survivors][:, survivors], target[row, survivors])
+        torch.testing.assert_close(solution[row, survivors], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_compensated_step_is_the_least_squares_optimum():
+    generator = torch.Generator().manual_seed(1)
+    hessian = _hessian(10, generator)
+    kept = torch.rand(4, 10, generator=generator) > 0.5
+    layer = layer_of(torch.randn(4, 10, generator=generator), kept)
+    layer.weight.grad = torch.randn(4, 10, generator=generator)
+    step = -0.01 * layer.gather(layer.weight.grad)  # plain gradient descent: the rate is 0.01 in every row
+    dense = -0.01 * layer.weight.grad
+    taken = layer.scatter(make({"name": "compensated", "num_iterations": 50}).redistribute(layer, step, {"w": hessian}))
+
+    def change(step_OI: Tensor) -> Tensor:
+        difference = step_OI - dense
+        return ((difference @ hessian) * difference).sum(1)
+
+    assert (change(taken) <= change(layer.scatter(step)) + 1e-9).all()
+    residual = ((taken - dense) @ hessian)[kept]  # the gradient of the squared change vanishes on survivors
+    torch.testing.assert_close(residual, torch.zeros_like(residual), rtol=0, atol=1e-3 * float(hessian.max()) * 0.01)
+    few = make({"name": "compensated", "num_iterations": 4}).redistribute(layer, step, {"w": hessian})
+    assert change(layer.scatter(few)).sum() < change(layer.scatter(step)).sum()
+
+
+def test_compensated_with_uncorrelated_inputs_changes_nothing():
+    kept = torch.tensor([[True, False, True]])
+    layer = layer_of(torch.ones(1, 3), kept)
+    layer.weight.grad = torch.tensor([[1.0, 5.0, 2.0]])
+    step = torch.tensor([-0.1, -0.2])
+    taken = make("compensated").redistribute(layer, step, {"w": torch.diag(torch.tensor([1.0, 2.0, 3.0]))})
+    torch.testing.assert_close(taken, step)
+
+
+def test_compensated_by_hand():
+    # H = [[2, 1], [1, 1]], the second weight pruned: its step -r * 3 is carried by the first as H_12 / H_11 = 1/2.
+    layer = layer_of(torch.ones(1, 2), torch.tensor([[True, False]]))
+    layer.weight.grad = torch.tensor([[1.0, 3.0]])
+    state = {"w": torch.tensor([[2.0, 1.0], [1.0, 1.0]])}
+    step = torch.tensor([-0.1])
+    assert make("compensated").redistribute(layer, step, state).tolist() == pytest.approx([-0.1 - 0.15])
+    same_length = make({"name": "compensated", "normalise": True}).redistribute(layer, step, state)
+    assert same_length.tolist() == pytest.approx([-0.1])
+
+
+def test_compensated_takes_its_inputs_from_retain_rows(setting):
+    model = setting.lm.model
+    name = "model.layers.0.mlp.gate_proj.weight"
+    layer = Survivors(name, model.get_parameter(name), setting.lm.mask[name])
+    hessian = make({"name": "compensated", "num_rows": 20, "damping": 0.01}).start([layer], setting)[name]
+    expected = torch.zeros(32, 32)
+
+    def add(_module, args):
+        expected.add_(args[0][0].T @ args[0][0])
+
+    handle = model.get_submodule("model.layers.0.mlp.gate_proj").register_forward_pre_hook(add)
+    with torch.no_grad():
+        for sequence in setting.retain:
+            model(input_ids=torch.tensor([sequence.input_ids]))
+    handle.remove()
+    expected += 0.01 * expected.diagonal().mean() * torch.eye(32)
+    torch.testing.assert_close(hessian, expected, rtol=1e-3, atol=1e-3)
+
+
+# -- projection -----------------------------------------------------------------------------------
+
+
+def test_projection_by_hand():
+    gradient = torch.tensor([2.0, 0.0])
+    assert project_off(torch.tensor([3.0, 1.0]), gradient).tolist() == [0.0, 1.0]
+    assert project_off(torch.tensor([-3.0, 1.0]), gradient).tolist() == [-3.0, 1.0]  # lowers the loss: stays
+    assert project_off(torch.tensor([3.0, 1.0]), torch.zeros(2)).tolist() == [3.0, 1.0]
+
+
+def test_retain_gradient_is_what_came_after_the_forget_term():
+    layer = layer_of(torch.ones(1, 4), KEPT)
+    layer.forget_gradient_S = torch.tensor([5.0, 5.0])
+    layer.weight.grad = torch.tensor([[5.0, 6.0, 5.0, 5.0]])
+    assert layer.retain_gradient_S.tolist() == [0.0, 1.0]
+
+
+def test_any_method_can_be_projected_and_then_lowers_the_retain_loss_less(setting):
+    """With the retain term off, only the projection stands between forgetting and the retain rows."""
+    start = copy.deepcopy(setting.lm)
+    fall = {}
+    for project in (False, True):
+        lm = copy.deepcopy(start)
+        params = UnlearnParams(
+            objective="grad_diff",
+            redistribution={"name": "importance", "project": project},
+            lr=1e-3,
+            max_steps=8,
+            batch_size=20,
+            gamma=1.0,
+            alpha=1e-3,
+            stop=None,
+        )
+        rows, retain = setting.forget_rows, demo_rows("b", seed=1)
+        first, last = unlearn(lm, rows, retain, retain, params, seed=0, num_threads=1).trajectory
+        assert last["forget_logp"] < first["forget_logp"]
+        check_mask(lm.model, lm.mask)
+        fall[project] = first["retain_logp"] - last["retain_logp"]
+    assert fall[True] < fall[False]
+
+
+def test_refusals():
+    with pytest.raises(ConfigError, match="did you mean 'importance'"):
+        make("importanse")
+    with pytest.raises(ConfigError, match="bound: Input should be greater than or equal to 1"):
+        make({"name": "importance", "bound": 0.5})

@@ -1,0 +1,322 @@
+"""The training loop: optimizer on survivors, stop rule, divergence, determinism."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sau.data.demo import demo_rows
+from sau.errors import ConfigError, DataError, DivergedError, SparsityError
+from sau.models import LanguageModel, base_model
+from sau.params import FinetuneParams, ModelParams, PruneParams, StopParams, TinyParams, UnlearnParams
+from sau.sparsity.mask import check_mask, mask_digest
+from sau.sparsity.pruners import prune
+from sau.unlearn.loop import finetune, mean_answer_logp, unlearn
+from sau.unlearn.objectives.grad_ascent import GradAscent
+from sau.unlearn.optimizer import SurvivorAdamW
+
+FORGET, RETAIN, HOLDOUT = (demo_rows(name, seed=1) for name in ("forget", "retain", "holdout"))
+
+
+@pytest.fixture(scope="module")
+def trained() -> LanguageModel:
+    tiny = TinyParams(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)
+    lm = base_model(ModelParams(tiny=tiny), seed=0)
+    finetune(lm, lm.encode(FORGET + RETAIN), FinetuneParams(epochs=12, lr=0.005), seed=0, num_threads=1)
+    return lm
+
+
+@pytest.fixture(scope="module")
+def pruned(trained) -> LanguageModel:
+    lm = copy.deepcopy(trained)
+    prune(lm, lm.encode(RETAIN), PruneParams(pruner="wanda"))
+    return lm
+
+
+@pytest.fixture
+def lm(pruned) -> LanguageModel:
+    return copy.deepcopy(pruned)
+
+
+def params(**changes) -> UnlearnParams:
+    base = {"objective": "npo", "redistribution": "none", "lr": 1e-3, "max_steps": 4, "batch_size": 8, "stop": None}
+    return UnlearnParams(**{**base, **changes})
+
+
+def run(lm: LanguageModel, parameters: UnlearnParams, *, seed: int = 0, **options):
+    return unlearn(lm, FORGET, RETAIN, HOLDOUT, parameters, seed=seed, num_threads=1, **options)
+
+
+def weights(lm: LanguageModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# -- finetune -------------------------------------------------------------------------------------
+
+
+def test_finetune_learns_and_reports_each_epoch(trained):
+    lm = copy.deepcopy(trained)
+    seen = []
+    history = finetune(
+        lm,
+        lm.encode(FORGET),
+        FinetuneParams(epochs=3, lr=0.002, batch_size=8),
+        seed=0,
+        progress=lambda step, total, values: seen.append((step, total, values["loss"])),
+    )
+    assert history.steps == 9
+    assert [entry["epoch"] for entry in history.trajectory] == [1, 2, 3]
+    assert history.trajectory[-1]["loss"] < history.trajectory[0]["loss"]
+    assert [s[:2] for s in seen] == [(i, 9) for i in range(1, 10)]
+    assert sum(s[2] for s in seen[:3]) / 3 == pytest.approx(history.trajectory[0]["loss"])
+
+
+def test_finetune_under_a_mask_recovers_and_keeps_it(lm):
+    digest = mask_digest(lm.mask)
+    before = mean_answer_logp(lm, lm.encode(RETAIN))
+    finetune(lm, lm.encode(RETAIN), FinetuneParams(epochs=4, lr=0.002), seed=0)
+    check_mask(lm.model, lm.mask)
+    assert mask_digest(lm.mask) == digest
+    assert mean_answer_logp(lm, lm.encode(RETAIN)) > before
+
+
+def test_frozen_embeddings_do_not_move_and_everything_else_does(lm):
+    before = weights(lm)
+    finetune(lm, lm.encode(RETAIN), FinetuneParams(epochs=1, lr=0.002, freeze_embeddings=True), seed=0)
+    after = weights(lm)
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["model.embed_tokens.weight"]
+
+
+def test_no_epochs_change_nothing(lm):
+    before = weights(lm)
+    history = finetune(lm, lm.encode(RETAIN), FinetuneParams(epochs=0, lr=0.1), seed=0)
+    assert (history.steps, history.trajectory) == (0, [])
+    assert same(before, weights(lm))
+
+
+# -- the optimizer --------------------------------------------------------------------------------
+
+
+def _linear(seed: int = 0) -> tuple[nn.Linear, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    linear = nn.Linear(8, 6)
+    kept = torch.rand(6, 8, generator=generator) > 0.5
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(6, 8, generator=generator).masked_fill(~kept, 0.0))
+        linear.bias.zero_()
+    return linear, kept
+
+
+def test_survivor_adamw_is_masked_adamw():
+    """Against dense AdamW from a fresh state with masked gradients and clipping, over several steps."""
+    (ours, kept), (reference, _) = _linear(), _linear()
+    optimizer = SurvivorAdamW(ours.named_parameters(), {"weight": kept}, lr=0.1)
+    dense = torch.optim.AdamW(reference.parameters(), lr=0.1, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(1)
+    for lr in (0.1, 0.05, 0.02):
+        gradient, bias = torch.randn(6, 8, generator=generator), torch.randn(6, generator=generator)
+        ours.weight.grad, ours.bias.grad = gradient.clone(), bias.clone()
+        reference.weight.grad, reference.bias.grad = gradient.masked_fill(~kept, 0.0), bias.clone()
+        norm = optimizer.step(lr=lr, max_norm=1.0)
+        expected = nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        assert norm == pytest.approx(float(expected), rel=1e-5)
+        dense.param_groups[0]["lr"] = lr
+        dense.step()
+        check_mask(ours, {"weight": kept})
+    torch.testing.assert_close(ours.weight, reference.weight)
+    torch.testing.assert_close(ours.bias, reference.bias)
+
+
+def test_pruned_gradients_do_not_enter_the_norm_even_when_infinite():
+    linear, kept = _linear()
+    optimizer = SurvivorAdamW(linear.named_parameters(), {"weight": kept}, lr=0.1)
+    linear.weight.grad = torch.where(kept, 1.0, float("inf"))
+    assert optimizer.step(lr=0.1) == pytest.approx(float(kept.sum()) ** 0.5)
+    check_mask(linear, {"weight": kept})
+    assert linear.weight.isfinite().all()
+
+
+def test_survivor_that_crosses_zero_stays_a_survivor():
+    linear, kept = _linear()
+    optimizer = SurvivorAdamW(linear.named_parameters(), {"weight": kept}, lr=0.1)
+    with torch.no_grad():
+        linear.weight[kept] = 0.0
+        optimizer.layers[0].values_S.zero_()
+    linear.weight.grad = torch.ones(6, 8)
+    optimizer.step(lr=0.1)
+    assert (linear.weight != 0).equal(kept)
+
+
+def test_optimizer_state_is_for_survivors_only(lm):
+    masked = {name: p for name, p in lm.model.named_parameters() if name in lm.mask}
+    ours = SurvivorAdamW(masked.items(), lm.mask, lr=0.1)
+    dense_parameters = [nn.Parameter(p.detach().clone()) for p in masked.values()]
+    dense = torch.optim.AdamW(dense_parameters, lr=0.1)
+    for p in (*masked.values(), *dense_parameters):
+        p.grad = torch.ones_like(p)
+    ours.step(lr=0.1)
+    dense.step()
+
+    def num_bytes(adamw: torch.optim.Optimizer) -> int:
+        return sum(t.numel() * t.element_size() for state in adamw.state.values() for t in state.values())
+
+    assert num_bytes(ours.adamw) <= 0.6 * num_bytes(dense)
+
+
+# -- unlearn --------------------------------------------------------------------------------------
+
+
+def test_unlearning_stops_at_the_holdout_and_records_the_way(trained):
+    lm = copy.deepcopy(trained)
+    prune(lm, lm.encode(RETAIN), PruneParams(pruner="sparsegpt", sparsity=0.3))
+    finetune(lm, lm.encode(FORGET + RETAIN), FinetuneParams(epochs=10, lr=0.004), seed=1, num_threads=1)
+    digest = mask_digest(lm.mask)
+    stop = StopParams(eval_every=2, margin_nats=1.5)
+    history = run(lm, params(max_steps=60, lr=5e-4, stop=stop, redistribution="importance"))
+    first, last = history.trajectory[0], history.trajectory[-1]
+    assert history.stopped == "target"
+    assert history.steps == last["step"] < 60
+    assert first["step"] == 0
+    assert [entry["step"] for entry in history.trajectory] == list(range(0, history.steps + 1, 2))
+    assert last["forget_logp"] == pytest.approx(mean_answer_logp(lm, lm.encode(FORGET)), rel=1e-4)
+    reached = [entry["forget_logp"] <= entry["holdout_logp"] + 1.5 for entry in history.trajectory]
+    assert reached == [False] * (len(reached) - 1) + [True]
+    assert {"loss", "forget_loss", "retain_loss", "gradient_norm", "retain_logp"} <= last.keys()
+    assert json.loads(json.dumps(history.as_dict()))["stopped"] == "target"
+    check_mask(lm.model, lm.mask)
+    assert mask_digest(lm.mask) == digest
+
+
+def test_margin_moves_the_target(lm):
+    history = run(lm, params(stop=StopParams(eval_every=1, margin_nats=10.0)))
+    assert (history.stopped, history.steps) == ("target", 1)
+
+
+def test_without_a_stop_rule_all_steps_are_taken(lm):
+    history = run(lm, params(max_steps=5))
+    assert (history.stopped, history.steps) == ("max_steps", 5)
+    assert [entry["step"] for entry in history.trajectory] == [0, 5]
+
+
+def test_dense_model_is_unlearned_densely(trained):
+    lm = copy.deepcopy(trained)
+    before = weights(lm)
+    history = run(lm, params(redistribution="importance"))
+    assert lm.mask is None
+    assert history.trajectory[-1]["forget_logp"] < history.trajectory[0]["forget_logp"]
+    assert not same(before, weights(lm))
+
+
+def test_frozen_embeddings_and_gradients_are_put_back(lm):
+    embedding = lm.model.get_input_embeddings().weight.clone()
+    run(lm, params())
+    assert torch.equal(lm.model.get_input_embeddings().weight, embedding)
+    assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
+
+
+def test_seed_decides_and_nothing_else_does(pruned):
+    results = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        lm = copy.deepcopy(pruned)
+        torch.manual_seed(noise)
+        run(lm, params(objective={"name": "rmu", "block": 1}), seed=seed)
+        results.append(weights(lm))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+def test_gradient_difference_without_its_retain_term_is_gradient_ascent(pruned):
+    results = []
+    for objective, alpha in (("grad_diff", 0.0), ("grad_ascent", 1.0)):
+        lm = copy.deepcopy(pruned)
+        run(lm, params(objective=objective, alpha=alpha))
+        results.append(weights(lm))
+    assert same(*results)
+
+
+def test_gamma_weighs_forget_and_alpha_weighs_retain(pruned):
+    def change(**weights: float) -> tuple[float, float]:
+        lm = copy.deepcopy(pruned)
+        first, last = run(lm, params(objective="grad_diff", max_steps=8, **weights)).trajectory
+        return last["forget_logp"] - first["forget_logp"], last["retain_logp"] - first["retain_logp"]
+
+    assert change(gamma=0.0, alpha=1.0)[1] > 0  # retain only: ordinary finetuning
+    assert change(gamma=1.0, alpha=0.0)[0] < -0.5
+    assert change(gamma=1.0, alpha=5.0)[1] > change(gamma=1.0, alpha=0.1)[1]
+
+
+def test_progress_sees_every_step(lm):
+    seen = []
+    run(lm, params(max_steps=3), progress=lambda step, total, values: seen.append((step, total, sorted(values))))
+    keys = ["forget_loss", "gradient_norm", "loss", "retain_loss"]
+    assert seen == [(i, 3, keys) for i in (1, 2, 3)]
+
+
+# -- divergence and refusals ----------------------------------------------------------------------
+
+
+def test_divergence_names_step_and_objective_and_touches_no_weight(lm, monkeypatch):
+    taken = {}
+
+    def forget_loss(self, forget, state):
+        if forget_loss.calls == 2:
+            taken.update(weights(lm))
+        forget_loss.calls += 1
+        return -forget.mean_nll * (float("nan") if forget_loss.calls == 3 else 1.0)
+
+    forget_loss.calls = 0
+    monkeypatch.setattr(GradAscent, "forget_loss", forget_loss)
+    with pytest.raises(DivergedError, match=r"^step 3, objective grad_ascent: the loss is nan$"):
+        run(lm, params(objective="grad_ascent"))
+    assert same(taken, weights(lm))
+    assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
+
+
+def test_infinite_gradient_is_refused_before_the_step(lm, monkeypatch):
+    def forget_loss(self, forget, state):
+        return (forget.mean_nll - forget.mean_nll.detach()).abs().sqrt()  # 0, with an infinite slope
+
+    before = weights(lm)
+    monkeypatch.setattr(GradAscent, "forget_loss", forget_loss)
+    with pytest.raises(DivergedError, match=r"step 1, objective grad_ascent: the gradient's norm is nan"):
+        run(lm, params(objective="grad_ascent"))
+    assert same(before, weights(lm))
+
+
+def test_finetune_diverges_by_name(lm):
+    with torch.no_grad():
+        lm.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="step 1, objective finetune: the loss is nan"):
+        finetune(lm, lm.encode(RETAIN), FinetuneParams(epochs=1, lr=0.1), seed=0)
+
+
+@pytest.mark.parametrize("empty", ["forget", "retain", "holdout"])
+def test_empty_sets_are_refused(lm, empty):
+    sets = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, empty: []}
+    with pytest.raises(DataError, match=f"the {empty} set is empty"):
+        unlearn(lm, **sets, params=params(), seed=0)
+
+
+def test_finetune_without_rows_is_refused(lm):
+    with pytest.raises(DataError, match="at least one row"):
+        finetune(lm, [], FinetuneParams(epochs=1, lr=0.1), seed=0)
+
+
+def test_model_off_its_mask_is_refused(lm):
+    name = next(iter(lm.mask))
+    with torch.no_grad():
+        lm.model.get_parameter(name).neg_()  # pruned weights are -0.0 now
+    with pytest.raises(SparsityError, match=r"pruned weights are not \+0.0"):
+        run(lm, params())
+
+
+def test_objective_that_may_move_nothing_is_refused(lm, monkeypatch):
+    monkeypatch.setattr(GradAscent, "trains", lambda self, parameter, model: False)
+    with pytest.raises(ConfigError, match="none of this model's parameters may move"):
+        run(lm, params(objective="grad_ascent"))
