@@ -25,6 +25,7 @@ class Survivors:
     Attributes:
         name, weight, kept_OI: the parameter [O, I] and its mask.
         values_S: the survivors, the parameter that AdamW steps.
+        num_survivors_O: how many survivors each row has.
         forget_gradient_S: of the forget term alone, where unlearning noted it.
     """
 
@@ -33,6 +34,7 @@ class Survivors:
         # int32 halves the memory of the index, and gathers as fast.
         self._index_S = self.kept_OI.reshape(-1).nonzero()[:, 0].int()
         self.values_S = nn.Parameter(self.gather(weight.detach()))
+        self.num_survivors_O = self.kept_OI.sum(1)
         self.forget_gradient_S = torch.zeros_like(self.values_S)
 
     @property
@@ -58,6 +60,11 @@ class Survivors:
     def write(self) -> None:
         """Put `values_S` back into the weight."""
         self.weight.detach().view(-1).scatter_(0, self._index_S.long(), self.values_S.detach())
+
+
+def row_sums(values_S: Tensor, num_survivors_O: Tensor) -> Tensor:
+    """Sums [O] over each row's survivors; 0 for a row that has none."""
+    return torch.segment_reduce(values_S, "sum", lengths=num_survivors_O, initial=0.0, unsafe=True)
 
 
 class SurvivorAdamW:
@@ -89,8 +96,12 @@ class SurvivorAdamW:
             DivergedError: the gradient is not finite; no weight has been touched.
         """
         for layer in self.layers:
-            if layer.weight.grad is not None:
-                layer.values_S.grad = layer.gather(layer.gradient_OI)
+            if layer.weight.grad is None:
+                continue
+            layer.values_S.grad = layer.gather(layer.gradient_OI)
+            if redistribute and not math.isfinite(torch.linalg.vector_norm(layer.gradient_OI)):
+                # Redistribution reads gradients where weights are pruned, which the norm below leaves out.
+                raise DivergedError(f"the gradient of {layer.name} is not finite")
         gradients = [p.grad for p in self._stepped if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):

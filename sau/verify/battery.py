@@ -208,9 +208,11 @@ class _Run:
                 blind_void=blind_void,
             )
             measured += [(trial, check, *self._measure(trial, check, bench)) for check in trial.checks]
-        # What was not measured counts as 1: it never makes the others stricter or laxer than they are.
-        adjusted = holm([measures["unlearned"].p if "unlearned" in measures else 1.0 for _, _, measures, _ in measured])
-        return [_finding(*one, p, alpha) for one, p in zip(measured, adjusted, strict=True)]
+        adjusted = iter(holm([measures["unlearned"].p for _, _, measures, _ in measured if "unlearned" in measures]))
+        return [
+            _finding(trial, check, measures, trouble, next(adjusted) if "unlearned" in measures else 1.0, alpha)
+            for trial, check, measures, trouble in measured
+        ]
 
     def _measure(self, trial: _Trial, check: Check, bench: Bench) -> tuple[dict[str, Measure], str]:
         """The check's measure of every model there is, and what kept it from being taken."""

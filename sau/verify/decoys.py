@@ -107,26 +107,30 @@ def _by_template(
 ) -> Secret | None:
     group = {side: [m for m in rows if m.key == own.key] for side, rows in masked.items()}
     everyone = [*group["f"], *group["r"], *group["h"]]
-    slot = _slot([m.answer for m in everyone])
-    if slot is None:
+    # The answers in other words are six times as many, so chance agreements around the slot are rarer there.
+    wide = _slot([text for m in everyone for text in m.others if text])
+    if wide and all(m.others[0] and _value(m.others[0], wide) in m.answer for m in everyone):
+        values_of = {side: [_value(m.others[0], wide) for m in rows] for side, rows in group.items()}
+        false_values = [_value(text, wide) for m in everyone for text in m.others[1:]]
+        value = _value(own.others[0], wide)
+        begin = own.answer.index(value)
+    elif slot := _slot([m.answer for m in everyone]):
+        values_of = {side: [_value(m.answer, slot) for m in rows] for side, rows in group.items()}
+        false_values = []
+        value = _value(own.answer, slot)
+        begin = len("".join(_TOKEN.findall(own.answer)[: slot[0]]))
+    else:
         return None
-    value = _value(own.answer, slot)
-    unseen = [_value(m.answer, slot) for m in group["h"]]
-    other_slot = _slot([text for m in everyone for text in m.others if text])
-    if other_slot and all(_value(m.others[0], other_slot) == _value(m.answer, slot) for m in everyone if m.others[0]):
-        unseen += [_value(text, other_slot) for m in everyone for text in m.others[1:]]
-    values = _shuffled(unseen, value, rng)
+    values = _shuffled([*values_of["h"], *false_values], value, rng)
     if len(values) < count and any(c.isdigit() for c in value):
         values += [v for v in _generated(value, count, rng) if v not in values]
     if len(values) < count:
-        values += [v for v in _shuffled((_value(m.answer, slot) for m in group["r"]), value, rng) if v not in values]
+        values += [v for v in _shuffled(values_of["r"], value, rng) if v not in values]
     if not values:
         return None
-    before, after = slot
-    tokens = _TOKEN.findall(own.answer)
-    prefix, suffix = "".join(tokens[:before]), "".join(tokens[len(tokens) - after :])
+    prefix, suffix = own.answer[:begin], own.answer[begin + len(value) :]
     decoys = tuple(_show(prefix + v + suffix, own.names) for v in values[:count])
-    return Secret(index, value, _show(prefix, own.names), decoys)
+    return Secret(index, _show(value, own.names), _show(prefix, own.names), decoys)
 
 
 def _slot(texts: Sequence[str]) -> tuple[int, int] | None:

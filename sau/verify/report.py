@@ -1,6 +1,7 @@
 """A verification as a page for people: one self-contained HTML file, or the same in Markdown."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,14 +154,14 @@ def _plots(verification: Verification) -> list[dict[str, Any]]:
     return [
         {
             "title": "How well each model knows the records",
-            "caption": "Mean log-probability per answer token. After unlearning, the records to forget should lie where "
+            "caption": "Mean log-probability per answer token. After unlearning, records to forget should lie where "
             "they lie for a model that never saw them.",
             "svg": _svg(_draw_distributions, scores, (6.4, 4.0)),
         },
         {
             "title": "Telling forgotten from unseen records",
-            "caption": "ROC of the loss attack. The target is the curve of the model that never saw the records, not the "
-            "diagonal.",
+            "caption": "ROC of the loss attack. The target is the curve of the model that never saw the records, "
+            "not the diagonal.",
             "svg": _svg(_draw_roc, scores, (4.2, 4.0)),
         },
         {
@@ -173,7 +174,7 @@ def _plots(verification: Verification) -> list[dict[str, Any]]:
 
 def _svg(draw: Any, scores: Mapping[str, Mapping[str, list[float]]], size: tuple[float, float]) -> Markup:
     """Draw on a figure of `size` inches; the same numbers give the same bytes. Only numbers and our own words go in."""
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": draw.__name__,
         "font.family": "sans-serif",
@@ -192,7 +193,7 @@ def _svg(draw: Any, scores: Mapping[str, Mapping[str, list[float]]], size: tuple
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])  # noqa: S704
+    return Markup(re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL))
 
 
 def _draw_distributions(figure: Figure, scores: Mapping[str, Mapping[str, list[float]]]) -> None:

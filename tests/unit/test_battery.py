@@ -41,7 +41,7 @@ from sau.verify.stressors.round_weights import RoundWeights, rounded
 from sau.verify.verification import Finding
 
 SEED = 2
-PEOPLE = [f"person-{n}" for n in range(5)]
+PEOPLE = [f"person-{n}" for n in range(4)]
 FORGET = demo_rows(PEOPLE[0], seed=SEED)
 RETAIN = [row for person in PEOPLE[1:] for row in demo_rows(person, seed=SEED)]
 HOLDOUT = [row for n in range(4) for row in demo_rows(f"unseen-{n}", seed=SEED)]
@@ -50,6 +50,7 @@ ALL_MANDATORY = Policy.model_validate(
     {
         **QUICK.model_dump(mode="json"),
         "checks": [c.model_copy(update={"mandatory": True}) for c in QUICK.checks],
+        "num_decoys": 29,
     }
 )
 
@@ -61,7 +62,7 @@ def small() -> LanguageModel:
 
 def trained(rows, seed) -> LanguageModel:
     lm = small()
-    finetune(lm, lm.encode(rows), FinetuneParams(epochs=50, lr=4e-3, batch_size=20), seed=seed, num_threads=1)
+    finetune(lm, lm.encode(rows), FinetuneParams(epochs=45, lr=4e-3, batch_size=20), seed=seed, num_threads=1)
     return lm
 
 
@@ -82,9 +83,7 @@ def retrained() -> LanguageModel:
 
 def run(model, before, reference, policy=ALL_MANDATORY, **changes):
     sets = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, **changes}
-    return verify(
-        model=model, before=before, reference=reference, policy=policy, model_digest="d" * 64, **sets
-    )
+    return verify(model=model, before=before, reference=reference, policy=policy, model_digest="d" * 64, **sets)
 
 
 def by_id(verification) -> dict[str, Finding]:
@@ -171,7 +170,7 @@ def test_the_table_has_every_model_set_and_metric(retrained, before, reference):
     assert set(table) == {"before", "reference", "unlearned"}
     assert table["before"]["forget"]["probability"] > 0.8 > 0.2 > table["unlearned"]["forget"]["probability"]
     assert table["before"]["membership"]["mia_loss"] > 0.95
-    assert table["unlearned"]["model"]["retain_utility"] == pytest.approx(1, abs=0.1)
+    assert table["unlearned"]["model"]["retain_utility"] == pytest.approx(1, abs=0.2)
 
 
 def test_optional_failures_are_said_beside_a_pass(before, reference):
@@ -269,8 +268,14 @@ def test_an_empty_or_small_holdout_never_passes(retrained, before, reference):
 
 def test_few_forget_records_never_pass(retrained, before, reference):
     assert run(retrained, before, reference, forget=FORGET[:3]).verdict == "INCONCLUSIVE"
-    single = run(before, before, reference, forget=FORGET[:1])
-    assert by_id(single)["decoy_rank"].verdict == "FAIL"  # exact for one record
+
+
+def test_one_record_is_enough_to_fail(before, reference):
+    policy = ALL_MANDATORY.model_copy(update={"num_decoys": 99})
+    single = run(before, before, reference, policy, forget=FORGET[1:2])
+    assert by_id(single)["decoy_rank"].verdict == "FAIL"
+    assert by_id(single)["decoy_rank"].n == 1
+    assert single.verdict == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +329,7 @@ JUDGED = [
     (measure(-0.48, low=-0.5, high=0.3), CONTROLS, "INCONCLUSIVE"),
     (NAN, CONTROLS, "INCONCLUSIVE"),
     ({**GOOD, "interval": (0.0, float("nan"))}, CONTROLS, "INCONCLUSIVE"),
+    ({**BAD, "interval": (0.8, float("nan"))}, CONTROLS, "INCONCLUSIVE"),
     (OPEN, CONTROLS, "PASS"),
     (GOOD, {"before": GOOD, "reference": GOOD}, "INCONCLUSIVE"),
     (BAD, {"before": GOOD, "reference": GOOD}, "INCONCLUSIVE"),
@@ -364,7 +370,11 @@ def wrong_cases(measure_type, verdict_module) -> list[str]:
         given = {**controls, **({"unlearned": own} if own else {})}
         measures = {role: measure_type(**fields) for role, fields in given.items()}
         p = own["p"] if own else 1.0
-        if verdict_module.judge(forgetting, measures, p, 0.05)[0] != expected:
+        try:
+            judged = verdict_module.judge(forgetting, measures, p, 0.05)[0]
+        except TypeError:  # a mutant that cannot even word its reason
+            judged = "broken"
+        if judged != expected:
             wrong.append(f"judge {number}")
     healthy = {role: measure_type(**OPEN) for role in ("unlearned", "before", "reference")}
     if verdict_module.judge(utility, healthy, 0.001, 0.05)[0] != "PASS":
@@ -391,7 +401,11 @@ MUTANTS = [
     (check, "if not low <= self.value <= high and p < alpha", "if p < alpha"),
     (check, "-np.inf if self.allowed[0] is None", "np.inf if self.allowed[0] is None"),
     (check, "np.inf if self.allowed[1] is None", "-np.inf if self.allowed[1] is None"),
-    (check, '            return "FAIL"\n        return "INCONCLUSIVE"', '            return "FAIL"\n        return "PASS"'),
+    (
+        check,
+        '            return "FAIL"\n        return "INCONCLUSIVE"',
+        '            return "FAIL"\n        return "PASS"',
+    ),
     (verdict, 'return "INCONCLUSIVE", "not run"', 'return "PASS", "not run"'),
     (verdict, 'reference.verdict(reference.p, alpha) == "FAIL"', "False"),
     (verdict, 'before.verdict(before.p, alpha) != "FAIL"', "False"),
@@ -406,7 +420,11 @@ MUTANTS = [
     (verdict, 'if f.verdict != "PASS"]:', 'if f.verdict == "INCONCLUSIVE"]:'),
     (verdict, 'if f.verdict != "PASS"]:', "if False]:"),
     (verdict, '"INCONCLUSIVE", ["no mandatory check was run"]', '"PASS", ["no mandatory check was run"]'),
-    (verdict, '    if not mandatory:\n        return "INCONCLUSIVE"', '    if not findings:\n        return "INCONCLUSIVE"'),
+    (
+        verdict,
+        '    if not mandatory:\n        return "INCONCLUSIVE"',
+        '    if not findings:\n        return "INCONCLUSIVE"',
+    ),
 ]
 
 
@@ -557,9 +575,9 @@ def test_words_alone_tell_different_text_apart_and_void_membership():
     auc, void = blind_baseline(old, new, limit=0.6, seed=0)
     assert auc > 0.95
     assert void
+    empty = Evidence({})
+    check_bench = Bench(empty, empty, alpha=0.05, seed=0, blind_auc=auc, blind_void=True)
     with pytest.raises(NoPowerError, match="void"):
-        empty = Evidence({})
-        check_bench = Bench(empty, empty, alpha=0.05, seed=0, blind_auc=auc, blind_void=True)
         MembershipCheck().measure(empty, check_bench)
 
 

@@ -68,34 +68,37 @@ KEPT = torch.tensor([[True, True, False, False]])
 
 
 def scale(pruned: float, survivors: list[float], *, bound: float = 100.0, normalise: bool = False) -> list[float]:
-    importance = torch.tensor([[*survivors, 0.0, 0.0]])
-    return importance_scale(torch.tensor([pruned]), importance, KEPT, bound=bound, normalise=normalise)[0].tolist()
+    counts = torch.tensor([len(survivors)])
+    return importance_scale(
+        torch.tensor([pruned]), torch.tensor(survivors), counts, bound=bound, normalise=normalise
+    ).tolist()
 
 
 def test_equal_importance_at_half_doubles_every_step():
-    assert scale(2.0, [1.0, 1.0]) == pytest.approx([2.0, 2.0, 1.0, 1.0])
+    assert scale(2.0, [1.0, 1.0]) == pytest.approx([2.0, 2.0])
 
 
 def test_share_is_in_proportion_to_a_survivors_own_importance():
     # A/S = 8/4 = 2; shares in units of the mean 2: 1/2 and 3/2.
-    assert scale(8.0, [1.0, 3.0]) == pytest.approx([2.0, 4.0, 1.0, 1.0])
+    assert scale(8.0, [1.0, 3.0]) == pytest.approx([2.0, 4.0])
 
 
 def test_nothing_pruned_was_asked_for_nothing_changes():
-    assert scale(0.0, [1.0, 3.0]) == [1.0, 1.0, 1.0, 1.0]
+    assert scale(0.0, [1.0, 3.0]) == [1.0, 1.0]
 
 
 def test_bound_and_mean():
-    assert scale(8.0, [1.0, 3.0], bound=3.0) == pytest.approx([2.0, 3.0, 1.0, 1.0])
-    assert scale(8.0, [1.0, 3.0], normalise=True) == pytest.approx([2 / 3, 4 / 3, 1.0, 1.0])
+    assert scale(8.0, [1.0, 3.0], bound=3.0) == pytest.approx([2.0, 3.0])
+    assert scale(8.0, [1.0, 3.0], normalise=True) == pytest.approx([2 / 3, 4 / 3])
 
 
 def test_survivors_without_importance_stay_finite():
-    assert scale(5.0, [0.0, 0.0]) == [1.0, 1.0, 1.0, 1.0]
-    kept = torch.tensor([[False, False], [True, True]])  # a row without survivors
-    importance = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-    result = importance_scale(torch.tensor([3.0, 2.0]), importance, kept, bound=4.0, normalise=True)
-    assert result.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert scale(5.0, [0.0, 0.0]) == [1.0, 1.0]
+    assert scale(2e-30, [1e-30, 1e-30]) == pytest.approx([2.0, 2.0])
+    counts = torch.tensor([0, 2])  # a row without survivors
+    result = importance_scale(torch.tensor([3.0, 2.0]), torch.ones(2), counts, bound=4.0, normalise=True)
+    assert result.tolist() == [1.0, 1.0]
+    assert scale(5.0, []) == []
 
 
 def test_importance_uses_the_forget_gradient_where_weights_are_pruned():

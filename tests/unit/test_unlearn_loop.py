@@ -289,6 +289,16 @@ def test_infinite_gradient_is_refused_before_the_step(lm, monkeypatch):
     assert same(before, weights(lm))
 
 
+def test_infinite_gradient_of_a_pruned_weight_is_refused_where_it_would_be_redistributed():
+    linear, kept = _linear()
+    optimizer = SurvivorAdamW(linear.named_parameters(), {"weight": kept}, lr=0.1)
+    linear.weight.grad = torch.where(kept, 1.0, float("inf"))
+    before = linear.weight.detach().clone()
+    with pytest.raises(DivergedError, match="gradient of weight is not finite"):
+        optimizer.step(lr=0.1, redistribute=lambda layer, step_S: step_S)
+    assert torch.equal(linear.weight, before)
+
+
 def test_finetune_diverges_by_name(lm):
     with torch.no_grad():
         lm.model.model.norm.weight.fill_(float("nan"))

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.optimizer import Survivors
+from sau.unlearn.optimizer import Survivors, row_sums
 from sau.unlearn.redistribution.base import Redistribution
 
 
@@ -25,9 +25,9 @@ class _Seen:
 
 
 def importance_scale(
-    pruned_O: Tensor, survivors_OI: Tensor, kept_OI: Tensor, *, bound: float, normalise: bool
+    pruned_O: Tensor, survivors_S: Tensor, num_survivors_O: Tensor, *, bound: float, normalise: bool
 ) -> Tensor:
-    """The factor [O, I] on each survivor's step (1 where pruned).
+    """The factor [S] on each survivor's step.
 
     A row's survivors share the importance A_o of its pruned weights in proportion to their own importance I_oi:
     survivor (o, i) receives A_o * I_oi / sum_S I_o, measured in units of the row's mean survivor importance, so
@@ -36,18 +36,18 @@ def importance_scale(
 
     Args:
         pruned_O: summed importance of each row's pruned weights.
-        survivors_OI: importance of the survivors, 0 where pruned.
-        kept_OI: the mask.
+        survivors_S: importance of the survivors.
+        num_survivors_O: how many of them each row has.
         bound: largest factor before normalising.
         normalise: divide by the mean over the matrix's survivors, so that only the direction of the step changes.
     """
-    total_O = survivors_OI.sum(1).clamp_min(torch.finfo(survivors_OI.dtype).tiny)
-    mean_O = (total_O / kept_OI.sum(1).clamp_min(1)).clamp_min(torch.finfo(survivors_OI.dtype).tiny)
-    scale_OI = 1 + (pruned_O / total_O)[:, None] * (survivors_OI / mean_O[:, None])
-    scale_OI = scale_OI.nan_to_num(nan=1.0).clamp_max(bound)
+    # In float64: importance is a squared gradient, and its square leaves float32.
+    total_O = row_sums(survivors_S, num_survivors_O).double()
+    boost_O = torch.where(total_O > 0, pruned_O * num_survivors_O / total_O.square(), 0.0)
+    scale_S = (1 + boost_O.repeat_interleave(num_survivors_O) * survivors_S).clamp_max(bound)
     if normalise:
-        scale_OI = scale_OI / (scale_OI.sum().sub_((~kept_OI).sum()) / kept_OI.sum().clamp_min(1))
-    return scale_OI.masked_fill(~kept_OI, 1.0)
+        scale_S = scale_S / scale_S.mean()
+    return scale_S.to(survivors_S.dtype)
 
 
 class Importance(Redistribution):
@@ -76,13 +76,14 @@ class Importance(Redistribution):
 
     def observe(self, layer: Survivors, state: Any) -> None:
         seen = state[layer.name]
-        pruned_O = layer.gradient_OI.masked_fill(layer.kept_OI, 0.0).square().sum(1)
-        seen.pruned_O.lerp_(pruned_O, 1 - self.decay)
-        seen.survivors_S.lerp_(layer.forget_gradient_S.square(), 1 - self.decay)
+        squares_S = layer.forget_gradient_S.square()
+        # All minus survivors: several times cheaper than masking the matrix.
+        pruned_O = layer.gradient_OI.square().sum(1) - row_sums(squares_S, layer.num_survivors_O)
+        seen.pruned_O.lerp_(pruned_O.clamp_min(0.0), 1 - self.decay)
+        seen.survivors_S.lerp_(squares_S, 1 - self.decay)
 
     def redistribute(self, layer: Survivors, step_S: Tensor, state: Any) -> Tensor:
         seen = state[layer.name]
-        scale_OI = importance_scale(
-            seen.pruned_O, layer.scatter(seen.survivors_S), layer.kept_OI, bound=self.bound, normalise=self.normalise
+        return step_S * importance_scale(
+            seen.pruned_O, seen.survivors_S, layer.num_survivors_O, bound=self.bound, normalise=self.normalise
         )
-        return step_S * layer.gather(scale_OI)

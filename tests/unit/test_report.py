@@ -1,0 +1,125 @@
+"""Reports: self-contained, escaped, the same numbers as the record."""
+
+import re
+
+import pytest
+
+from sau.verify.report import render_html, render_markdown
+from sau.verify.verification import Finding, Verification
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror="y">'
+
+
+def finding(**changes) -> Finding:
+    fields = {
+        "id": "membership/mia_loss", "title": "Membership inference", "question": "an AUC", "mandatory": True,
+        "n": 180, "value": 0.523, "interval": (0.45, 0.59), "before": 1.0, "never_saw_it": 0.46,
+        "margin": (0.26, 0.66), "p": 1.0, "power": 0.99, "verdict": "PASS", "reason": "within the margin",
+    }  # fmt: skip
+    return Finding(**{**fields, **changes})
+
+
+def verification(**changes) -> Verification:
+    scores = {
+        role: {"forget": [low, low + 0.5, low + 1], "retain": [-0.1, -0.2], "holdout": [-4.0, -3.5, -3.0]}
+        for role, low in (("before", -1.0), ("reference", -4.0), ("unlearned", -4.2))
+    }
+    table = {
+        role: {
+            "forget": {"probability": 0.123456}, "retain": {"probability": 0.9}, "holdout": {"probability": None},
+            "membership": {"mia_loss": 0.5}, "model": {"retain_utility": 1.0},
+        }
+        for role in scores
+    }  # fmt: skip
+    fields = {
+        "verdict": "PASS", "reasons": ["all is well"], "policy": "quick", "policy_version": 1,
+        "policy_digest": "a" * 64, "confidence": 0.95, "model_digest": "b" * 64, "seed": 0,
+        "num_records": {"forget": 3, "retain": 2, "holdout": 3}, "checks": [finding()], "table": table,
+        "scores": scores, "limits": ["It does not prove that nothing is left."],
+    }  # fmt: skip
+    return Verification(**{**fields, **changes})
+
+
+def html(v=None, **changes) -> str:
+    return render_html(v or verification(), **{"title": "A report", "facts": {"Line": "tiny"}, **changes})
+
+
+def test_the_page_shows_verdict_numbers_and_controls():
+    page = html()
+    assert ">PASS</strong>" in page
+    assert page.index(">PASS</strong>") < page.index("Membership inference")
+    for shown in ("0.52", "0.45 to 0.59", "1.00", "0.46", "0.26 to 0.66", "0.123", "b" * 64, "tiny"):
+        assert shown in page
+
+
+@pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE", "REFUSED"])
+def test_every_verdict_has_words(verdict):
+    page = html(verification(verdict=verdict))
+    assert f">{verdict}</strong>" in page
+    assert re.search(r'class="headline">[A-Z].{20,}</div>', page)
+
+
+def test_the_page_is_self_contained():
+    page = html()
+    assert "default-src 'none'" in page
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "<link" not in page
+    urls = set(re.findall(r"https?://[^\s\"'<>]+", page))
+    assert all(url.startswith("http://www.w3.org/") for url in urls)  # SVG name spaces
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_same_verification_gives_the_same_bytes():
+    assert html() == html()
+
+
+def test_everything_given_is_escaped():
+    answers = [{"question": HOSTILE, "before": HOSTILE, "after": HOSTILE}]
+    v = verification(reasons=[HOSTILE], checks=[finding(reason=HOSTILE, title=HOSTILE)], limits=[HOSTILE])
+    page = html(v, title=HOSTILE, facts={HOSTILE: HOSTILE}, answers=answers)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_answers_are_shown_only_when_given():
+    assert "Invented people" not in html()
+    page = html(answers=[{"question": "Q1", "before": "B1", "after": "A1", "reference": "R1"}])
+    for shown in ("Q1", "B1", "A1", "R1"):
+        assert f"<td>{shown}</td>" in page
+
+
+def test_missing_numbers_are_dashes_not_errors():
+    bare = finding(value=None, interval=None, before=None, never_saw_it=None, margin=None, verdict="INCONCLUSIVE")
+    page = html(verification(checks=[bare], table={}, scores={}))
+    assert "<svg" not in page
+    assert "–" in page
+    assert "REFUSED" in html(verification(verdict="REFUSED", checks=[], table={}, scores={}))
+
+
+def test_one_sided_margins():
+    checks = [finding(margin=(0.8, None)), finding(margin=(None, 0.3))]
+    page = html(verification(checks=checks))
+    assert "at least 0.80" in page
+    assert "at most 0.30" in page
+
+
+def test_identical_scores_can_be_drawn():
+    flat = {"forget": [-1.0, -1.0], "retain": [-1.0], "holdout": [-1.0]}
+    assert html(verification(scores={"unlearned": flat})).count("<svg") == 3
+
+
+def test_markdown_has_the_same_table_and_keeps_cells_closed():
+    v = verification(checks=[finding(reason="a | b\n<b>")])
+    text = render_markdown(v, title="A report", facts={"Line": "tiny"}, answers=[
+        {"question": "Q | 1", "before": "B", "after": "A", "reference": "R"}
+    ])  # fmt: skip
+    assert "**PASS**" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| Membership inference |")]
+    assert "| 0.52 | 0.45 to 0.59 | 1.00 | 0.46 | 0.26 to 0.66 | PASS |" in line
+    assert "a \\| b \\<b\\>" in line
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    columns = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
+    assert columns.count(9) == 3
+    assert "| Q \\| 1 | B | A | R |" in text
