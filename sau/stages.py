@@ -72,6 +72,10 @@ def _base(folder: Path, params: Params, progress: Progress | None) -> dict[str, 
     return {"num_parameters": sum(p.numel() for p in lm.model.parameters())}
 
 
+def _last_loss(history: Any) -> float | None:
+    return history.trajectory[-1]["loss"] if history.trajectory else None
+
+
 def _pretrain(lm: Any, params: Params, progress: Progress | None) -> None:
     """Teach the tiny model the language of the demo in one pass over people who are in no data set, so that what it
     later knows of a person it knows from that person's rows alone."""
@@ -93,7 +97,7 @@ def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str,
         lm, lm.encode(rows), params.train, seed=params.seed, num_threads=params.num_threads, progress=progress
     )
     save_dense(lm, _fresh(folder / ARTIFACTS / "dense"))
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": history.trajectory[-1]["loss"]}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
 
 
 def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
@@ -121,8 +125,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> dict[st
         lm, lm.encode(rows), params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress
     )
     save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=read_manifest(source).structure)
-    last = history.trajectory[-1]["loss"] if history.trajectory else None
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": last}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
 
 
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:

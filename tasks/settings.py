@@ -84,6 +84,7 @@ def settings() -> Settings:
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(loaded.state / "dvc-site"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin make two processes on one machine five times slower
     }
     if loaded.prefect_api_url:
         defaults["PREFECT_API_URL"] = loaded.prefect_api_url

@@ -96,16 +96,16 @@ class SurvivorAdamW:
             DivergedError: the gradient is not finite; no weight has been touched.
         """
         for layer in self.layers:
-            if layer.weight.grad is None:
-                continue
-            layer.values_S.grad = layer.gather(layer.gradient_OI)
-            if redistribute and not math.isfinite(torch.linalg.vector_norm(layer.gradient_OI)):
-                # Redistribution reads gradients where weights are pruned, which the norm below leaves out.
-                raise DivergedError(f"the gradient of {layer.name} is not finite")
+            if layer.weight.grad is not None:
+                layer.values_S.grad = layer.gather(layer.gradient_OI)
         gradients = [p.grad for p in self._stepped if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient's norm is {norm}")
+        if redistribute:  # it also reads gradients where weights are pruned, which the norm leaves out
+            for layer in self.layers:
+                if layer.weight.grad is not None and not layer.gradient_OI.norm().isfinite():
+                    raise DivergedError(f"the gradient of {layer.name} is not finite where it is pruned")
         nn.utils.clip_grads_with_norm_(self._stepped, max_norm, torch.tensor(norm))
         for group in self.adamw.param_groups:
             group["lr"] = lr

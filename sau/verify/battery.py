@@ -129,6 +129,9 @@ class _Run:
     ) -> None:
         self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
         self.secrets = find_secrets(*(sets[name] for name in SETS), num_decoys=policy.num_decoys, seed=seed)
+        if len(self.secrets) > policy.max_decoy_records:
+            chosen = np.random.default_rng(seed).choice(len(self.secrets), policy.max_decoy_records, replace=False)
+            self.secrets = [self.secrets[i] for i in sorted(chosen)]
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
         self.as_stored = _Trial(None, policy.checks)
         self.trials = [self.as_stored, *(_Trial(stressor, repeated) for stressor in policy.stressors)]
@@ -267,7 +270,7 @@ def _finding(
     stressor = trial.stressor
     return Finding(
         id=f"{check.id}/{stressor.id}" if stressor else check.id,
-        title=f"{check.title} {stressor.title} ({stressor.id})" if stressor else check.title,
+        title=f"{check.label} {stressor.title} ({stressor.id})" if stressor else check.label,
         question=check.question,
         mandatory=check.mandatory and (stressor is None or stressor.mandatory),
         n=own.n if own else 0,

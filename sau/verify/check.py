@@ -121,6 +121,11 @@ class Check(Component):
         return self.name
 
     @property
+    def label(self) -> str:
+        """The title, with what tells this check from others of its kind."""
+        return self.title
+
+    @property
     def needs(self) -> frozenset[Part]:
         """What readings have to hold beyond the answer tokens."""
         return frozenset()

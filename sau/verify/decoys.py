@@ -8,9 +8,9 @@ Two ways to make them, both from the data alone:
 * by kind, where no other row shares the template: every date, number and name in the answer (that the question does not
   give away) is replaced by one of the same kind from other rows.
 
-Only where that is not enough, a slot of digits is filled with generated ones, and then with the values of retain rows,
-which the model knows and may therefore prefer; the model that never saw the records, judged by the same check, would
-show such a bias.
+Where that is not enough, a slot of digits is filled with generated ones; only a row with fewer than 19 decoys (a p of
+0.05) borrows the values of retain rows, which the model knows and may therefore prefer. The model that never saw the
+records, judged by the same check, would show such a bias.
 """
 
 import re
@@ -33,6 +33,7 @@ _KINDS = {
     "name": _NAME,
 }
 _MIN_GROUP = 3
+_ENOUGH = 19
 _TRIES = 20
 
 
@@ -124,7 +125,7 @@ def _by_template(
     values = _shuffled([*values_of["h"], *false_values], value, rng)
     if len(values) < count and any(c.isdigit() for c in value):
         values += [v for v in _generated(value, count, rng) if v not in values]
-    if len(values) < count:
+    if len(values) < min(count, _ENOUGH):
         values += [v for v in _shuffled(values_of["r"], value, rng) if v not in values]
     if not values:
         return None

@@ -29,6 +29,7 @@ class Policy(BaseModel):
         min_forget_records, min_holdout_records: with fewer, checks that average over records are INCONCLUSIVE.
         blind_limit: membership is void where words alone reach a higher AUC, beyond doubt.
         num_decoys: per forget record, where the data has as many.
+        max_decoy_records: forget records ranked among decoys, a seeded choice; they cost most of the time.
         num_samples: answers sampled for `sampling_leak`.
         metrics: reported for every model beside the verdict, which does not rest on them.
         checks: at least one of them mandatory.
@@ -44,6 +45,7 @@ class Policy(BaseModel):
     min_holdout_records: int = Field(20, ge=2)
     blind_limit: float = Field(0.6, ge=0.5, le=1)
     num_decoys: int = Field(99, ge=19, le=999)
+    max_decoy_records: int = Field(40, ge=1)
     num_samples: int = Field(300, ge=1, le=100_000)
     metrics: tuple[SerializeAsAny[Metric], ...]
     checks: tuple[SerializeAsAny[Check], ...]

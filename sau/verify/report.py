@@ -25,6 +25,7 @@ _HEADLINES: dict[Verdict, str] = {
     "INCONCLUSIVE": "The evidence does not suffice for a verdict.",
     "REFUSED": "The request was not verified.",
 }
+_WARNED = "Within the margins of this policy, but a check that it does not count found a trace."
 _MEANINGS: dict[Verdict, str] = {
     "PASS": "In every mandatory check the model behaves, within the margins of the policy, like a model that never saw "
     "the records, and it still answers what was to stay. The same checks do find the records in the model before.",
@@ -89,10 +90,12 @@ def _context(
     verification: Verification, title: str, facts: Mapping[str, str], answers: Sequence[Mapping[str, str]] | None
 ) -> dict[str, Any]:
     counts = verification.num_records
+    warned = verification.verdict == "PASS" and any(f.verdict == "FAIL" for f in verification.checks)
     return {
         "v": verification,
         "title": title,
-        "headline": _HEADLINES[verification.verdict],
+        "warned": warned,
+        "headline": _WARNED if warned else _HEADLINES[verification.verdict],
         "meaning": _MEANINGS[verification.verdict],
         "facts": {
             **facts,

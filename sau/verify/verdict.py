@@ -9,8 +9,9 @@ from sau.verify.verification import Finding
 def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float) -> tuple[Verdict, str]:
     """A check's verdict and the reason, from the measures of `unlearned` and of the controls `before` and `reference`.
 
-    A check of forgetting has to FAIL the model before unlearning, or it has no power. Any check has to let the model
-    pass that never saw the records, or its FAIL would mean nothing.
+    A check of forgetting has to FAIL the model before unlearning, or it has no power, and to let the model pass that
+    never saw the records, or its FAIL would mean nothing. What was to stay needs no such controls: a base model is a
+    fair reference for forgetting and answers nothing of the data to keep.
 
     Args:
         p: of the unlearned model's measure, adjusted for the battery.
@@ -20,11 +21,13 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float)
     if own is None:
         return "INCONCLUSIVE", "not run"
     verdict = own.verdict(p, alpha)
+    if not check.about_forgetting:
+        return verdict, _sentence(own, verdict)
     if reference is not None and reference.verdict(reference.p, alpha) == "FAIL":
         return "INCONCLUSIVE", "the model that never saw the records fails this check as well"
-    if check.about_forgetting and before is not None and before.verdict(before.p, alpha) != "FAIL":
+    if before is not None and before.verdict(before.p, alpha) != "FAIL":
         return "INCONCLUSIVE", "no power: the check does not find the records in the model before unlearning either"
-    if check.about_forgetting and verdict == "PASS" and (before is None or reference is None):
+    if verdict == "PASS" and (before is None or reference is None):
         missing = "the model before unlearning" if before is None else "a model that never saw the records"
         return "INCONCLUSIVE", f"no control: {missing} was not measured"
     return verdict, _sentence(own, verdict)

@@ -62,7 +62,7 @@ def small() -> LanguageModel:
 
 def trained(rows, seed) -> LanguageModel:
     lm = small()
-    finetune(lm, lm.encode(rows), FinetuneParams(epochs=45, lr=4e-3, batch_size=20), seed=seed, num_threads=1)
+    finetune(lm, lm.encode(rows), FinetuneParams(epochs=40, lr=3e-3, batch_size=10), seed=seed, num_threads=1)
     return lm
 
 
@@ -224,8 +224,9 @@ def test_swapped_models_never_pass(model, first, second, request):
 
 
 def test_swapped_labels_never_pass(retrained, before, reference):
-    assert run(retrained, before, reference, forget=HOLDOUT, holdout=FORGET).verdict != "PASS"
-    assert run(before, before, reference, forget=HOLDOUT, holdout=FORGET).verdict != "PASS"
+    swapped = {"forget": HOLDOUT[:20], "holdout": FORGET}
+    assert run(retrained, before, reference, **swapped).verdict != "PASS"
+    assert run(before, before, reference, **swapped).verdict != "PASS"
 
 
 def test_tied_scores_never_pass(retrained, before, reference, monkeypatch):
@@ -376,9 +377,12 @@ def wrong_cases(measure_type, verdict_module) -> list[str]:
             judged = "broken"
         if judged != expected:
             wrong.append(f"judge {number}")
-    healthy = {role: measure_type(**OPEN) for role in ("unlearned", "before", "reference")}
-    if verdict_module.judge(utility, healthy, 0.001, 0.05)[0] != "PASS":
-        wrong.append("judge utility")
+    healthy, damaged = OPEN, {**OPEN, "value": 0.1, "interval": (0.05, 0.15)}
+    for own, control, expected in ((healthy, healthy, "PASS"), (damaged, healthy, "FAIL"), (damaged, damaged, "FAIL")):
+        given = {"unlearned": own, "before": healthy, "reference": control}
+        measures = {role: measure_type(**fields) for role, fields in given.items()}
+        if verdict_module.judge(utility, measures, 0.001, 0.05)[0] != expected:
+            wrong.append(f"judge utility {expected}")
     for number, (verdicts, mandatory, expected) in enumerate(CONCLUDED):
         findings = [finding(v, m) for v, m in zip(verdicts, mandatory, strict=True)]
         if verdict_module.conclude(findings)[0] != expected:
@@ -410,7 +414,8 @@ MUTANTS = [
     (verdict, 'reference.verdict(reference.p, alpha) == "FAIL"', "False"),
     (verdict, 'before.verdict(before.p, alpha) != "FAIL"', "False"),
     (verdict, 'before.verdict(before.p, alpha) != "FAIL"', 'before.verdict(before.p, alpha) == "PASS"'),
-    (verdict, "if check.about_forgetting and before is not None", "if before is not None"),
+    (verdict, "if not check.about_forgetting:", "if False:"),
+    (verdict, "if not check.about_forgetting:", "if True:"),
     (verdict, "(before is None or reference is None)", "before is None"),
     (verdict, "(before is None or reference is None)", "reference is None"),
     (verdict, "(before is None or reference is None)", "False"),
@@ -550,8 +555,8 @@ def test_broken_scores_are_no_rank():
 def test_false_alarms_over_fifty_unseen_people(reference):
     alarms = 0
     for number in range(50):
-        rows = demo_rows(f"stranger-{number}", seed=SEED)
-        secrets = find_secrets(rows, RETAIN, HOLDOUT, num_decoys=24, seed=0)
+        rows = demo_rows(f"stranger-{number}", seed=SEED)[::2]
+        secrets = find_secrets(rows, RETAIN, HOLDOUT, num_decoys=19, seed=0)
         texts = [{**rows[s.row], "answer": t} for s in secrets for t in (rows[s.row]["answer"], *s.decoys)]
         scores = sum_logps(reference, reference.encode(texts), batch_size=256)
         cuts = np.cumsum([1 + len(s.decoys) for s in secrets])[:-1]
@@ -599,8 +604,8 @@ def test_samples_leak_from_the_model_that_knows(before, reference):
     known, n = count_leaks(before, FORGET, secrets, num_samples=60, seed=0)
     chance, _ = count_leaks(reference, FORGET, secrets, num_samples=60, seed=0)
     assert n == 60
-    assert known > 30
-    assert chance < 10
+    assert known >= 10
+    assert chance <= 2
     leaking, clean = Evidence({}, leaks=(known, n)), Evidence({}, leaks=(chance, n))
     its_bench = Bench(leaking, clean, alpha=0.05, seed=0)
     measured = SamplingLeakCheck().measure(leaking, its_bench)
@@ -625,7 +630,7 @@ def test_prompts_include_paraphrases_and_begun_answers(before):
     prompts = [prompt for prompt, _ in sample_prompts(before, FORGET, secrets)]
     assert len(prompts) == 60
     assert any(FORGET[0]["paraphrased_question"] in prompt for prompt in prompts)
-    assert any(prompt.endswith("was born in") for prompt in prompts)
+    assert any(prompt.endswith("born in") for prompt in prompts)
     assert not any(secret.value in prompts[3 * i + 2] for i, secret in enumerate(secrets))
 
 
@@ -693,17 +698,18 @@ def test_stressed_checks_are_repeated_with_the_control_treated_alike(retrained, 
                 {"name": "relearn", "rows": 5, "epochs": 3, "lr": 1e-3},
                 {"name": "densify", "mandatory": False},
             ],
-            "num_decoys": 24,
+            "num_decoys": 19,
         }
     )
-    good, bad = by_id(run(retrained, before, reference, policy)), by_id(run(before, before, reference, policy))
+    passed = run(retrained, before, reference, policy)
+    good, bad = by_id(passed), by_id(run(before, before, reference, policy))
     for stressor in ("int8", "prune10", "relearn5"):
         assert good[f"residual_knowledge/{stressor}"].verdict == "PASS"
         assert bad[f"residual_knowledge/{stressor}"].verdict == "FAIL"
         assert good[f"residual_knowledge/{stressor}"].never_saw_it == 0.0
     assert good["residual_knowledge/densify"].verdict == "INCONCLUSIVE"
     assert not good["residual_knowledge/densify"].mandatory
-    assert run(retrained, before, reference, policy).verdict == "PASS"
+    assert passed.verdict == "PASS"
 
 
 def test_what_did_not_run_is_said(retrained, before, reference):

@@ -59,6 +59,12 @@ def test_every_verdict_has_words(verdict):
     assert re.search(r'class="headline">[A-Z].{20,}</div>', page)
 
 
+def test_a_pass_with_an_optional_failure_does_not_look_clean():
+    warned = verification(checks=[finding(), finding(verdict="FAIL", mandatory=False)])
+    assert "a check that it does not count found a trace" in html(warned)
+    assert "a check that it does not count found a trace" not in html()
+
+
 def test_the_page_is_self_contained():
     page = html()
     assert "default-src 'none'" in page

@@ -175,17 +175,19 @@ def test_optimizer_state_is_for_survivors_only(lm):
 def test_unlearning_stops_at_the_holdout_and_records_the_way(trained):
     lm = copy.deepcopy(trained)
     prune(lm, lm.encode(RETAIN), PruneParams(pruner="sparsegpt", sparsity=0.3))
-    finetune(lm, lm.encode(FORGET + RETAIN), FinetuneParams(epochs=10, lr=0.004), seed=1, num_threads=1)
+    finetune(lm, lm.encode(FORGET + RETAIN), FinetuneParams(epochs=25, lr=0.004), seed=1, num_threads=1)
     digest = mask_digest(lm.mask)
-    stop = StopParams(eval_every=2, margin_nats=1.5)
+    gap = mean_answer_logp(lm, lm.encode(FORGET)) - mean_answer_logp(lm, lm.encode(HOLDOUT))
+    margin = 0.6 * gap  # memorised rows stand out; close some of that
+    stop = StopParams(eval_every=2, margin_nats=margin)
     history = run(lm, params(max_steps=60, lr=5e-4, stop=stop, redistribution="importance"))
-    first, last = history.trajectory[0], history.trajectory[-1]
+    last = history.trajectory[-1]
     assert history.stopped == "target"
     assert history.steps == last["step"] < 60
-    assert first["step"] == 0
+    assert gap > 0.5
     assert [entry["step"] for entry in history.trajectory] == list(range(0, history.steps + 1, 2))
     assert last["forget_logp"] == pytest.approx(mean_answer_logp(lm, lm.encode(FORGET)), rel=1e-4)
-    reached = [entry["forget_logp"] <= entry["holdout_logp"] + 1.5 for entry in history.trajectory]
+    reached = [entry["forget_logp"] <= entry["holdout_logp"] + margin for entry in history.trajectory]
     assert reached == [False] * (len(reached) - 1) + [True]
     assert {"loss", "forget_loss", "retain_loss", "gradient_norm", "retain_logp"} <= last.keys()
     assert json.loads(json.dumps(history.as_dict()))["stopped"] == "target"
@@ -294,7 +296,7 @@ def test_infinite_gradient_of_a_pruned_weight_is_refused_where_it_would_be_redis
     optimizer = SurvivorAdamW(linear.named_parameters(), {"weight": kept}, lr=0.1)
     linear.weight.grad = torch.where(kept, 1.0, float("inf"))
     before = linear.weight.detach().clone()
-    with pytest.raises(DivergedError, match="gradient of weight is not finite"):
+    with pytest.raises(DivergedError, match="gradient of weight is not finite where it is pruned"):
         optimizer.step(lr=0.1, redistribute=lambda layer, step_S: step_S)
     assert torch.equal(linear.weight, before)
 

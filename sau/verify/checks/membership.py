@@ -40,6 +40,10 @@ class MembershipCheck(Check):
         return f"{self.name}/{self.metric}"
 
     @property
+    def label(self) -> str:
+        return f"{self.title} ({self.metric.removeprefix('mia_').replace('_', '-')})"
+
+    @property
     def needs(self) -> frozenset[Part]:
         return self._attack.needs
 
