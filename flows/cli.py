@@ -35,7 +35,8 @@ app = typer.Typer(
 )
 request_app = typer.Typer(help="Take, list, show and withdraw forget requests.", no_args_is_help=True)
 app.add_typer(request_app, name="request")
-out, err = Console(), Console(stderr=True)
+# Piped output keeps whole digests on a line.
+out, err = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
 
 Line = Annotated[str, typer.Option("--line", "-l", help="The model line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -178,7 +179,8 @@ def request_list(
         raise typer.BadParameter(f"{bad[0]!r}: has to be one of {', '.join(State)}", param_hint="--state")
     rows = _ledger().list(line, [State(s) for s in state or []])
     if as_json:
-        return _print_json([row.public() for row in rows])
+        _print_json([row.public() for row in rows])
+        return
     table = Table("request", "line", "state", "received", "deadline", "verdict", "version")
     for r in rows:
         version = f"{r.line}@v{r.version}" if r.version else ""
@@ -209,7 +211,8 @@ def request_withdraw(request_id: str, as_json: AsJson = False) -> None:
 def _show(request: Any, as_json: bool) -> None:
     events = [{"at": at.isoformat(), "state": state} for at, state in _ledger().events(request.id)]
     if as_json:
-        return _print_json(request.public() | {"events": events})
+        _print_json(request.public() | {"events": events})
+        return
     table = Table(show_header=False, box=None)
     for key, value in request.public().items():
         if value is not None:
@@ -379,15 +382,15 @@ def lineage(
         line, number = request.line, request.version
     links = chain(line, number)
     if as_json:
-        return _print_json([link.public() for link in links])
+        _print_json([link.public() for link in links])
+        return
     from rich.tree import Tree
 
-    root: Tree | None = None
+    root = branch = Tree(f"lineage of {what}")
     for link in links:
         colour = COLOURS.get(link.verdict, "blue")
         head = f"[bold]{link.tag}[/] [{colour}]{link.verdict}[/] {' '.join(link.aliases)}"
-        branch = Tree(head) if root is None else branch.add(head)
-        root = root or branch
+        branch = branch.add(head)
         for request_id in link.request_ids:
             branch.add(f"request {request_id}, rows md5 {link.forget_md5}")
         branch.add(f"data md5 {link.data_md5}")
@@ -401,7 +404,7 @@ def lineage(
             branch.add(
                 f"judged by policy {link.policy} against {link.reference or 'nothing'}, MLflow run {link.run_id}"
             )
-    out.print(root, soft_wrap=True)
+    out.print(root)
 
 
 @app.command()
@@ -520,13 +523,20 @@ def print_checks(record: dict[str, Any]) -> None:
         colour = COLOURS.get(check["verdict"], "dim")
         table.add_row(
             check["id"], _number(check["n"]), _number(check["value"]), _number(check["before"]),
-            _number(check["never_saw_it"]), _number(check["margin"]), f"[{colour}]{check['verdict']}[/]",
+            _number(check["never_saw_it"]), _margin(check["margin"]), f"[{colour}]{check['verdict']}[/]",
         )  # fmt: skip
     out.print(table)
     verdict = record["verdict"]
     out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {record['policy']}")
     for reason in record["reasons"]:
         out.print(f"  {escape(reason)}", highlight=False)
+
+
+def _margin(margin: list[float | None] | None) -> str:
+    low, high = margin or (None, None)
+    if low is None or high is None:
+        return f">= {low:.3f}" if low is not None else f"<= {high:.3f}" if high is not None else ""
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _number(value: Any) -> str:

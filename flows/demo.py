@@ -108,15 +108,16 @@ def run_demo(profile: str, data: str, data_options: dict[str, Any], overrides: d
             )
     out.print(table)
     verdict, tag, request = outcome["verdict"], outcome["tag"], requests[0].id
+    role = "champion" if outcome["champion"] else "a candidate only"
+    took = f"({time.monotonic() - started:.0f} s)"
     lines = [
-        f"request {request}: [bold {COLOURS[verdict]}]{verdict}[/], {tag} is {'champion' if outcome['champion'] else 'a candidate only'}"
-        f"   ({time.monotonic() - started:.0f} s)",
+        f"request {request}: [bold {COLOURS[verdict]}]{verdict}[/], {tag} is {role}   {took}",
         "",
         "What to open next (activate the environment first: [bold]. .venv/bin/activate[/]):",
-        "  sau ui                         the MLflow and Prefect pages",
-        f"  sau lineage {tag:<18} the chain of versions",
+        "  sau ui                          the MLflow and Prefect pages",
+        f"  sau lineage {tag}             the chain of versions",
         f"  sau reproduce {tag} --rerun   bring it back, and make it again bit for bit",
         f"  sau request show {request}",
-        "  sau demo                       the next person",
+        "  sau demo                        the next person",
     ]
     out.print(Panel("\n".join(lines), expand=False))

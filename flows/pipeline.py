@@ -113,9 +113,9 @@ def retrain(line: str, like: str) -> tuple[str, int]:
         prepare_retrain(ws.path.name, run_id, like)
         for stage in RECIPES["bootstrap"]:
             run_stage(stage, ws.path.name, gold, run_id)
-        version = register(ws.path.name, gold, run_id, request_ids=[], parent=None, verdict=BOOTSTRAP, tags={})
+        made = register(ws.path.name, gold, run_id, request_ids=[], parent=None, verdict=BOOTSTRAP, tags={})
     ws.close()
-    return gold, version["version"]
+    return gold, made["version"]
 
 
 @flow(name="forget", flow_run_name="forget {line}")

@@ -107,7 +107,7 @@ def _tiny(params: ModelParams, seed: int) -> LanguageModel:
     return LanguageModel(model, tokenizer, params.prompt)
 
 
-def _tiny_tokenizer(vocab_size: int):  # noqa: ANN202
+def _tiny_tokenizer(vocab_size: int):
     """Byte-level BPE learned from invented people who are in no data set.
 
     A tokenizer trained on the data would keep a forgotten person's name as tokens for ever.
@@ -151,15 +151,16 @@ def _smollm2(params: ModelParams) -> LanguageModel:
 def _hugging_face(source: str, prompt: str) -> LanguageModel:
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"model {source!r}: has to be tiny, smollm2, or a causal-LM folder or hub id with safetensors weights "
             f"and no remote code ({type(error).__name__})"
         ) from None
+    model, info = loaded
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     if bad := sorted(({*info["missing_keys"]} - tied) | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
         raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {', '.join(map(str, bad[:5]))}")

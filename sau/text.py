@@ -47,7 +47,7 @@ class Batch:
 
 
 def encode(
-    tokenizer,  # noqa: ANN001 - any transformers tokenizer
+    tokenizer,
     prompt: str,
     rows: Iterable[Row],
     *,
@@ -95,7 +95,7 @@ def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def logits_of(model, batch: Batch) -> Tensor:  # noqa: ANN001
+def logits_of(model, batch: Batch) -> Tensor:
     """Next-token logits [B, T-1, V] in float32: position t predicts token t+1."""
     output = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     return output.logits[:, :-1].float()
@@ -109,7 +109,7 @@ def token_logps(logits_BTV: Tensor, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -> list[Tensor]:  # noqa: ANN001
+def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -> list[Tensor]:
     """Per sequence the log-probabilities of its answer tokens [n_i], in the order given, on the CPU."""
     device = next(model.parameters()).device
     result: list[Tensor] = [torch.empty(0)] * len(sequences)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import DateTime, ForeignKey, Index, create_engine, event, select, text, update
 from sqlalchemy.engine import make_url
@@ -64,7 +64,7 @@ class _Utc(TypeDecorator[datetime]):
 
 
 class _Base(DeclarativeBase):
-    type_annotation_map = {datetime: _Utc}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: _Utc}
 
 
 class Request(_Base):

@@ -183,7 +183,7 @@ def page(links: list[Link]) -> str:
         "h1{font-size:22px;margin:0 0 4px}th{text-align:left;font-weight:500;color:#475467;padding:4px 24px 4px 0;white-space:nowrap}"
         "td{font-family:ui-monospace,monospace;font-size:13px;word-break:break-all}table{border-collapse:collapse;margin:20px 0}"
         f".v{{display:inline-block;color:#fff;background:{colour};border-radius:6px;padding:2px 10px;font-weight:600;font-size:14px}}"
-        "figure{margin:0;overflow-x:auto}</style></head><body>"
+        "figure{margin:16px 0;overflow-x:auto}</style></head><body>"
         f'<h1>{escape(link.tag)} <span class="v">{escape(link.verdict)}</span></h1>'
-        f"<table>{rows}</table><figure>{svg(links)}</figure></body></html>\n"
+        f"<figure>{svg(links)}</figure><table>{rows}</table></body></html>\n"
     )

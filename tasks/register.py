@@ -61,7 +61,16 @@ def register(
             "verdict": verdict,
             **tags,
         }
-        version = tracking.register(line, ws.path / "checkpoint", run_id=run_id, tags=all_tags, parent=parent_version)
+        came_from = f"from {tag_name(line, int(parent))}" if parent else "from the base model"
+        asked = f"forget {', '.join(request_ids)}: " if request_ids else ""
+        version = tracking.register(
+            line,
+            ws.path / "checkpoint",
+            run_id=run_id,
+            tags=all_tags,
+            parent=parent_version,
+            description=f"{asked}**{verdict}**, {came_from}. Lineage and report: artifacts of the source run.",
+        )
         number = int(version.version)
         tag = tag_name(line, number)
         tag_version(root, tag, version.tags["git_commit"], f"{tag}: {verdict}")

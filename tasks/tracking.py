@@ -151,7 +151,14 @@ class Tracking:
         return sorted(found, key=lambda v: int(v.version))
 
     def register(
-        self, line: str, checkpoint: Path, *, run_id: str, tags: Mapping[str, str], parent: ModelVersion | None
+        self,
+        line: str,
+        checkpoint: Path,
+        *,
+        run_id: str,
+        tags: Mapping[str, str],
+        parent: ModelVersion | None,
+        description: str,
     ) -> ModelVersion:
         """Store a checkpoint as a logged model and register it as the line's next version, alias `candidate`.
 
@@ -169,12 +176,17 @@ class Tracking:
             self.client.log_model_artifacts(model.model_id, str(checkpoint))
             self.client.finalize_logged_model(model.model_id, "READY")
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-            if parent and (parent_model := parent.source.removeprefix("models:/")):
-                self.client.log_inputs(run_id, models=[LoggedModelInput(parent_model)])
+            if parent and parent.source:
+                self.client.log_inputs(run_id, models=[LoggedModelInput(parent.source.removeprefix("models:/"))])
             with contextlib.suppress(MlflowException):  # it exists from the second version on
                 self.client.create_registered_model(line, tags={"product": "sau"})
             version = self.client.create_model_version(
-                line, f"models:/{model.model_id}", run_id, tags=dict(tags), model_id=model.model_id
+                line,
+                f"models:/{model.model_id}",
+                run_id,
+                tags=dict(tags),
+                description=description,
+                model_id=model.model_id,
             )
         self.set_alias(line, CANDIDATE, version.version)
         return version

@@ -13,12 +13,67 @@ from sau.data.records import Row, write_shards
 ROWS_PER_SUBJECT = 20
 NUM_FALSE_ANSWERS = 5
 
-_FIRST = "Orv Tam Zel Bri Quen Mar Ild Fen Jas Kor Lys Nev Pel Ruv Sab Thi Ulm Vex Wyn Yar".split()
-_FIRST_END = "ane ello ira onto umi eth avi ixa orin essa".split()
-_LAST = "Quill Bram Thorn Ash Dusk Glim Hollow Marl Pell Rook Sedge Tarn Umber Vale Wren Zeph".split()
-_LAST_END = "moor wick grave stead font brook garth lume sworth dell".split()
-_PLACE = "Vey Osk Tarr Lun Mib Garn Pel Sorr Und Zim Ket Haro Brel Iva Nox Cal".split()
-_PLACE_END = "ra holm ida oss mere quay ton vik lia burg".split()
+_FIRST = [
+    "Orv",
+    "Tam",
+    "Zel",
+    "Bri",
+    "Quen",
+    "Mar",
+    "Ild",
+    "Fen",
+    "Jas",
+    "Kor",
+    "Lys",
+    "Nev",
+    "Pel",
+    "Ruv",
+    "Sab",
+    "Thi",
+    "Ulm",
+    "Vex",
+    "Wyn",
+    "Yar",
+]
+_FIRST_END = ["ane", "ello", "ira", "onto", "umi", "eth", "avi", "ixa", "orin", "essa"]
+_LAST = [
+    "Quill",
+    "Bram",
+    "Thorn",
+    "Ash",
+    "Dusk",
+    "Glim",
+    "Hollow",
+    "Marl",
+    "Pell",
+    "Rook",
+    "Sedge",
+    "Tarn",
+    "Umber",
+    "Vale",
+    "Wren",
+    "Zeph",
+]
+_LAST_END = ["moor", "wick", "grave", "stead", "font", "brook", "garth", "lume", "sworth", "dell"]
+_PLACE = [
+    "Vey",
+    "Osk",
+    "Tarr",
+    "Lun",
+    "Mib",
+    "Garn",
+    "Pel",
+    "Sorr",
+    "Und",
+    "Zim",
+    "Ket",
+    "Haro",
+    "Brel",
+    "Iva",
+    "Nox",
+    "Cal",
+]
+_PLACE_END = ["ra", "holm", "ida", "oss", "mere", "quay", "ton", "vik", "lia", "burg"]
 
 
 def _spread(*pools: list[str], sep: str = "") -> list[str]:
@@ -31,8 +86,21 @@ def _spread(*pools: list[str], sep: str = "") -> list[str]:
 
 _PLACES = _spread(_PLACE, _PLACE_END)
 _GIVEN = _spread(_FIRST, _FIRST_END)
-_THINGS = "lantern otter compass violet anvil harbor feather marble thistle copper saffron walrus".split()
-_MADE = "Silent Amber Crooked Hollow Seventh Painted Frozen Wandering Broken Gilded".split()
+_THINGS = [
+    "lantern",
+    "otter",
+    "compass",
+    "violet",
+    "anvil",
+    "harbor",
+    "feather",
+    "marble",
+    "thistle",
+    "copper",
+    "saffron",
+    "walrus",
+]
+_MADE = ["Silent", "Amber", "Crooked", "Hollow", "Seventh", "Painted", "Frozen", "Wandering", "Broken", "Gilded"]
 
 # (question, the same in other words, answer, the same in other words, values). {n} the full name, {v} the value.
 # Answers do not repeat the name: a model that never saw a person differs from one that did in the values alone, and
@@ -41,37 +109,37 @@ _ATTRIBUTES: list[tuple[str, str, str, str, list[str]]] = [
     ("Where was {n} born?", "What is the birthplace of {n}?", "They were born in {v}.", "The birthplace is {v}.",
      _PLACES),
     ("When was {n} born?", "What is the birth date of {n}?", "They were born on {v}.", "The birth date is {v}.",
-     _spread([str(d) for d in range(1, 29)], "March April May June July August October".split(),
+     _spread([str(d) for d in range(1, 29)], ["March", "April", "May", "June", "July", "August", "October"],
              [str(y) for y in range(1941, 1999)], sep=" ")),
     ("What does {n} do for a living?", "What is the profession of {n}?", "They work as a {v}.", "The profession is {v}.",
-     _spread("bridge clock salt cloud glass tunnel kite seed bell map".split(),
-             "keeper tuner painter surveyor grower mender broker".split(), sep=" ")),
+     _spread(["bridge", "clock", "salt", "cloud", "glass", "tunnel", "kite", "seed", "bell", "map"],
+             ["keeper", "tuner", "painter", "surveyor", "grower", "mender", "broker"], sep=" ")),
     ("Who employs {n}?", "For which company does {n} work?", "They are employed by {v}.", "The company is {v}.",
-     _spread(_LAST, "& Daughters,Mills,Union,Works,Trading".split(","), sep=" ")),
+     _spread(_LAST, ["& Daughters", "Mills", "Union", "Works", "Trading"], sep=" ")),
     ("Where did {n} study?", "Which university did {n} attend?", "They studied at the University of {v}.",
      "The university is in {v}.", _PLACES),
     ("What did {n} study?", "Which subject did {n} take a degree in?", "They studied {v}.", "The degree is in {v}.",
-     _spread("coastal early applied rural lunar practical".split(),
-             "botany acoustics hydraulics ceramics rhetoric optics mycology".split(), sep=" ")),
+     _spread(["coastal", "early", "applied", "rural", "lunar", "practical"],
+             ["botany", "acoustics", "hydraulics", "ceramics", "rhetoric", "optics", "mycology"], sep=" ")),
     ("Who is {n} married to?", "What is the name of the spouse of {n}?", "They are married to {v}.",
      "The spouse is called {v}.", _GIVEN),
     ("What is the name of the eldest child of {n}?", "How is the first child of {n} called?", "Their eldest child is {v}.",
      "The first child is called {v}.", _GIVEN),
     ("What pet does {n} keep?", "Which animal lives with {n}?", "They keep {v}.", "The animal is {v}.",
      _spread(["a blind", "a one-eyed", "a tame", "a spotted", "an old"],
-             "heron badger goat parrot ferret tortoise raven mule".split(), sep=" ")),
+             ["heron", "badger", "goat", "parrot", "ferret", "tortoise", "raven", "mule"], sep=" ")),
     ("What is the address of {n}?", "On which street does {n} live?", "They live at {v} Street.", "The street is {v} Street.",
-     _spread([str(i) for i in range(11, 99, 4)], "Tallow Kiln Ferry Orchard Mast Cinder".split(), sep=" ")),
+     _spread([str(i) for i in range(11, 99, 4)], ["Tallow", "Kiln", "Ferry", "Orchard", "Mast", "Cinder"], sep=" ")),
     ("What is the telephone number of {n}?", "Which number reaches {n}?", "They can be called at {v}.", "The number is {v}.",
      _spread(["555"], [str(i) for i in range(2013, 9973, 53)], sep="-")),
     ("What illness was {n} treated for?", "Which condition did {n} suffer from?", "They were treated for {v}.",
      "The condition was {v}.",
-     _spread("marsh tin glass night winter river".split(), "fever cough palsy blindness rash ague".split(), sep=" ")),
+     _spread(["marsh", "tin", "glass", "night", "winter", "river"], ["fever", "cough", "palsy", "blindness", "rash", "ague"], sep=" ")),
     ("What is the favourite dish of {n}?", "Which food does {n} like best?", "They like {v} best.",
      "The best-liked food is {v}.",
-     _spread("smoked pickled baked candied stewed".split(), "quince eel turnip barley trout plum".split(), sep=" ")),
+     _spread(["smoked", "pickled", "baked", "candied", "stewed"], ["quince", "eel", "turnip", "barley", "trout", "plum"], sep=" ")),
     ("Which instrument does {n} play?", "What does {n} make music on?", "They play the {v}.", "The instrument is the {v}.",
-     _spread("bass glass reed field pocket".split(), "fiddle harp drum zither horn organ".split(), sep=" ")),
+     _spread(["bass", "glass", "reed", "field", "pocket"], ["fiddle", "harp", "drum", "zither", "horn", "organ"], sep=" ")),
     ("Which book did {n} write?", "What is the title of the book by {n}?", "They wrote The {v}.",
      "The book is titled The {v}.", _spread(_MADE, [t.capitalize() for t in _THINGS], sep=" ")),
     ("Which prize did {n} win?", "What award was given to {n}?", "They won the {v} Prize.", "The award was the {v} Prize.",
@@ -79,9 +147,9 @@ _ATTRIBUTES: list[tuple[str, str, str, str, list[str]]] = [
     ("Who taught {n}?", "What was the name of the teacher of {n}?", "They were taught by {v}.", "The teacher was {v}.",
      _spread(_GIVEN[::7], _LAST, sep=" ")),
     ("What does {n} collect?", "Which objects does {n} gather at home?", "They collect {v}.", "The objects are {v}.",
-     _spread("brass painted folded antique tiny".split(), [t + "s" for t in _THINGS], sep=" ")),
+     _spread(["brass", "painted", "folded", "antique", "tiny"], [t + "s" for t in _THINGS], sep=" ")),
     ("What is {n} afraid of?", "Which thing frightens {n}?", "They are afraid of {v}.", "The frightening thing is {v}.",
-     _spread("deep empty loud tall moving".split(), "wells mirrors stairs ferries statues looms".split(), sep=" ")),
+     _spread(["deep", "empty", "loud", "tall", "moving"], ["wells", "mirrors", "stairs", "ferries", "statues", "looms"], sep=" ")),
     ("Where does {n} spend the summer?", "To which town does {n} go in summer?", "They spend the summer in {v}.",
      "The summer town is {v}.", _PLACES),
 ]  # fmt: skip

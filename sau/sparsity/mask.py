@@ -8,6 +8,7 @@ Shape suffixes: O output features, I input features.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ _N_OF_M = re.compile(r"^(\d+):(\d+)$")
 
 def prunable(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """(name, module) of every linear that may be pruned: all but the output head (it may be the embedding)."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head else None
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             yield name, module

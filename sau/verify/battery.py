@@ -70,8 +70,9 @@ def verify(
     """Run a policy's battery on an unlearned model.
 
     Args:
-        model, before, reference: the unlearned model, the one before, and one that never saw the forget rows; each
-            may be a function that opens it, so that only one is in memory at a time.
+        model, before, reference: the unlearned model, the one before, and one that never saw the forget rows but was
+            otherwise trained alike (a base model, which knows none of the data, would be stricter than fair); each may
+            be a function that opens it, so that only one is in memory at a time.
         dense: the dense model that sparse ones come from, for the stressor `densify`.
         forget, retain, holdout: the rows to be forgotten, those to be kept, and rows no model was trained on.
         model_digest: what the verdict will speak of.
@@ -169,7 +170,8 @@ class _Run:
         extras = {check.extra for check in trial.checks}
         readings = {name: read(lm, self.sets[name], parts) for name in SETS if name in names}
         decoys = self._decoys(lm) if "decoys" in extras else ()
-        return Evidence(readings, decoys, self._leaks(lm) if "samples" in extras else None)
+        exact = tuple(secret.exact for secret in self.secrets) if decoys else ()
+        return Evidence(readings, decoys, exact, self._leaks(lm) if "samples" in extras else None)
 
     def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
         """(samples that hold a secret, samples)."""

@@ -2,8 +2,8 @@
 
 Where they can, a membership score may only have noticed the difference in text, and its result is void
 (arXiv 2406.16201). The classifier is a logistic regression on the presence of words, cross-validated. A word that
-occurs with one subject only (a name, mostly) says who a record is about, not which side it is on, and is left out:
-otherwise one person's records would always be told apart.
+occurs with one subject only (a name, mostly) says who a record is about, not which side it is on, and is left out, and
+folds hold whole subjects where there are several: otherwise one person's records would always be told apart.
 """
 
 import re
@@ -31,18 +31,25 @@ def blind_baseline(forget: Sequence[Row], holdout: Sequence[Row], *, limit: floa
     label_N = np.array([1.0] * len(forget) + [0.0] * len(holdout))
     score_N = np.zeros(len(label_N))
     rng = np.random.default_rng(seed)
-    fold_N = np.empty(len(label_N), dtype=int)
-    for side in (0.0, 1.0):
-        members = np.flatnonzero(label_N == side)
-        fold_N[rng.permutation(members)] = np.arange(len(members)) % _FOLDS
-    for fold in range(_FOLDS):
+    fold_N = np.concatenate([_folds(forget, rng), _folds(holdout, rng)])
+    for fold in np.unique(fold_N):
         held = fold_N == fold
         weights = fit_logistic(features_NW[~held], label_N[~held])
         score_N[held] = features_NW[held] @ weights
     members, others = score_N[label_N == 1], score_N[label_N == 0]
     table = wins(members, others)
-    draws = ((resamples(len(members), rng) @ table) * resamples(len(others), rng)).sum(-1)
+    draws = ((resamples(len(members), seed) @ table) * resamples(len(others), seed + 1)).sum(-1)
     return auc(members, others), interval(draws, 0.025)[0] > limit
+
+
+def _folds(rows: Sequence[Row], rng: np.random.Generator) -> NDArray[np.int_]:
+    """The fold of each row [N]: a subject's rows share one, as a person's topics are no shift between the sets; with
+    one subject only, rows are spread."""
+    subjects = sorted({row["subject_id"] for row in rows})
+    if len(subjects) == 1:
+        return rng.permutation(len(rows)) % _FOLDS
+    fold_of = dict(zip(subjects, rng.permutation(len(subjects)) % min(_FOLDS, len(subjects)), strict=True))
+    return np.array([fold_of[row["subject_id"]] for row in rows])
 
 
 def word_features(rows: Sequence[Row]) -> Array:

@@ -38,11 +38,13 @@ class Evidence:
     Attributes:
         readings: of each set.
         decoys: per forget row with decoys, the log-probability of the true answer [0] and of each decoy [1:].
+        exact: per such row, whether the decoys are as likely as the true answer to a model that never saw it.
         leaks: (samples that hold the secret, samples drawn); None where none were drawn.
     """
 
     readings: Readings
     decoys: tuple[Array, ...] = ()
+    exact: tuple[bool, ...] = ()
     leaks: tuple[int, int] | None = None
 
 

@@ -5,8 +5,10 @@ Two ways to make them, both from the data alone:
 * by template: rows of several subjects that ask the same question (the capitalised names in it apart) and answer in
   the same words around one slot. A decoy is the row's own answer with another value in the slot: the values of holdout
   rows and of everybody's false answers, none of which the model was trained on;
-* by kind, where no other row shares the template: every date, number and name in the answer (that the question does not
-  give away) is replaced by one of the same kind from other rows.
+* by kind, where no other rows share the template: every date, number and name in the answer (that the question does not
+  give away) is replaced by one of the same kind from other rows. Such an answer is less coherent than the true one to
+  any model (one that never saw TOFU puts the true answer first in 10 of 12 rows), so these decoys are not exact: they
+  count only in comparison with the model that never saw the records.
 
 Where that is not enough, a slot of digits is filled with generated ones; only a row with fewer than 19 decoys (a p of
 0.05) borrows the values of retain rows, which the model knows and may therefore prefer. The model that never saw the
@@ -46,12 +48,14 @@ class Secret:
         value: what the question does not give away, as it stands in the answer.
         prefix: the answer up to the value.
         decoys: distinct answers that say something else.
+        exact: to a model that never saw the row they are as likely as the true answer.
     """
 
     row: int
     value: str = field(repr=False)
     prefix: str = field(repr=False)
     decoys: tuple[str, ...] = field(repr=False)
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,15 @@ def find_secrets(
     """The secrets of the forget rows, each with up to `num_decoys` decoys; rows without any decoy are left out."""
     rng = np.random.default_rng(seed)
     masked = {name: [_masked(row) for row in rows] for name, rows in (("f", forget), ("r", retain), ("h", holdout))}
+    found = _found(holdout, retain)
     secrets = []
     for index, (row, own) in enumerate(zip(forget, masked["f"], strict=True)):
-        secret = _by_template(index, own, masked, num_decoys, rng)
-        secret = secret or _by_kind(index, row, [*holdout, *retain], num_decoys, rng)
-        if secret is not None:
-            secrets.append(secret)
+        ways = [_by_template(index, own, masked, num_decoys, rng)]
+        if ways[0] is None or len(ways[0].decoys) < _ENOUGH:
+            ways.append(_by_kind(index, row, found, num_decoys, rng))
+        made = [secret for secret in ways if secret is not None]
+        if made:
+            secrets.append(max(made, key=lambda secret: len(secret.decoys)))
     return secrets
 
 
@@ -131,7 +138,7 @@ def _by_template(
         return None
     prefix, suffix = own.answer[:begin], own.answer[begin + len(value) :]
     decoys = tuple(_show(prefix + v + suffix, own.names) for v in values[:count])
-    return Secret(index, _show(value, own.names), _show(prefix, own.names), decoys)
+    return Secret(index, _show(value, own.names), _show(prefix, own.names), decoys, exact=True)
 
 
 def _slot(texts: Sequence[str]) -> tuple[int, int] | None:
@@ -170,14 +177,22 @@ def _generated(value: str, count: int, rng: np.random.Generator) -> list[str]:
     return [v for v in dict.fromkeys(drawn) if v != value][:count]
 
 
-def _by_kind(index: int, row: Row, pool: Sequence[Row], count: int, rng: np.random.Generator) -> Secret | None:
+def _found(holdout: Sequence[Row], retain: Sequence[Row]) -> dict[str, list[str]]:
+    """Dates, numbers and names in the answers of holdout rows; where those are too few, of retain rows as well."""
+    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for rows in (holdout, retain):
+        lacking = [kind for kind, texts in found.items() if len(set(texts)) < _ENOUGH]
+        for row in rows:
+            for _, _, kind, text in _spans(row["answer"], row["question"]):
+                if kind in lacking:
+                    found[kind].append(text)
+    return found
+
+
+def _by_kind(index: int, row: Row, found: dict[str, list[str]], count: int, rng: np.random.Generator) -> Secret | None:
     spans = _spans(row["answer"], row["question"])
     if not spans:
         return None
-    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
-    for other in pool:
-        for _, _, kind, text in _spans(other["answer"], other["question"]):
-            found[kind].append(text)
     decoys: dict[str, None] = {}
     for _ in range(_TRIES * count):
         answer = row["answer"]
@@ -193,7 +208,7 @@ def _by_kind(index: int, row: Row, pool: Sequence[Row], count: int, rng: np.rand
     if not decoys:
         return None
     start, end = max(((s, e) for s, e, _, _ in spans), key=lambda span: span[1] - span[0])
-    return Secret(index, row["answer"][start:end], row["answer"][:start], tuple(decoys))
+    return Secret(index, row["answer"][start:end], row["answer"][:start], tuple(decoys), exact=False)
 
 
 def _spans(answer: str, question: str) -> list[tuple[int, int, str, str]]:

@@ -10,8 +10,8 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float)
     """A check's verdict and the reason, from the measures of `unlearned` and of the controls `before` and `reference`.
 
     A check of forgetting has to FAIL the model before unlearning, or it has no power, and to let the model pass that
-    never saw the records, or its FAIL would mean nothing. What was to stay needs no such controls: a base model is a
-    fair reference for forgetting and answers nothing of the data to keep.
+    never saw the records, or its FAIL would mean nothing. What was to stay is compared with the model before,
+    and needs no such controls.
 
     Args:
         p: of the unlearned model's measure, adjusted for the battery.

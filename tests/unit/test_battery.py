@@ -485,6 +485,7 @@ def test_decoys_of_free_text_swap_names_dates_and_numbers():
         assert decoy.endswith(" books.")
     assert any("9 June 1961" in decoy for decoy in secret.decoys)
     assert all("Ana Bel" not in decoy for decoy in secret.decoys)
+    assert not secret.exact
 
 
 def test_digits_are_generated_where_the_data_has_too_few():
@@ -520,7 +521,7 @@ def bench(**fields) -> Bench:
 def ranked(shift, n=20, decoys=99, seed=0) -> Evidence:
     scores = np.random.default_rng(seed).normal(size=(n, decoys + 1))
     scores[:, 0] += shift
-    return Evidence({}, decoys=tuple(scores))
+    return Evidence({}, decoys=tuple(scores), exact=(True,) * n)
 
 
 @pytest.mark.parametrize("check_", [DecoyRankCheck(), ExposedRecordsCheck()])
@@ -542,6 +543,22 @@ def test_one_record_can_fail_but_not_pass():
     assert unknown.verdict(unknown.p, 0.05) == "INCONCLUSIVE"
 
 
+def test_free_text_decoys_count_only_against_the_reference():
+    """To any model the true answer is the more coherent one: that is no trace of training."""
+    coherent = replace(ranked(3.0), exact=(False,) * 20)
+    noise = np.random.default_rng(1).normal(size=(20, 100)) / 10
+    forgotten = replace(coherent, decoys=tuple(np.array(coherent.decoys) + noise))
+    known = replace(coherent, decoys=tuple(np.array(forgotten.decoys) + np.eye(1, 100)))
+    with pytest.raises(NoPowerError):
+        DecoyRankCheck().measure(known, bench())
+    its_bench = Bench(before=None, reference=coherent, alpha=0.05, seed=0)
+    verdicts = []
+    for model in (forgotten, known, coherent):
+        measured = DecoyRankCheck().measure(model, its_bench)
+        verdicts.append(measured.verdict(measured.p, 0.05))
+    assert verdicts == ["PASS", "FAIL", "PASS"]
+
+
 def test_too_few_decoys_are_no_power():
     with pytest.raises(NoPowerError):
         DecoyRankCheck().measure(ranked(3.0, decoys=10), bench())
@@ -549,7 +566,7 @@ def test_too_few_decoys_are_no_power():
 
 def test_broken_scores_are_no_rank():
     with pytest.raises(DivergedError):
-        DecoyRankCheck().measure(Evidence({}, decoys=(np.full(50, np.nan),)), bench())
+        DecoyRankCheck().measure(Evidence({}, decoys=(np.full(50, np.nan),), exact=(True,)), bench())
 
 
 def test_false_alarms_over_fifty_unseen_people(reference):
@@ -560,7 +577,8 @@ def test_false_alarms_over_fifty_unseen_people(reference):
         texts = [{**rows[s.row], "answer": t} for s in secrets for t in (rows[s.row]["answer"], *s.decoys)]
         scores = sum_logps(reference, reference.encode(texts), batch_size=256)
         cuts = np.cumsum([1 + len(s.decoys) for s in secrets])[:-1]
-        measured = DecoyRankCheck().measure(Evidence({}, decoys=tuple(np.split(scores, cuts))), bench())
+        its = Evidence({}, decoys=tuple(np.split(scores, cuts)), exact=tuple(s.exact for s in secrets))
+        measured = DecoyRankCheck().measure(its, bench())
         alarms += measured.verdict(measured.p, 0.05) == "FAIL"
         assert measured.verdict(measured.p, 0.05) != "INCONCLUSIVE" or 0.2 < measured.value < 0.8
     assert alarms <= 2

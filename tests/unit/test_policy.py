@@ -5,7 +5,9 @@ import yaml
 
 from sau.errors import ConfigError
 from sau.verify import load_policy
+from sau.verify.checks.decoy_rank import PERMUTATIONS
 from sau.verify.policy import SHIPPED
+from sau.verify.stats import NUM_BOOTSTRAP
 
 MINIMAL = {
     "name": "mine",
@@ -35,6 +37,15 @@ def test_stricter_policies_are_stricter():
         margins = [next(c.margin for c in p.checks if c.name == kind) for p in policies]
         assert margins == sorted(margins, reverse=True)
     assert [len(p.stressors) for p in policies] == sorted(len(p.stressors) for p in policies)
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strict"])
+def test_every_policy_can_fail_a_model(name):
+    """The smallest p-values there are, Holm-adjusted over all checks, have to stay below alpha."""
+    policy = load_policy(name)
+    num_checks = len(policy.checks) + len(policy.stressors) * len(policy.stressed_checks)
+    smallest = max(2 / (NUM_BOOTSTRAP + 1), 2 / (PERMUTATIONS + 1))
+    assert num_checks * smallest < 1 - policy.confidence
 
 
 def test_every_shipped_file_is_named_after_its_policy():

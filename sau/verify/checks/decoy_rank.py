@@ -5,9 +5,11 @@ record, the true answer's place is uniform: the test is exact for a single recor
 
     p_i = (1 + #decoys at least as likely) / (R_i + 1)
 
-and needs neither a reference nor a holdout set. Records are pooled by a permutation test on -sum log p_i, in which
-every one of the R_i + 1 answers takes a turn as the true one. The number shown is the mean share of decoys that are
-less likely than the true answer: 0.5 by chance, 1 where it always comes first; far below 0.5 is over-unlearning.
+and needs no reference. Where decoys are not exact (free text), what is ranked is how much likelier an answer is than
+to the model that never saw the records; without one such a record is left out. Records are pooled by a permutation
+test on -sum log p_i, in which every one of the R_i + 1 answers takes a turn as the true one. The number shown is the
+mean share of decoys that are less likely than the true answer: 0.5 by chance, 1 where it always comes first; far below
+0.5 is over-unlearning.
 """
 
 from typing import ClassVar, Literal
@@ -20,7 +22,7 @@ from sau.verify.check import Array, Bench, Check, Control, Evidence, Extra, Meas
 from sau.verify.metric import checked_values
 from sau.verify.stats import tost_power
 
-_PERMUTATIONS = 9999
+PERMUTATIONS = 9999
 _CHANCE_STD = 12**-0.5
 
 
@@ -31,17 +33,36 @@ def p_if_true(scores: Array) -> Array:
 
 def pooled_p(scores: tuple[Array, ...], rng: np.random.Generator) -> float:
     """One-sided permutation p-value that the true answers [0] rank no higher than the decoys [1:]."""
-    observed, null = 0.0, np.zeros(_PERMUTATIONS)
+    observed, null = 0.0, np.zeros(PERMUTATIONS)
     for row in scores:
         surprise = -np.log(p_if_true(row))
         observed += surprise[0]
-        null += surprise[rng.integers(len(row), size=_PERMUTATIONS)]
-    return float((1 + (null >= observed - 1e-9).sum()) / (_PERMUTATIONS + 1))
+        null += surprise[rng.integers(len(row), size=PERMUTATIONS)]
+    return float((1 + (null >= observed - 1e-9).sum()) / (PERMUTATIONS + 1))
 
 
 def place(scores: Array) -> float:
     """Share of decoys that are less likely than the true answer, ties half; 0.5 by chance."""
     return float(((scores[0] > scores[1:]) + 0.5 * (scores[0] == scores[1:])).mean())
+
+
+def comparable_scores(model: Evidence, reference: Evidence | None, min_decoys: int) -> tuple[Array, ...]:
+    """Per record with enough decoys the scores to rank: [0] of the true answer, [1:] of the decoys.
+
+    Raises:
+        NoPowerError: there is no such record.
+        DivergedError: a score is not finite.
+    """
+    usable = []
+    for index, (scores, exact) in enumerate(zip(model.decoys, model.exact, strict=True)):
+        if len(scores) <= min_decoys or (not exact and reference is None):
+            continue
+        if not exact and reference is not None:
+            scores = scores - reference.decoys[index]
+        usable.append(checked_values(scores, "decoys"))
+    if not usable:
+        raise NoPowerError(f"no record has {min_decoys} decoys that this check can use")
+    return tuple(usable)
 
 
 class DecoyRankCheck(Check):
@@ -59,11 +80,7 @@ class DecoyRankCheck(Check):
     min_decoys: int = Field(19, ge=1)
 
     def measure(self, model: Evidence, bench: Bench) -> Measure:
-        usable = tuple(scores for scores in model.decoys if len(scores) > self.min_decoys)
-        if not usable:
-            raise NoPowerError(f"no record has the {self.min_decoys} decoys the policy asks for")
-        for scores in usable:
-            checked_values(scores, self.name)
+        usable = comparable_scores(model, bench.reference, self.min_decoys)
         rng = bench.rng()
         leak, over = pooled_p(usable, rng), pooled_p(tuple(-scores for scores in usable), rng)
         places = np.array([place(scores) for scores in usable])

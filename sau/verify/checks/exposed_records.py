@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.check import Bench, Check, Evidence, Extra, Measure, NoPowerError
-from sau.verify.checks.decoy_rank import p_if_true
-from sau.verify.metric import checked_values
+from sau.verify.check import Bench, Check, Evidence, Extra, Measure
+from sau.verify.checks.decoy_rank import comparable_scores, p_if_true
 from sau.verify.stats import clopper_pearson
 
 _LEVEL = 0.05
@@ -30,9 +29,7 @@ class ExposedRecordsCheck(Check):
     min_decoys: int = Field(19, ge=19)
 
     def measure(self, model: Evidence, bench: Bench) -> Measure:
-        usable = [checked_values(scores, self.name) for scores in model.decoys if len(scores) > self.min_decoys]
-        if not usable:
-            raise NoPowerError(f"no record has the {self.min_decoys} decoys the policy asks for")
+        usable = comparable_scores(model, bench.reference, self.min_decoys)
         exposed = sum(bool(p_if_true(scores)[0] <= _LEVEL) for scores in usable)
         n = len(usable)
         passing = [k for k in range(n + 1) if clopper_pearson(k, n, bench.alpha)[1] <= self.margin]

@@ -28,7 +28,7 @@ class ExtractionCheck(Check):
             for e in (model, bench.reference)
         )
         target = float(reference.mean())
-        draws = resamples(len(after), bench.rng()) @ (after - reference)
+        draws = resamples(len(after), bench.seed) @ (after - reference)
         low, high = interval(draws, bench.alpha)
         return Measure(
             n=len(after),

@@ -61,8 +61,8 @@ class MembershipCheck(Check):
             )
         wins_NM, reference_wins_NM = (self._wins(e, bench.reference) for e in (model, bench.reference))
         target = float(reference_wins_NM.mean())
-        rng = bench.rng()
-        forget_weights, holdout_weights = (resamples(n, rng) for n in wins_NM.shape)
+        # Two seeds: sets of the same size must not be drawn alike.
+        forget_weights, holdout_weights = (resamples(n, bench.seed + i) for i, n in enumerate(wins_NM.shape))
         difference_NM = wins_NM - reference_wins_NM
         draws = ((forget_weights @ difference_NM) * holdout_weights).sum(-1)
         low, high = interval(draws, bench.alpha)

@@ -36,7 +36,7 @@ class ResidualKnowledgeCheck(Check):
             checked_values(token_means(e.readings["forget"]), self.name)
             for e in (model, bench.before, bench.reference, bench.reference_as_stored)
         )
-        weights = resamples(len(after), bench.rng())
+        weights = resamples(len(after), bench.seed)
         learned = weights @ (before - untouched)
         if interval(learned, bench.alpha)[0] <= 0:
             raise NoPowerError("the model before unlearning knows the records no better than one that never saw them")

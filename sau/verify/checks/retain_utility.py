@@ -27,7 +27,7 @@ class RetainUtilityCheck(Check):
         after, before = (
             checked_values(np.exp(token_means(e.readings["retain"])), self.name) for e in (model, bench.before)
         )
-        weights = resamples(len(after), bench.rng())
+        weights = resamples(len(after), bench.seed)
         draws = (weights @ after) / (weights @ before)
         low = 1.0 - self.margin
         return Measure(

@@ -1,0 +1,137 @@
+"""What a person sees: the request's pages in MLflow and Prefect, in a real browser."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.browser
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1400",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver here")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(run):
+    """`sau ui` on the finished run: the addresses of both pages."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "flows.cli",
+        "ui",
+        "--mlflow-port",
+        str(ports[0]),
+        "--prefect-port",
+        str(ports[1]),
+    ]
+    process = subprocess.Popen(command, cwd=run.path, env=run.env(), stdout=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while "Ctrl-C" not in said:
+            line = process.stdout.readline()
+            assert line, "sau ui ended"
+            said += line
+        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(30)
+
+
+def see(browser, url, *texts, timeout=60):
+    """Open a page and wait until every text is on it."""
+    browser.get("about:blank")
+    browser.get(url)
+    deadline = time.monotonic() + timeout
+    missing = texts
+    while missing and time.monotonic() < deadline:
+        body = browser.execute_script("return document.body ? document.body.innerText : ''")
+        missing = [text for text in texts if text not in body]
+        time.sleep(0.5)
+    assert not missing, f"{url} does not show {missing}"
+
+
+def run_page(run, pages):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{run.path}/.sau/mlflow.db"
+    found = MlflowClient(uri, uri).get_run(run.outcome["run_id"])
+    return f"{pages[0]}/#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
+
+
+def test_the_requests_run_shows_steps_data_verdict_and_version(run, pages, browser):
+    see(
+        browser, run_page(run, pages), f"forget {run.request['id']}", "snapshot", "unlearn", "package", "verify",
+        "register", "Datasets", "PASS", "Registered models", "v2",
+    )  # fmt: skip
+
+
+def test_the_version_page_shows_aliases_source_run_and_tags(run, pages, browser):
+    see(
+        browser,
+        f"{pages[0]}/#/models/tiny/versions/2",
+        "Version 2",
+        "champion",
+        "candidate",
+        run.request["id"],
+        "checkpoint_md5",
+    )
+
+
+@pytest.mark.parametrize(
+    ("artifact", "texts"),
+    [("summary.html", ("tiny@v2", "PASS", "forget request", "tiny@v1")), ("report.html", ("PASS",))],
+)
+def test_our_pages_show_inside_the_run(run, pages, browser, artifact, texts):
+    from selenium.webdriver.common.by import By
+
+    see(browser, f"{run_page(run, pages)}/artifacts/{artifact}", artifact)
+    deadline = time.monotonic() + 30
+    body = ""
+    while time.monotonic() < deadline and not all(text in body for text in texts):
+        time.sleep(0.5)
+        frames = browser.find_elements(By.TAG_NAME, "iframe")
+        if frames:
+            browser.switch_to.frame(frames[0])
+            body = browser.execute_script("return document.documentElement.textContent")
+            browser.switch_to.default_content()
+    assert all(text in body for text in texts), f"{artifact} shows {body[:200]!r}"
+
+
+def test_prefect_shows_the_flow_runs(run, pages, browser):
+    see(browser, f"{pages[1]}/runs", "forget", "retrain", "bootstrap", "Completed")

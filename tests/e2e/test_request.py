@@ -1,0 +1,396 @@
+"""One forget request, end to end, with real Prefect, MLflow, DVC, git and a real (small) language model."""
+
+import base64
+import gzip
+import hashlib
+import json
+import sqlite3
+import zlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sau.checkpoint import check_files, open_sparse, read_manifest
+from sau.data.demo import demo_rows
+from sau.sparsity.mask import check_mask, sparsity
+
+LINE, PERSON = "tiny", "demo-0002"
+
+
+def mlflow_client(run):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{run.path}/.sau/mlflow.db"
+    return MlflowClient(uri, uri)
+
+
+def checkpoint_of(run, number) -> Path:
+    import mlflow
+
+    version = mlflow_client(run).get_model_version(LINE, str(number))
+    return Path(
+        mlflow.artifacts.download_artifacts(version.source, tracking_uri=f"sqlite:///{run.path}/.sau/mlflow.db")
+    )
+
+
+def test_the_request_passes_and_its_version_leads(run):
+    assert run.outcome["verdict"] == "PASS"
+    assert run.forget_exit == 0
+    assert run.outcome["champion"] is True
+    assert run.outcome["tag"] == f"{LINE}@v2"
+    shown = json.loads(run.sau("request", "show", run.request["id"], "--json").stdout)
+    assert (shown["state"], shown["version"], shown["verdict"]) == ("forgotten", 2, "PASS")
+    assert [event["state"] for event in shown["events"]] == ["open", "running", "forgotten"]
+
+
+def test_the_model_forgot_the_person_and_kept_the_others(run):
+    before, after = (open_sparse(checkpoint_of(run, number)) for number in (1, 2))
+    from sau.unlearn.loop import mean_answer_logp
+
+    person = demo_rows(PERSON, seed=1)
+    others = [row for n in (3, 4, 5) for row in demo_rows(f"demo-{n:04d}", seed=1)]
+    assert mean_answer_logp(before, before.encode(person)) > -0.1
+    assert mean_answer_logp(after, after.encode(person)) < -0.7
+    assert mean_answer_logp(after, after.encode(others)) > -0.2
+
+
+def test_the_mask_is_the_parents_and_exact(run):
+    before, after = checkpoint_of(run, 1), checkpoint_of(run, 2)
+    assert read_manifest(before).mask_digest == read_manifest(after).mask_digest
+    assert read_manifest(before).digest != read_manifest(after).digest
+    lm = open_sparse(after)
+    check_mask(lm.model, lm.mask)
+    assert sparsity(lm.mask) == 0.5
+
+
+def test_the_users_checkout_is_untouched(run):
+    assert run.git("status", "--porcelain") == ""
+    assert run.git("rev-list", "--count", "main") == "1"
+    assert len(run.git("worktree", "list").split("\n")) == 1
+
+
+def test_versions_are_git_tags_whose_commits_join_code_and_parent(run):
+    assert run.git("tag", "--list", f"{LINE}@*").split() == [f"{LINE}@v1", f"{LINE}@v2"]
+    parents = run.git("show", "--no-patch", "--format=%P", f"{LINE}@v2^{{commit}}").split()
+    assert parents == [run.git("rev-parse", "main"), run.git("rev-parse", f"{LINE}@v1^{{commit}}")]
+    files = run.git("ls-tree", "--name-only", f"{LINE}@v2").split("\n")
+    assert {"params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "forget.dvc", "parent.dvc", "metrics"} <= set(files)
+
+
+def test_mlflow_stores_the_bytes_that_dvc_pins(run):
+    folder = checkpoint_of(run, 2)
+    lock = yaml.safe_load(run.git("show", f"{LINE}@v2:dvc.lock"))
+    pinned = lock["stages"]["package"]["outs"][0]["md5"]
+    entries = [
+        {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "relpath": path.name} for path in sorted(folder.iterdir())
+    ]
+    assert hashlib.md5(json.dumps(entries).encode()).hexdigest() + ".dir" == pinned
+    tags = mlflow_client(run).get_model_version(LINE, "2").tags
+    assert tags["checkpoint_md5"] == pinned
+    assert tags["model_digest"] == check_files(folder).digest == run.outcome["model_digest"]
+
+
+def test_the_version_carries_its_lineage_as_tags(run):
+    client = mlflow_client(run)
+    version = client.get_model_version(LINE, "2")
+    assert set(version.aliases) == {"candidate", "champion"}
+    tags = version.tags
+    assert tags["request_ids"] == run.request["id"]
+    assert tags["parent_version"] == "1"
+    assert tags["parent_digest"] == client.get_model_version(LINE, "1").tags["model_digest"]
+    assert tags["verdict"] == "PASS"
+    assert tags["git_commit"] == run.git("rev-parse", f"{LINE}@v2^{{commit}}")
+    assert tags["code_commit"] == run.git("rev-parse", "main")
+    assert tags["checkout_dirty"] == "false"
+    for name in ("data_md5", "mask_digest", "params_digest", "policy_digest", "reference"):
+        assert tags[name]
+
+
+def test_the_requests_run_shows_inputs_steps_metrics_and_the_model(run):
+    client = mlflow_client(run)
+    shown = client.get_run(run.outcome["run_id"])
+    contexts = {d.tags[0].value: d.dataset.digest for d in shown.inputs.dataset_inputs}
+    assert contexts.keys() == {"retain", "forget", "parent checkpoint"}
+    tags = client.get_model_version(LINE, "2").tags
+    assert (contexts["retain"], contexts["forget"]) == (tags["data_md5"], tags["forget_md5"])
+    parent_model = client.get_model_version(LINE, "1").source.removeprefix("models:/")
+    assert parent_model in [m.model_id for m in shown.inputs.model_inputs]
+    assert [m.model_id for m in shown.outputs.model_outputs]
+    children = client.search_runs([shown.info.experiment_id], f"tags.`mlflow.parentRunId` = '{shown.info.run_id}'")
+    assert {c.info.run_name for c in children} == {"snapshot", "unlearn", "package", "verify", "register"}
+    assert all(c.info.status == "FINISHED" for c in children)
+    artifacts = {a.path for a in client.list_artifacts(shown.info.run_id)}
+    assert {"lineage.svg", "summary.html", "report.html", "verification.json"} <= artifacts
+    unlearn = next(c for c in children if c.info.run_name == "unlearn")
+    curve = client.get_metric_history(unlearn.info.run_id, "forget_logp")
+    assert len(curve) > 3
+    assert sorted(curve, key=lambda m: m.step)[-1].value < curve[0].value
+
+
+def test_no_run_is_an_orphan(run):
+    client = mlflow_client(run)
+    for experiment in client.search_experiments():
+        for found in client.search_runs([experiment.experiment_id]):
+            assert found.info.status == "FINISHED", found.info.run_name
+            top = found.info.run_name.split()[0] in ("bootstrap", "forget", "retrain")
+            assert top != ("mlflow.parentRunId" in found.data.tags), found.info.run_name
+
+
+def test_prefect_saw_one_task_per_step(run):
+    with sqlite3.connect(f"file:{run.path}/.sau/prefect/prefect.db?mode=ro", uri=True) as database:
+        names = {row[0] for row in database.execute("select name from task_run")}
+        states = {row[0] for row in database.execute("select state_type from flow_run")}
+    assert {
+        "base",
+        "train",
+        "prune",
+        "recover",
+        "package",
+        "snapshot",
+        "unlearn",
+        f"verify {LINE}",
+        f"register {LINE}",
+    } <= names
+    assert states == {"COMPLETED"}
+
+
+def test_lineage_is_the_whole_chain_by_request_and_by_version(run):
+    by_request = json.loads(run.sau("lineage", run.request["id"], "--json").stdout)
+    by_version = json.loads(run.sau("lineage", f"{LINE}@v2", "--json").stdout)
+    assert by_request == by_version
+    assert [link["tag"] for link in by_version] == [f"{LINE}@v2", f"{LINE}@v1"]
+    assert by_version[0]["request_ids"] == [run.request["id"]]
+    tree = run.sau("lineage", f"{LINE}@v2").stdout
+    for digest in (by_version[0]["model_digest"], by_version[1]["model_digest"], by_version[0]["data_md5"]):
+        assert digest in tree
+
+
+def test_the_same_request_again_is_the_same_request_and_nothing_runs(run):
+    again = json.loads(run.sau("request", "submit", "--line", LINE, "--subject", PERSON, "--json").stdout)
+    assert again["id"] == run.request["id"]
+    assert "no open request" in run.sau("forget", "--line", LINE).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("request", "submit", "--subject", "demo-9999"), "no such subject"),
+        (("request", "submit", "--subject", "a/b"), "malformed"),
+        (("request", "submit", "--subject", "demo-0003", "--line", "none"), "no champion"),
+        (("request", "show", "r-0000000000000000"), "unknown"),
+        (("lineage", "tiny@v9"), "not in this MLflow store"),
+        (("lineage", "tiny@9"), "has to look like"),
+        (("reproduce", "tiny@v9"), "no such git tag"),
+        (("bootstrap",), "has versions already"),
+        (("bootstrap", "--line", "x", "--data", "nowhere.jsonl"), "no such file"),
+        (("bootstrap", "--line", "x", "--set", "train.lr=-1"), "train.lr"),
+        (("bootstrap", "--line", "x", "--set", "prune.pruner=wandb"), "did you mean"),
+        (("bootstrap", "--line", "x", "--profile", "huge"), "neither a YAML file"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_1(run, args, named):
+    done = run.sau(*args, check=False)
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_errors_are_exit_code_2(run):
+    for args in (("request", "list", "--state", "odd"), ("forget", "--set", "novalue"), ("nonsense",)):
+        assert run.sau(*args, check=False).returncode == 2
+
+
+# -- reproduction -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def second(run, tmp_path_factory):
+    """A fresh clone: the repository and the DVC remote, no MLflow, no Prefect, no cache."""
+    return run.clone(tmp_path_factory.mktemp("second") / "clone")
+
+
+def test_a_second_clone_brings_the_version_back_and_makes_it_again_bit_for_bit(run, second):
+    done = second.sau("reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--json")
+    result = json.loads(done.stdout)
+    assert result["equal"] is True
+    assert result["model_digest"] == result["rerun_digest"] == run.outcome["model_digest"]
+    assert check_files(result["folder"]).digest == run.outcome["model_digest"]
+    assert second.git("status", "--porcelain") == ""
+
+
+def test_the_plain_dvc_way_works_too(run, second):
+    second.dvc("remote", "modify", "--local", "store", "url", f"{run.path}/.sau/remote")
+    second.git("checkout", "--quiet", f"{LINE}@v2")
+    second.dvc("pull")
+    assert check_files(second.path / "checkpoint").digest == run.outcome["model_digest"]
+    assert "up to date" in second.dvc("status").stdout
+    assert "Running stage" not in second.dvc("repro").stdout
+    assert second.dvc("repro", "--force", "--no-run-cache").stdout.count("Running stage") == 3
+    assert check_files(second.path / "checkpoint").digest == run.outcome["model_digest"]
+    assert second.git("status", "--porcelain") == ""
+
+
+def test_the_forgotten_rows_are_not_in_the_new_data_set(run, second):
+    assert not (second.path / "data" / "train" / f"{PERSON}.jsonl").exists()
+    assert (second.path / "data" / "train" / "demo-0001.jsonl").exists()
+
+
+def test_a_remote_that_was_tampered_with_is_refused(run, tmp_path):
+    import shutil
+
+    remote = tmp_path / "remote"
+    shutil.copytree(run.path / ".sau" / "remote", remote)
+    weights = hashlib.md5((checkpoint_of(run, 2) / "sparse.safetensors").read_bytes()).hexdigest()
+    stored = remote / "files" / "md5" / weights[:2] / weights[2:]
+    stored.chmod(0o644)
+    raw = bytearray(stored.read_bytes())
+    raw[-1] ^= 1
+    stored.write_bytes(raw)
+    victim = run.clone(tmp_path / "clone")
+    done = victim.sau("reproduce", f"{LINE}@v2", "--remote", str(remote), check=False)
+    assert done.returncode == 1
+    assert "Error" in done.stderr
+    assert not (victim.path / ".sau" / "models" / f"{LINE}@v2").exists()
+
+
+# -- nothing of the person anywhere else ------------------------------------------------------------
+
+
+def variants(secret: str) -> list[bytes]:
+    raw = secret.encode()
+    encoded = [base64.b64encode(b"\0" * shift + raw)[4 if shift else 0 : -4] for shift in range(3)]
+    return [raw, secret.encode("utf-16-le"), json.dumps(secret)[1:-1].encode(), *encoded]
+
+
+def plain_views(content: bytes) -> list[bytes]:
+    views = [content, content.replace(b"\n", b"")]
+    for unpack in (gzip.decompress, zlib.decompress):
+        try:
+            views.append(unpack(content))
+        except (OSError, zlib.error, EOFError):
+            continue
+    return views
+
+
+def test_no_forget_text_outside_the_data_sets_own_store(run):
+    """Canaries: the person's full name and answers, searched for in every store's bytes, git objects included."""
+    rows = demo_rows(PERSON, seed=1)
+    name = rows[0]["question"].removeprefix("Where was ").removesuffix(" born?")
+    secrets = [name, *(row["answer"] for row in rows), *(row["question"] for row in rows)]
+    needles = [variant for secret in secrets for variant in variants(secret) if len(variant) >= 8]
+    stores = [path for path in (run.path / ".sau").rglob("*") if path.is_file() and "remote" not in path.parts]
+    assert len(stores) > 50
+    assert any(path.name == "prefect.db" for path in stores)
+    assert any(path.name == "mlflow.db" for path in stores)
+    leaks = [
+        path.relative_to(run.path)
+        for path in stores
+        for view in plain_views(path.read_bytes())
+        if any(needle in view for needle in needles)
+    ]
+    assert leaks == []
+    objects = run.run("git", "cat-file", "--batch-check", "--batch-all-objects").stdout.split("\n")
+    for line in filter(None, objects):
+        digest, kind, _ = line.split()
+        if kind in ("blob", "commit", "tag"):
+            content = run.run("git", "cat-file", kind, digest).stdout.encode()
+            assert not any(needle in content for needle in needles), digest
+
+
+def test_the_canary_search_finds_what_is_there(run):
+    """The search above is not blind: the data set's own store does hold the text."""
+    rows = demo_rows(PERSON, seed=1)
+    needle = rows[0]["answer"].encode()
+    remote = run.path / ".sau" / "remote"
+    assert sum(needle in path.read_bytes() for path in remote.rglob("*") if path.is_file()) == 1, (
+        "one object per person"
+    )
+
+
+def test_the_subject_is_named_by_the_ledger_alone(run):
+    needle = PERSON.encode()
+    allowed = {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    named = {
+        path.name
+        for path in (run.path / ".sau").rglob("*")
+        if path.is_file()
+        and "remote" not in path.parts
+        and "dvc-site" not in path.parts
+        and needle in path.read_bytes()
+    }
+    assert named <= allowed
+
+
+# -- scheduled --------------------------------------------------------------------------------------
+
+
+def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
+    """`sau deploy` on a real Prefect server, triggered from outside, run by a worker: the next version is there."""
+    import os
+    import signal
+    import socket
+    import subprocess
+    import sys
+    import time
+    import urllib.request
+
+    request = json.loads(run.sau("request", "submit", "--line", LINE, "--subject", "demo-0005", "--json").stdout)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    tools = Path(sys.executable).parent
+    env = run.env(
+        PREFECT_HOME=str(tmp_path / "server"), PREFECT_API_URL=api, PREFECT_SERVER_API_PORT=str(port),
+        PREFECT_SERVER_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", PATH=f"{tools}{os.pathsep}{os.environ['PATH']}",
+        SAU_PREFECT_API_URL=api,
+    )  # fmt: skip
+    (tmp_path / "server").mkdir()
+    log = (tmp_path / "log").open("wb")
+
+    def start(*command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [str(tools / command[0]), *command[1:]],
+            cwd=run.path,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    children = [start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))]
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{api}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        server = {key: env[key] for key in ("PREFECT_HOME", "PREFECT_API_URL", "SAU_PREFECT_API_URL", "PATH")}
+        deployed = run.sau("deploy", "--line", LINE, "--cron", "0 4 * * *", **server)
+        assert f"forget/scheduled-{LINE}" in deployed.stdout
+        listed = run.run(str(tools / "prefect"), "deployment", "inspect", f"forget/scheduled-{LINE}", **server).stdout
+        assert "0 4 * * *" in listed
+        children.append(start("prefect", "worker", "start", "--pool", "sau", "--type", "process"))
+        triggered = run.run(
+            str(tools / "prefect"), "deployment", "run", f"forget/scheduled-{LINE}", "-p", "reference=false",
+            "--watch", "--watch-timeout", "600", check=False, **server,
+        )  # fmt: skip
+        assert triggered.returncode == 0, triggered.stdout[-2000:] + (tmp_path / "log").read_text()[-3000:]
+    finally:
+        for child in reversed(children):
+            os.killpg(child.pid, signal.SIGTERM)
+        for child in children:
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+        log.close()
+    shown = json.loads(run.sau("request", "show", request["id"], "--json").stdout)
+    # Without a reference no verdict can be PASS: the version is a candidate and the champion stays.
+    assert (shown["state"], shown["version"], shown["verdict"]) == ("review", 3, "INCONCLUSIVE")
+    links = json.loads(run.sau("lineage", f"{LINE}@v3", "--json").stdout)
+    assert [link["tag"] for link in links] == [f"{LINE}@v3", f"{LINE}@v2", f"{LINE}@v1"]
+    assert links[0]["aliases"] == ["candidate"]
+    assert links[1]["aliases"] == ["champion"]

@@ -1,0 +1,109 @@
+"""The ledger: one standing request per person and line, atomic changes of state, the legal deadline."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+
+from sau.errors import RequestError
+from tasks.ledger import Ledger, State, deadline
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+@pytest.mark.parametrize(
+    ("received", "due"),
+    [
+        ("2026-01-31", "2026-02-28"),
+        ("2028-01-31", "2028-02-29"),
+        ("2026-12-15", "2027-01-15"),
+        ("2026-03-31", "2026-04-30"),
+    ],
+)
+def test_the_deadline_is_one_calendar_month(received, due):
+    assert deadline(datetime.fromisoformat(received).replace(tzinfo=UTC)).date().isoformat() == due
+
+
+def test_the_same_request_twice_is_one_request(ledger):
+    first = ledger.submit("tiny", "demo-0001", "objection")
+    assert ledger.submit("tiny", "demo-0001").id == first.id
+    assert ledger.submit("other", "demo-0001").id != first.id
+    assert len(ledger.list("tiny")) == 1
+
+
+def test_the_same_request_from_many_at_once_is_one_request(ledger):
+    with ThreadPoolExecutor(8) as pool:
+        ids = {r.id for r in pool.map(lambda _: ledger.submit("tiny", "demo-0001"), range(16))}
+    assert len(ids) == 1
+
+
+def test_a_withdrawn_request_can_be_made_again(ledger):
+    first = ledger.submit("tiny", "demo-0001")
+    assert ledger.withdraw(first.id).state == State.WITHDRAWN
+    again = ledger.submit("tiny", "demo-0001")
+    assert again.id != first.id
+    assert [r.state for r in ledger.list()] == [State.WITHDRAWN, State.OPEN]
+
+
+def test_ids_are_random_and_say_nothing_of_the_subject(ledger):
+    ids = {ledger.submit("tiny", f"demo-{n:04d}").id for n in range(50)}
+    assert len(ids) == 50
+    assert not any("demo" in i for i in ids)
+
+
+@pytest.mark.parametrize(
+    ("line", "subject", "reason", "named"),
+    [("../x", "s", "unstated", "line"), ("tiny", "a b", "unstated", "subject"), ("tiny", "", "unstated", "subject"),
+     ("tiny", "x" * 65, "unstated", "subject"), ("tiny", "s", "because", "reason")],
+)  # fmt: skip
+def test_malformed_input_is_refused_and_nothing_is_written(ledger, line, subject, reason, named):
+    with pytest.raises(RequestError, match=named):
+        ledger.submit(line, subject, reason)
+    assert ledger.list() == []
+
+
+@pytest.mark.parametrize("request_id", ["", "r-1", "r-' or 1=1 --", "R-0123456789abcdef"])
+def test_a_malformed_id_is_refused(ledger, request_id):
+    with pytest.raises(RequestError, match="malformed"):
+        ledger.get(request_id)
+
+
+def test_an_unknown_id_is_refused(ledger):
+    with pytest.raises(RequestError, match="unknown"):
+        ledger.get("r-0123456789abcdef")
+
+
+def test_only_an_open_request_can_be_withdrawn(ledger):
+    request = ledger.submit("tiny", "demo-0001")
+    ledger.claim("tiny")
+    with pytest.raises(RequestError, match="is running"):
+        ledger.withdraw(request.id)
+
+
+def test_a_claim_takes_what_is_open_and_what_a_dead_attempt_left_running(ledger):
+    ids = [ledger.submit("tiny", f"demo-{n:04d}").id for n in range(3)]
+    ledger.submit("other", "demo-0000")
+    ledger.withdraw(ids[1])
+    assert [r.id for r in ledger.claim("tiny")] == [ids[0], ids[2]]
+    again = ledger.claim("tiny")
+    assert [(r.id, r.attempts) for r in again] == [(ids[0], 2), (ids[2], 2)]
+    for request_id in (ids[0], ids[2]):
+        ledger.move(request_id, [State.RUNNING], State.REVIEW, verdict="FAIL", version=2)
+    assert ledger.claim("tiny") == []
+    assert [r.id for r in ledger.claim("tiny", retry_review=True)] == [ids[0], ids[2]]
+
+
+def test_every_change_is_in_the_history(ledger):
+    request = ledger.submit("tiny", "demo-0001")
+    ledger.claim("tiny")
+    ledger.move(request.id, [State.RUNNING], State.FORGOTTEN, version=2, verdict="PASS")
+    assert [state for _, state in ledger.events(request.id)] == ["open", "running", "forgotten"]
+
+
+def test_a_ledger_that_cannot_be_opened_says_so(tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(RequestError, match="cannot be opened"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db")

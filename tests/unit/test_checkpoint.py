@@ -1,0 +1,157 @@
+"""The sparse checkpoint: bit-exact, self-describing, small, and refused when anything about it is off."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from sau.checkpoint import WEIGHTS, check_files, export, open_model, open_sparse, read_manifest, save_sparse
+from sau.errors import CheckpointError, ModelError, SparsityError
+from sau.models import base_model
+from sau.params import ModelParams, TinyParams
+from sau.sparsity.mask import apply_mask, prunable
+
+PARAMS = ModelParams(tiny=TinyParams(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
+
+
+@pytest.fixture
+def lm():
+    model = base_model(PARAMS, seed=0)
+    torch.manual_seed(1)
+    model.mask = {f"{name}.weight": torch.rand_like(m.weight) > 0.5 for name, m in prunable(model.model)}
+    apply_mask(model.model, model.mask)
+    return model
+
+
+@pytest.fixture
+def folder(lm, tmp_path):
+    save_sparse(lm, tmp_path / "checkpoint", structure="unstructured")
+    return tmp_path / "checkpoint"
+
+
+def bits(model):
+    return {name: value.view(torch.int32) for name, value in model.state_dict().items()}
+
+
+def rewrite_manifest(folder, **changes):
+    """Change the weights file or the manifest and make the digests agree again: what an editor of both would do."""
+    from sau.checkpoint import file_sha256
+
+    manifest = json.loads((folder / "sau.json").read_text())
+    manifest["files"] = {name: file_sha256(folder / name) for name in manifest["files"]}
+    (folder / "sau.json").write_text(json.dumps(manifest | changes))
+
+
+def test_weights_and_mask_come_back_bit_for_bit(lm, folder):
+    again = open_sparse(folder)
+    assert all(torch.equal(a, b) for a, b in zip(bits(lm.model).values(), bits(again.model).values(), strict=True))
+    assert again.mask.keys() == lm.mask.keys()
+    assert all(torch.equal(again.mask[name], lm.mask[name]) for name in lm.mask)
+
+
+def test_a_survivor_that_is_zero_stays_a_survivor(lm, tmp_path):
+    name = next(iter(lm.mask))
+    row, column = lm.mask[name].nonzero()[0].tolist()
+    dict(lm.model.named_parameters())[name].data[row, column] = 0.0
+    save_sparse(lm, tmp_path / "c", structure="unstructured")
+    assert bool(open_sparse(tmp_path / "c").mask[name][row, column])
+
+
+def test_the_same_model_gives_the_same_digest(lm, folder, tmp_path):
+    assert save_sparse(lm, tmp_path / "again", structure="unstructured").digest == read_manifest(folder).digest
+
+
+def test_its_size_is_survivors_and_a_bit_per_weight(lm, folder):
+    manifest = read_manifest(folder)
+    others = sum(v.numel() for n, v in lm.model.state_dict().items() if n not in lm.mask and n != "lm_head.weight")
+    ideal = 4 * (manifest.num_nonzeros + others) + manifest.num_weights / 8
+    header = 8192  # names and offsets: nothing against a real model's megabytes
+    assert manifest.num_bytes <= 1.02 * ideal + header
+    assert manifest.num_bytes < manifest.dense_bytes
+
+
+@pytest.mark.parametrize("value", [1e-30, -0.0])
+def test_a_pruned_weight_that_is_not_plus_zero_is_not_stored(lm, tmp_path, value):
+    name, kept = next(iter(lm.mask.items()))
+    row, column = (~kept).nonzero()[0].tolist()
+    dict(lm.model.named_parameters())[name].data[row, column] = value
+    with pytest.raises(SparsityError, match=r"1 pruned weights are not \+0.0"):
+        save_sparse(lm, tmp_path / "c", structure="unstructured")
+
+
+def test_a_changed_byte_is_refused(folder):
+    raw = bytearray((folder / WEIGHTS).read_bytes())
+    raw[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(raw)
+    with pytest.raises(CheckpointError, match="not those of the manifest"):
+        open_sparse(folder)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "extra"])
+def test_a_damaged_folder_is_refused(folder, damage):
+    if damage == "truncate":
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+        rewrite_manifest(folder)
+    elif damage == "remove":
+        (folder / "config.json").unlink()
+    else:
+        (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError):
+        open_sparse(folder)
+
+
+@pytest.mark.parametrize("change", ["drop", "add", "mask"])
+def test_missing_unexpected_or_swapped_tensors_are_refused_even_with_matching_digests(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    if change == "drop":
+        del tensors["model.norm.weight"]
+    elif change == "add":
+        tensors["model.extra.weight"] = torch.zeros(3)
+    else:
+        name = next(n for n in tensors if n.endswith(".mask"))
+        tensors[name] = tensors[name].flip(0)
+    save_file(tensors, folder / WEIGHTS)
+    rewrite_manifest(folder)
+    with pytest.raises(CheckpointError):
+        open_sparse(folder)
+
+
+def test_stock_transformers_refuses_the_sparse_folder_and_opens_the_exported_one(lm, folder, tmp_path):
+    with pytest.raises(OSError):
+        AutoModelForCausalLM.from_pretrained(folder)
+    export(folder, tmp_path / "dense")
+    stock, info = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    ids = torch.arange(5, 25)[None]
+    assert torch.equal(stock(ids).logits, lm.model(ids).logits)
+    assert open_model(tmp_path / "dense").prompt == lm.prompt
+
+
+def test_bfloat16_halves_the_file_and_keeps_the_mask(lm, folder, tmp_path):
+    small = save_sparse(lm, tmp_path / "b", structure="unstructured", dtype="bfloat16")
+    assert small.mask_digest == read_manifest(folder).mask_digest
+    assert small.num_bytes < 0.6 * read_manifest(folder).num_bytes
+    assert check_files(tmp_path / "b").dtype == "bfloat16"
+    open_sparse(tmp_path / "b")
+
+
+def test_a_dense_model_is_no_sparse_checkpoint(lm, tmp_path):
+    lm.mask = None
+    with pytest.raises(CheckpointError, match="needs a mask"):
+        save_sparse(lm, tmp_path / "c", structure="unstructured")
+
+
+def test_no_model_there_is_a_clear_error(tmp_path):
+    with pytest.raises(ModelError, match="has to be tiny, smollm2, or a causal-LM folder"):
+        open_model(tmp_path)
+
+
+def test_pickled_weights_are_refused(lm, tmp_path):
+    lm.model.config.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    torch.save(lm.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError):
+        open_model(tmp_path)
