@@ -6,6 +6,7 @@ Exit codes: 0 done (verify: PASS), 1 error, 2 usage, 3 FAIL, 4 INCONCLUSIVE, 5 R
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from sau.errors import ConfigError, RequestError, SauError
 from tasks.settings import settings
 
 EXIT_CODES = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4, "REFUSED": 5}
+QUIET_S = 30.0  # in a log file a step speaks up this often
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "REFUSED": "red"}
 
 app = typer.Typer(
@@ -58,11 +60,13 @@ def main() -> None:
 
 
 class _Progress(logging.Handler):
-    """INFO lines are printed; DEBUG lines (a step's own progress) replace each other beside a spinner."""
+    """INFO lines are printed; DEBUG lines (a step's own progress) replace each other beside a spinner,
+    or where there is no terminal are printed now and then."""
 
     def __init__(self) -> None:
         super().__init__()
         self.status = err.status("starting")
+        self.printed = time.time()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = escape(record.getMessage())
@@ -73,6 +77,9 @@ class _Progress(logging.Handler):
             )
         elif err.is_terminal:
             self.status.update(text)
+        elif record.created - self.printed > QUIET_S:
+            self.printed = record.created
+            err.print(f"         {text}", highlight=False)
 
 
 @contextmanager

@@ -45,9 +45,9 @@ def run_demo(profile: str, data: str, data_options: dict[str, Any], overrides: d
         if len(people) < 2:
             raise RequestError(f"line {profile}: nobody is left to forget; remove .sau and its tags to start again")
         # TOFU's forget set is several people; elsewhere one person asks.
-        asking = [p for p in people if p.startswith("f")] if profile == "smollm2" else people[:1]
+        asking = [p for p in people if profile == "smollm2" and p.startswith("f")] or people[:1]
         neighbour = next(p for p in people if p not in asking)
-        requests = [ledger.submit(profile, person, "consent-withdrawn") for person in asking or people[:1]]
+        requests = [ledger.submit(profile, person, "consent-withdrawn") for person in asking]
         pipeline.log.info("request %s received, due %s", requests[0].id, f"{requests[0].deadline_at:%Y-%m-%d}")
         outcome = pipeline.forget(profile)
 

@@ -21,10 +21,10 @@ from sau.stages import RECIPES  # noqa: E402
 from tasks.ledger import LINE, Ledger, State  # noqa: E402
 from tasks.lineage import chain, page, svg  # noqa: E402
 from tasks.prepare import (  # noqa: E402
-    params_digest,
     prepare_bootstrap,
     prepare_forget,
     prepare_retrain,
+    training_digest,
     workspace,
 )
 from tasks.register import BOOTSTRAP, promote, register  # noqa: E402
@@ -48,10 +48,22 @@ def line_lock(line: str) -> Iterator[None]:
         yield
 
 
-def _attempt(kind: str, line: str, *inputs: Any) -> Workspace:
-    """A worktree named after everything that goes in, so that the next try takes up where this one died."""
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    return workspace(f"{kind}-{line}-{digest[:12]}")
+@contextmanager
+def _attempt(kind: str, line: str, *inputs: Any) -> Iterator[Workspace]:
+    """A worktree named after everything that goes in, gone at the end, whichever end that is.
+
+    Only a killed process leaves one behind: the same attempt takes it up where it was, any other sweeps it away. What
+    a failed attempt had finished comes back from DVC's run cache, so nothing is lost with the worktree.
+    """
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+    for left in (settings().state / "work").glob(f"{kind}-{line}-{'[0-9a-f]' * 12}"):
+        if not left.name.endswith(digest):
+            workspace(left.name).close()
+    ws = workspace(f"{kind}-{line}-{digest}")
+    try:
+        yield ws
+    finally:
+        ws.close()
 
 
 @flow(name="bootstrap", flow_run_name="bootstrap {line}")
@@ -77,15 +89,16 @@ def bootstrap(
     with line_lock(line):
         if tracking.versions(line):
             raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
-        ws = _attempt("bootstrap", line, source, options | (data_options or {}), overrides or {})
-        with tracking.run(line, "bootstrap") as run_id:
+        with (
+            _attempt("bootstrap", line, source, options | (data_options or {}), overrides or {}) as ws,
+            tracking.run(line, "bootstrap") as run_id,
+        ):
             prepare_bootstrap(ws.path.name, run_id, source, options | (data_options or {}), overrides or {})
             for stage in RECIPES["bootstrap"]:
                 run_stage(stage, ws.path.name, line, run_id)
             version = register(ws.path.name, line, run_id, request_ids=[], parent=None, verdict=BOOTSTRAP, tags={})
             promote(line, version["version"])
             _publish_lineage(tracking, line, version["version"], run_id)
-        ws.close()
     return version
 
 
@@ -102,19 +115,17 @@ def retrain(line: str, like: str) -> tuple[str, int]:
     tracking, source = Tracking(settings()), workspace(like)
     wanted = {
         "data_md5": source.pin("data").md5,
-        "params_digest": params_digest(load_params(source.path / "params.yaml")),
+        "training_digest": training_digest(load_params(source.path / "params.yaml")),
     }
     for version in tracking.versions(gold):
         if wanted.items() <= version.tags.items():
             return gold, int(version.version)
     log.info("retraining the reference without the forgotten rows")
-    ws = _attempt("retrain", line, wanted)
-    with tracking.run(gold, "retrain") as run_id:
+    with _attempt("retrain", line, wanted) as ws, tracking.run(gold, "retrain") as run_id:
         prepare_retrain(ws.path.name, run_id, like)
         for stage in RECIPES["bootstrap"]:
             run_stage(stage, ws.path.name, gold, run_id)
         made = register(ws.path.name, gold, run_id, request_ids=[], parent=None, verdict=BOOTSTRAP, tags={})
-    ws.close()
     return gold, made["version"]
 
 
@@ -169,9 +180,11 @@ def _forget(
     parent = tracking.version(line)
     if parent is None:
         raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
-    ws = _attempt("forget", line, parent.version, ids, overrides)
     tags = {"request_ids": ",".join(ids), "parent": parent.tags["git_tag"]}
-    with tracking.run(line, f"forget {ids[0]}", tags=tags) as run_id:
+    with (
+        _attempt("forget", line, parent.version, ids, overrides) as ws,
+        tracking.run(line, f"forget {ids[0]}", tags=tags) as run_id,
+    ):
         pins = prepare_forget(ws.path.name, run_id, line, ids, overrides)
         for stage in RECIPES["forget"]:
             run_stage(stage, ws.path.name, line, run_id)
@@ -194,7 +207,6 @@ def _forget(
         champion = promote(line, version["version"])
         _publish_lineage(tracking, line, version["version"], run_id)
         publish_card(version["tag"], judged["verdict"], run_id)
-    ws.close()
     return {"requests": ids, "champion": champion, "run_id": run_id, "verdict": judged["verdict"], **version}
 
 

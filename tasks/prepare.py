@@ -21,12 +21,17 @@ from tasks.workspace import Workspace, git, pins_at
 
 log = logging.getLogger("sau")
 PINNED = "pinned"
-DONE = ".sau-prepared"
 
 
 def params_digest(params: Params) -> str:
     """SHA-256 of the parameters as canonical JSON."""
     return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def training_digest(params: Params) -> str:
+    """SHA-256 of what a first version depends on: everything but how to unlearn and how to verify."""
+    dumped = params.model_dump(mode="json", exclude={"unlearn", "verify"})
+    return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
 
 
 def workspace(name: str) -> Workspace:
@@ -63,7 +68,7 @@ def prepare_bootstrap(
         WorkspaceError: the generated demo people are not the ones that data.dvc pins.
     """
     ws = workspace(name).open()
-    if not (ws.path / DONE).exists():
+    if not ws.prepared:
         _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides)
         pinned = ws.pin("data")
         if source == PINNED:
@@ -75,7 +80,7 @@ def prepare_bootstrap(
             made = ws.add("data")["data"]
             if source == DEMO and made != pinned:
                 raise WorkspaceError(f"data.dvc pins {pinned.md5}, the generated demo people have {made.md5}")
-        (ws.path / DONE).touch()
+        ws.mark_prepared()
     return _record(run_id, ws, {"data": "training"})
 
 
@@ -91,7 +96,7 @@ def prepare_forget(
         RequestError: the line has no champion, or a subject is not in its data.
     """
     ws = workspace(name).open()
-    if not (ws.path / DONE).exists():
+    if not ws.prepared:
         parent = Tracking(settings()).version(line)
         if parent is None:
             raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
@@ -110,7 +115,7 @@ def prepare_forget(
                 raise RequestError(f"request {request_id}: its subject is not in the data of {tag}")
             shard.rename(ws.path / "forget" / shard.name)
         ws.add("data", "forget")
-        (ws.path / DONE).touch()
+        ws.mark_prepared()
     return _record(run_id, ws, {"data": "retain", "forget": "forget", "parent": "parent checkpoint"})
 
 
@@ -118,10 +123,10 @@ def prepare_forget(
 def prepare_retrain(name: str, run_id: str, like: str) -> dict[str, str]:
     """A worktree with the data set and parameters of another worktree `like` and the bootstrap recipe."""
     ws, other = workspace(name).open(), workspace(like)
-    if not (ws.path / DONE).exists():
+    if not ws.prepared:
         ws.point("data", other.pin("data"))
         shutil.copyfile(other.path / "params.yaml", ws.path / "params.yaml")
-        (ws.path / DONE).touch()
+        ws.mark_prepared()
     return _record(run_id, ws, {"data": "training"})
 
 

@@ -8,7 +8,7 @@ from prefect import task
 from sau.checkpoint import check_files
 from sau.errors import TrackingError
 from sau.params import load_params
-from tasks.prepare import params_digest, workspace
+from tasks.prepare import params_digest, training_digest, workspace
 from tasks.settings import settings
 from tasks.tracking import CANDIDATE, CHAMPION, Tracking
 from tasks.workspace import git, tag_name, tag_version
@@ -43,6 +43,7 @@ def register(
         parent_version = tracking.version(line, int(parent)) if parent else None
         parent_commits = [parent_version.tags["git_commit"]] if parent_version else []
         head = git(ws.path, "rev-parse", "HEAD")
+        params = load_params(ws.path / "params.yaml")
         commit = ws.commit(f"{line}: {' '.join(request_ids) or 'first version'}", parents=parent_commits)
         all_tags = {
             "request_ids": ",".join(request_ids),
@@ -54,7 +55,8 @@ def register(
             "structure": manifest.structure,
             "data_md5": ws.pin("data").md5,
             "checkpoint_md5": ws.pin("checkpoint").md5,
-            "params_digest": params_digest(load_params(ws.path / "params.yaml")),
+            "params_digest": params_digest(params),
+            "training_digest": training_digest(params),
             "code_commit": head,
             "git_commit": commit,
             "checkout_dirty": str(bool(git(root, "status", "--porcelain"))).lower(),

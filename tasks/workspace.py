@@ -23,6 +23,7 @@ from tasks.settings import Settings
 
 TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)$")
 _LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
+_PREPARED = ".sau-prepared"
 
 
 def tag_name(line: str, number: int) -> str:
@@ -133,21 +134,17 @@ class Workspace:
         self.path = settings.state / "work" / name
 
     def open(self, rev: str = "HEAD") -> "Workspace":
-        """Make the worktree at `rev` of the checkout; one that an earlier attempt left at that revision is taken up.
+        """Make the worktree at `rev` of the checkout, or take up one that an earlier attempt prepared at that revision.
+
 
         Raises:
             WorkspaceError: git or DVC refused.
         """
         root = self.settings.root
         commit = git(root, "rev-parse", f"{rev}^{{commit}}")
-        git(root, "worktree", "prune")
-        if self.path.is_dir():
-            try:
-                if git(self.path, "rev-parse", "HEAD") == commit:
-                    return self
-            except WorkspaceError:
-                pass
-            self.close()
+        if self.prepared and git(self.path, "rev-parse", "HEAD") == commit:
+            return self
+        self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         git(root, "worktree", "add", "--detach", "--quiet", str(self.path), commit)
         local = {
@@ -164,6 +161,14 @@ class Workspace:
             "".join(f"{header}\n" + "\n".join(options) + "\n" for header, options in lines.items())
         )
         return self
+
+    @property
+    def prepared(self) -> bool:
+        """Whether its inputs are complete: an attempt that died before has to start over, one after can go on."""
+        return (self.path / _PREPARED).exists()
+
+    def mark_prepared(self) -> None:
+        (self.path / _PREPARED).touch()
 
     def close(self) -> None:
         """Remove the worktree and everything in it."""

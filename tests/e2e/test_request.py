@@ -29,9 +29,8 @@ def checkpoint_of(run, number) -> Path:
     import mlflow
 
     version = mlflow_client(run).get_model_version(LINE, str(number))
-    return Path(
-        mlflow.artifacts.download_artifacts(version.source, tracking_uri=f"sqlite:///{run.path}/.sau/mlflow.db")
-    )
+    mlflow.set_tracking_uri(f"sqlite:///{run.path}/.sau/mlflow.db")
+    return Path(mlflow.artifacts.download_artifacts(version.source))
 
 
 def test_the_request_passes_and_its_version_leads(run):

@@ -1,0 +1,200 @@
+"""The benchmark's table and its picture: Markdown, and the forget-utility frontier as SVG and PNG."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from sau.benchmark import DENSE
+
+_COLOURS = {
+    "none": "#7f7f7f",
+    "importance": "#1f77b4",
+    "importance-project": "#17becf",
+    "compensated": "#2ca02c",
+    "unmasked-same-mask": "#d62728",
+    "unmasked-new-mask": "#ff7f0e",
+}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as a page: who is nearer to retraining, every method's distance, the references, the budget."""
+    lines = [
+        f"# SAU benchmark, {result['size']}",
+        "",
+        f"`{result['command']}` at commit `{result['commit']}`, {result['hardware']}.",
+        f"{result['budget']['text']}",
+        "",
+        "## Ratio of distances to retraining (below 1: SAU is nearer)",
+        "",
+        *_table(
+            ["pruner", "sparsity", "order", "SAU / rival", "over seeds", "SAU / mask only", "over seeds"],
+            (
+                [
+                    *_place(row),
+                    f"{row['ratio']:.2f}",
+                    f"{row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f}",
+                    *(
+                        [
+                            f"{row['ratio_to_mask_only']:.2f}",
+                            f"{row['ratio_to_mask_only_lowest']:.2f} to {row['ratio_to_mask_only_highest']:.2f}",
+                        ]
+                        if "ratio_to_mask_only" in row
+                        else ["", ""]
+                    ),
+                ]
+                for row in result["ratio"]
+            ),
+        ),
+        "",
+        "## The best of each side",
+        "",
+        *_table(
+            [
+                "pruner",
+                "sparsity",
+                "order",
+                "side",
+                "objective",
+                "method",
+                "distance",
+                "over seeds",
+                "forget",
+                "utility",
+            ],
+            (
+                [
+                    *_place(row),
+                    name.replace("_", " "),
+                    row["objective"],
+                    row["redistribution"],
+                    f"{row['distance_to_retrain']:.3f}",
+                    f"{row['lowest']:.3f} to {row['highest']:.3f}",
+                    f"{row['forget_distance']:.3f}",
+                    f"{row['utility']:.3f}",
+                ]
+                for place in dict.fromkeys(tuple(_place(row)) for row in result["sau"] + result["rival"])
+                for name in ("sau", "mask_only", "rival")
+                for row in result[name]
+                if tuple(_place(row)) == place
+            ),
+        ),
+        "",
+        "## Every method: distance to retraining, mean over seeds (forget distance, utility)",
+        "",
+        *_methods(result["cells"]),
+        "",
+        "## References, mean over seeds",
+        "",
+        *_table(
+            ["pruner", "sparsity", "model", "forget prob", "retain prob", "holdout prob", "AUC", "distance"],
+            (
+                [
+                    pruner,
+                    sparsity,
+                    name,
+                    *(
+                        f"{np.mean([row[key] for row in rows]):.3f}"
+                        for key in ("forget_prob", "retain_prob", "holdout_prob", "auc", "distance_to_retrain")
+                    ),
+                ]
+                for (pruner, sparsity, name), rows in _grouped(
+                    result["references"], ("pruner", "sparsity", "reference")
+                ).items()
+            ),
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _place(row: Mapping[str, Any]) -> list[str]:
+    return [row["pruner"], str(row["sparsity"]), row["order"]]
+
+
+def _methods(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    objectives = list(dict.fromkeys(c["objective"] for c in cells))
+    rows = []
+    for (*place, method), its_cells in _grouped(cells, ("pruner", "sparsity", "order", "redistribution")).items():
+        found = []
+        for objective in objectives:
+            of = [c for c in its_cells if c["objective"] == objective]
+            distance, forget, utility = (
+                np.mean([c[key] for c in of]) if of else np.nan
+                for key in ("distance_to_retrain", "forget_distance", "utility")
+            )
+            found.append(f"{distance:.3f} ({forget:.3f}, {utility:.2f})" if of else "")
+        seconds = np.mean([c["seconds"] / c["steps"] for c in its_cells])
+        edge = np.mean([c["at_edge"] for c in its_cells])
+        rows.append([*place, method, *found, f"{seconds:.3g}", f"{edge:.0%}"])
+    head = ["pruner", "sparsity", "order", "method", *objectives, "seconds per step", "best at the budget's edge"]
+    return _table(head, rows)
+
+
+def _grouped(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], target: Path) -> list[Path]:
+    """Draw `target`.svg and `target`.png: one panel per place, one line per method through the looks no other look of
+    that method beats on both forget distance (down) and utility (up), over all objectives, learning rates and seeds.
+
+    Args:
+        cells: with their `looks`.
+        references: the retrained model's own utility is drawn as a star at forget distance 0.
+    """
+    places = _grouped([c for c in cells if c["redistribution"] != DENSE], ("pruner", "order", "sparsity"))
+    if not places:
+        return []
+    columns = min(len(places), 3)
+    num_rows = -(-len(places) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.2 * num_rows + 0.6), layout="constrained")
+    panels = list(figure.subplots(num_rows, columns, squeeze=False).flat)
+    for panel in panels[len(places) :]:
+        panel.set_axis_off()
+    for panel, ((pruner, order, sparsity), its_cells) in zip(panels, places.items(), strict=False):
+        for number, (method, cells_of) in enumerate(_grouped(its_cells, ("redistribution",)).items()):
+            points = _undominated([(p["forget_distance"], p["utility"]) for c in cells_of for p in c["looks"]])
+            colour = _COLOURS.get(method[0], f"C{number}")
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=method[0], color=colour)
+        gold = [
+            r["utility"]
+            for r in references
+            if (r["pruner"], r["sparsity"], r["reference"]) == (pruner, sparsity, "retrained")
+        ]
+        panel.plot([0], [np.mean(gold)], marker="*", markersize=12, color="black", linestyle="", label="retrained")
+        panel.set_title(f"{pruner} {sparsity}, {order}", fontsize=9)
+        panel.set_xlabel("forget distance", fontsize=8)
+        panel.set_ylabel("utility", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    paths = [target.with_name(f"{target.name}{suffix}") for suffix in (".svg", ".png")]
+    # A fixed salt and no date: the same numbers give the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "sau", "svg.fonttype": "none"}):
+        for path in paths:
+            figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (x, y), in order of x, that no other point beats with a smaller x and a larger y."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
