@@ -5,6 +5,7 @@ Exit codes: 0 done (verify: PASS), 1 error, 2 usage, 3 FAIL, 4 INCONCLUSIVE, 5 R
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ Profile = Annotated[
 
 def main() -> None:
     """Entry point: a deliberate error becomes one line on stderr and exit code 1."""
+    # Ended from outside, still end child servers, take worktrees down and reopen requests.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except SauError as error:
@@ -521,6 +524,34 @@ def verify(
         )
     print_checks(record)
     raise typer.Exit(EXIT_CODES[record["verdict"]])
+
+
+@app.command()
+def benchmark(
+    json_file: Annotated[
+        Path, typer.Option("--json", help="Where the result goes; finished cells are kept beside it as .jsonl.")
+    ],
+    size: Annotated[
+        str, typer.Option(help="tiny (minutes), smollm2 (hours on CPU), or gpu (every cell of the real model).")
+    ] = "tiny",
+    cells: Annotated[
+        str, typer.Option(help="Only cells like this: objective/method/pruner/sparsity/order/seed, with * and ?.")
+    ] = "*",
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; default: the size's own.")] = None,
+    data: Annotated[str, typer.Option(help="demo, or TOFU's folder or hub name.")] = "demo",
+) -> None:
+    """Compare SAU with its rivals, everyone with the same budget and measured sparse. Exit 0: it ran, whoever won."""
+    settings()
+    with progress():
+        from flows.benchmark import benchmark as run
+
+        result = run(size, json_file, pattern=cells, num_seeds=seeds, data=_absolute(data))
+    table = Table("pruner", "sparsity", "order", "SAU / rival", "over seeds", title="distance to retraining")
+    for row in result["ratio"]:
+        spread = f"{row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f}"
+        table.add_row(row["pruner"], str(row["sparsity"]), row["order"], f"{row['ratio']:.2f}", spread)
+    out.print(table)
+    out.print(f"{len(result['cells'])} cells; below 1 SAU is nearer; written to {json_file}", soft_wrap=True)
 
 
 def print_checks(record: dict[str, Any]) -> None:
