@@ -370,6 +370,16 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
         assert f"forget/scheduled-{LINE}" in deployed.stdout
         listed = run.run(str(tools / "prefect"), "deployment", "inspect", f"forget/scheduled-{LINE}", **server).stdout
         assert "0 4 * * *" in listed
+        planned = []
+        for _ in range(60):  # the schedule is alive: the server itself plans the next runs
+            query = json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode()
+            asked = urllib.request.Request(f"{api}/flow_runs/filter", query, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(asked) as answer:
+                planned = json.load(answer)
+            if planned:
+                break
+            time.sleep(0.5)
+        assert any("T04:00:00" in flow_run["expected_start_time"] for flow_run in planned)
         children.append(start("prefect", "worker", "start", "--pool", "sau", "--type", "process"))
         triggered = run.run(
             str(tools / "prefect"), "deployment", "run", f"forget/scheduled-{LINE}", "-p", "reference=false",
