@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from sau.errors import RequestError, TrackingError
 from tasks.settings import settings
-from tasks.tracking import Tracking
+from tasks.tracking import CHAMPION, Tracking
 from tasks.workspace import tag_name
 
 
@@ -88,7 +88,7 @@ _COLOURS = {
     "REFUSED": "#b42318",
     "BOOTSTRAP": "#475467",
 }
-_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 210, 78, 46, 40, 20
+_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 230, 78, 46, 40, 20
 
 
 def _box(x: float, y: float, title: str, lines: list[str], colour: str, fill: str = "#ffffff") -> str:
@@ -134,7 +134,7 @@ def svg(links: list[Link]) -> str:
         )
         parts.append(_arrow(middle, y[1] + _BOX_H, middle, y[2] - 3))
         colour = _COLOURS.get(link.verdict, "#475467")
-        name = link.tag + "".join(f"  [{alias}]" for alias in link.aliases)
+        name = f"{link.tag}  {CHAMPION}" if CHAMPION in link.aliases else "  ".join([link.tag, *link.aliases])
         parts.append(
             _box(
                 x,

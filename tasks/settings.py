@@ -82,6 +82,7 @@ def settings() -> Settings:
         "MLFLOW_TRACKING_URI": loaded.tracking_uri,
         "MLFLOW_REGISTRY_URI": loaded.tracking_uri,
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(loaded.state / "dvc-site"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
