@@ -271,11 +271,13 @@ def bootstrap(
     with progress():
         from flows import pipeline
 
+        laid_over = overrides(profile, set_)
+        pipeline.check_bootstrap(line, laid_over)
         version = pipeline.bootstrap(
             line,
             _absolute(data),
             _data_options(forget_split, retain_rows, holdout_rows, subject_column),
-            overrides(profile, set_),
+            laid_over,
         )
     _print_json(version) if as_json else out.print(f"[bold]{version['tag']}[/] is registered and champion")
 
@@ -295,11 +297,13 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Carry out all open requests of a line now: unlearn, verify, register, promote on PASS."""
-    settings()
-    with progress():
-        from flows import pipeline
+    laid_over = overrides(None, set_)
+    outcome: dict[str, Any] = {"requests": [], "version": None}
+    if _ledger().waiting(line, retry_review=retry_review):
+        with progress():
+            from flows import pipeline
 
-        outcome = pipeline.forget(line, reference, retry_review, overrides(None, set_))
+            outcome = pipeline.forget(line, reference, retry_review, laid_over)
     if as_json:
         _print_json(outcome)
     elif outcome["version"] is None:

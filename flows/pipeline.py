@@ -16,7 +16,7 @@ from prefect import flow, task  # noqa: E402
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
 
 from sau.errors import ConfigError, RequestError  # noqa: E402
-from sau.params import load_params  # noqa: E402
+from sau.params import load_params, read_yaml  # noqa: E402
 from sau.stages import RECIPES  # noqa: E402
 from tasks.ledger import LINE, Ledger, State  # noqa: E402
 from tasks.lineage import chain, page, svg  # noqa: E402
@@ -24,6 +24,7 @@ from tasks.prepare import (  # noqa: E402
     prepare_bootstrap,
     prepare_forget,
     prepare_retrain,
+    resolve_params,
     training_digest,
     workspace,
 )
@@ -66,6 +67,18 @@ def _attempt(kind: str, line: str, *inputs: Any) -> Iterator[Workspace]:
         ws.close()
 
 
+def check_bootstrap(line: str, overrides: dict[str, Any]) -> None:
+    """Refuse at once, before any engine starts, what cannot work.
+
+    Raises:
+        RequestError: the line has versions already.
+        ConfigError: a parameter, method or policy.
+    """
+    if Tracking(settings()).versions(line):
+        raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
+    resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
+
+
 @flow(name="bootstrap", flow_run_name="bootstrap {line}")
 def bootstrap(
     line: str,
@@ -87,8 +100,7 @@ def bootstrap(
     options = {"forget": "forget01", "num_retain": 100, "num_holdout": 100, "subject_column": "subject_id"}
     tracking = Tracking(settings())
     with line_lock(line):
-        if tracking.versions(line):
-            raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
+        check_bootstrap(line, overrides or {})
         with (
             _attempt("bootstrap", line, source, options | (data_options or {}), overrides or {}) as ws,
             tracking.run(line, "bootstrap") as run_id,

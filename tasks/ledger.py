@@ -259,9 +259,14 @@ class Ledger:
 
         The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
         """
-        sources = [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])]
-        waiting = self.list(line, sources)
-        return [self.move(r.id, sources, State.RUNNING, attempts=r.attempts + 1, last_error=None) for r in waiting]
+        return [
+            self.move(r.id, [State(r.state)], State.RUNNING, attempts=r.attempts + 1, last_error=None)
+            for r in self.waiting(line, retry_review=retry_review)
+        ]
+
+    def waiting(self, line: str, *, retry_review: bool = False) -> "list_of[Request]":
+        """What the next attempt on a line would take, oldest first."""
+        return self.list(line, [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])])
 
 
 list_of = list  # `list` is a method name above

@@ -43,15 +43,24 @@ def workspace(name: str) -> Workspace:
     return Workspace(settings(), name)
 
 
-def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> Params:
+def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
+    """Parameters with overrides on top, every method they name built once on trial.
+
+    Raises:
+        ConfigError: an unknown or out-of-bounds parameter, method or policy.
+    """
     params = checked(Params, merge(base, overrides), "parameters")
     # A misspelt method is refused now, not after an hour of training.
     build(Pruner, "sau.sparsity.pruners", params.prune.pruner)
     build(Objective, "sau.unlearn.objectives", params.unlearn.objective)
     build(Redistribution, "sau.unlearn.redistribution", params.unlearn.redistribution)
     load_policy(params.verify.policy)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
     return params
+
+
+def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> None:
+    params = resolve_params(base, overrides)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
 
 
 def _record(run_id: str, ws: Workspace, contexts: dict[str, str]) -> dict[str, str]:
