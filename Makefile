@@ -1,9 +1,10 @@
 # make demo: a fresh environment, then the whole path once.   make test: the tests.
+# make test-services: what needs a Prefect server with a worker, and (where there is one) headless Chromium.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-browser check data clean
+.PHONY: setup demo test test-services check data clean
 
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -18,8 +19,8 @@ demo: setup
 test: setup check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 
-test-browser: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m browser
+test-services: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server'
 
 check: setup
 	$(BIN)/ruff check .

@@ -324,6 +324,7 @@ def test_the_subject_is_named_by_the_ledger_alone(run):
 # -- scheduled --------------------------------------------------------------------------------------
 
 
+@pytest.mark.server
 def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
     """`sau deploy` on a real Prefect server, triggered from outside, run by a worker: the next version is there."""
     import os
