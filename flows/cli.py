@@ -164,9 +164,7 @@ def request_submit(
 
         if not SUBJECT_ID.match(subject):
             raise RequestError(f"subject: malformed, it has to match {SUBJECT_ID.pattern}")
-        champion = Tracking(settings()).version(line)
-        if champion is None:
-            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+        champion = Tracking(settings()).champion(line)
         if subject not in subjects_at(champion.tags["git_tag"]):
             raise RequestError(f"subject: unknown, the training data of {champion.tags['git_tag']} has no such subject")
         request = ledger.submit(line, subject, reason)

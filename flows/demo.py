@@ -38,8 +38,7 @@ def run_demo(profile: str, data: str, data_options: dict[str, Any], overrides: d
         if tracking.version(profile) is None:
             pipeline.log.info("bootstrapping model line %s", profile)
             pipeline.bootstrap(profile, data, data_options, overrides)
-        champion = tracking.version(profile)
-        assert champion is not None  # bootstrap has promoted it
+        champion = tracking.champion(profile)
         people = sorted(subjects_at(champion.tags["git_tag"]))
         people = [p for p in people if ledger.find(profile, p) is None]
         if len(people) < 2:

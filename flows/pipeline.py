@@ -38,11 +38,20 @@ log = logging.getLogger("sau")
 RETRAIN = "{line}-retrain"
 
 
+def check_line(line: str) -> None:
+    """Refuse a name that could not be a file, a git tag and part of an MLflow filter alike.
+
+    Raises:
+        ConfigError: malformed.
+    """
+    if not LINE.match(line):
+        raise ConfigError(f"model line: malformed, it has to match {LINE.pattern}")
+
+
 @contextmanager
 def line_lock(line: str) -> Iterator[None]:
     """One attempt per line at a time; a second waits. The lock goes with the process that holds it."""
-    if not LINE.match(line):
-        raise ConfigError(f"model line: malformed, it has to match {LINE.pattern}")
+    check_line(line)
     folder = settings().state / "locks"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / f"{line}.lock"):
@@ -72,8 +81,9 @@ def check_bootstrap(line: str, overrides: dict[str, Any]) -> None:
 
     Raises:
         RequestError: the line has versions already.
-        ConfigError: a parameter, method or policy.
+        ConfigError: a malformed line, a parameter, method or policy.
     """
+    check_line(line)
     if Tracking(settings()).versions(line):
         raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
     resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
@@ -189,9 +199,7 @@ def forget(
 def _forget(
     tracking: Tracking, line: str, ids: list[str], reference: bool, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    parent = tracking.version(line)
-    if parent is None:
-        raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+    parent = tracking.champion(line)
     tags = {"request_ids": ",".join(ids), "parent": parent.tags["git_tag"]}
     with (
         _attempt("forget", line, parent.version, ids, overrides) as ws,

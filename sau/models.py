@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import logging as transformers_logging
 from transformers.initialization import no_init_weights
 
@@ -230,4 +230,4 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-__all__ = ["AutoConfig", "LanguageModel", "base_model", "model_from_state", "open_dense", "save_dense", "seeded"]
+__all__ = ["LanguageModel", "base_model", "model_from_state", "open_dense", "save_dense", "seeded"]

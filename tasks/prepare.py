@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tasks.settings import settings
 from tasks.tracking import Tracking
 from tasks.workspace import Workspace, git, pins_at
 
-log = logging.getLogger("sau")
 PINNED = "pinned"
 
 
@@ -114,10 +112,7 @@ def prepare_forget(
     """
     ws = workspace(name).open()
     if not ws.prepared:
-        parent = Tracking(settings()).version(line)
-        if parent is None:
-            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
-        tag = parent.tags["git_tag"]
+        tag = Tracking(settings()).champion(line).tags["git_tag"]
         pins = pins_at(settings().root, tag)
         for path, source in (("data", "data"), ("parent", "checkpoint")):
             ws.point(path, pins[source])

@@ -26,7 +26,7 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from sau.errors import TrackingError
+from sau.errors import RequestError, TrackingError
 from tasks.settings import Settings
 from tasks.workspace import Pin
 
@@ -143,6 +143,16 @@ class Tracking:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise TrackingError(f"MLflow: version of {line}: {error.error_code}") from None
+
+    def champion(self, line: str) -> ModelVersion:
+        """The line's champion.
+
+        Raises:
+            RequestError: it has none yet.
+        """
+        if (version := self.version(line)) is None:
+            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+        return version
 
     def versions(self, line: str) -> list[ModelVersion]:
         """Every version of a line, oldest first."""

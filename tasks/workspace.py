@@ -120,12 +120,6 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     return pinned
 
 
-def versions(root: Path, line: str) -> list[int]:
-    """Numbers of a line's version tags, ascending."""
-    tags = git(root, "tag", "--list", f"{line}@v*").split("\n")
-    return sorted(int(match["number"]) for tag in tags if (match := TAG.match(tag)) and match["line"] == line)
-
-
 class Workspace:
     """One private worktree below `<home>/work`, with the shared DVC cache and the configured remote."""
 
