@@ -1,15 +1,15 @@
 """From records to token batches, and from logits to answer log-probabilities.
 
-Shape suffixes: B sequences, T tokens, V vocabulary. Which tokens count is decided by position (where
-the answer starts and the sequence ends), never by comparing token ids, so a pad token that equals
-eos cannot hide the real eos from a loss.
+Shape suffixes: B sequences, T tokens, N answer tokens of a batch, V vocabulary. Which tokens count is
+decided by position (where the answer starts and the sequence ends), never by comparing token ids, so a
+pad token that equals eos cannot hide the real eos from a loss.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sau.data.records import Row
 from sau.errors import DataError
@@ -96,16 +96,35 @@ def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
 
 
 def logits_of(model, batch: Batch) -> Tensor:
-    """Next-token logits [B, T-1, V] in float32: position t predicts token t+1."""
-    output = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
-    return output.logits[:, :-1].float()
+    """Next-token logits [N, V] in float32 at the answer tokens, those of all sequences in a row.
+
+    The hidden states are selected before the output head, whose product with the vocabulary is a large part of a
+    small model's work and is wanted for the answer only; whatever the model does to logits after its head still
+    happens. The last column is not read at all: nothing comes after it.
+    """
+    answer_BT = batch.answer_mask_BT
+
+    def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][answer_BT][None],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        output = model(
+            input_ids=batch.input_ids_BT[:, :-1], attention_mask=batch.attention_mask_BT[:, :-1], use_cache=False
+        )
+    finally:
+        hook.remove()
+    return output.logits[0].float()
 
 
-def token_logps(logits_BTV: Tensor, batch: Batch) -> Tensor:
-    """log p(token t+1 | tokens up to t) [B, T-1]; 0 outside the answer."""
-    target_BT = batch.input_ids_BT[:, 1:]
-    logp_BT = logits_BTV.gather(-1, target_BT[..., None])[..., 0] - logits_BTV.logsumexp(-1)
-    return logp_BT.masked_fill(~batch.answer_mask_BT, 0.0)
+def targets_of(batch: Batch) -> Tensor:
+    """The answer tokens [N], in the order of `logits_of`."""
+    return batch.input_ids_BT[:, 1:][batch.answer_mask_BT]
+
+
+def token_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """log p [N] of each answer token."""
+    return logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
 
 
 @torch.no_grad()
@@ -117,9 +136,8 @@ def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -
     model.eval()
     for indices in by_length(sequences, batch_size):
         batch = collate([sequences[i] for i in indices]).to(device)
-        logp_BT = token_logps(logits_of(model, batch), batch).cpu()
-        keep_BT = batch.answer_mask_BT.cpu()
-        for b, i in enumerate(indices):
-            result[i] = logp_BT[b][keep_BT[b]]
+        logp_N = token_logps(logits_of(model, batch), targets_of(batch)).cpu()
+        for i, logp in zip(indices, logp_N.split(batch.answer_mask_BT.sum(1).tolist()), strict=True):
+            result[i] = logp
     model.train(was_training)
     return result

@@ -19,7 +19,7 @@ from sau.models import LanguageModel, seeded
 from sau.params import FinetuneParams, UnlearnParams
 from sau.registry import build
 from sau.sparsity.mask import check_mask
-from sau.text import Encoded, answer_logps, collate, logits_of, token_logps
+from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
 from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
 from sau.unlearn.optimizer import SurvivorAdamW, Survivors
 from sau.unlearn.redistribution.base import Redistribution, project_off
@@ -84,8 +84,7 @@ def finetune(
         for step in range(1, total + 1):
             batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
             optimizer.zero_grad()
-            logp_BT = token_logps(logits_of(lm.model, batch), batch)
-            loss = -logp_BT.sum() / batch.answer_mask_BT.sum()
+            loss = -token_logps(logits_of(lm.model, batch), targets_of(batch)).mean()
             with _naming(step, "finetune"):
                 value = _finite(loss)
                 loss.backward()

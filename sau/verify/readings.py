@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sau.data.records import Row
 from sau.errors import DataError
 from sau.models import LanguageModel
-from sau.text import Encoded, answer_logps, by_length, collate, token_logps
+from sau.text import Encoded, answer_logps, by_length, collate, logits_of, targets_of, token_logps
 from sau.verify.overlap import rouge_l_recall
 
 Array = NDArray[np.float64]
@@ -108,13 +108,11 @@ def _answer_positions(
     model = lm.model.eval()
     for indices in by_length(encoded, batch_size):
         batch = collate([encoded[i] for i in indices]).to(model.device)
-        logits = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False).logits
-        keep_BT = batch.answer_mask_BT
-        logits_NV, target_N = logits[:, :-1][keep_BT], batch.input_ids_BT[:, 1:][keep_BT]
+        logits_NV, target_N = logits_of(model, batch), targets_of(batch)
         columns = []
         # In slices: the full [N, V] in float32, three times over, would be gigabytes for a real vocabulary.
         for start in range(0, len(target_N), _POSITIONS):
-            logp_NV = logits_NV[start : start + _POSITIONS].float().log_softmax(-1)
+            logp_NV = logits_NV[start : start + _POSITIONS].log_softmax(-1)
             target = target_N[start : start + _POSITIONS]
             p_NV = logp_NV.exp()
             mean = (p_NV * logp_NV).sum(-1)
@@ -123,7 +121,7 @@ def _answer_positions(
             correct = (logp_NV.argmax(-1) == target).float()
             columns.append(torch.stack([logp, correct, mean, variance.sqrt()]))
         table = torch.cat(columns, dim=1).double().cpu().numpy()
-        yield indices, np.split(table, np.cumsum(keep_BT.sum(-1).cpu().numpy())[:-1], axis=1)
+        yield indices, np.split(table, np.cumsum(batch.answer_mask_BT.sum(1).cpu().numpy())[:-1], axis=1)
 
 
 def mean_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
@@ -163,8 +161,7 @@ def _gradient_norms(lm: LanguageModel, encoded: Sequence[Encoded]) -> Array:
     with torch.enable_grad():
         for sequence in encoded:
             batch = collate([sequence]).to(model.device)
-            logits = model(input_ids=batch.input_ids_BT, use_cache=False).logits[:, :-1].float()
-            loss = -token_logps(logits, batch).sum() / sequence.num_answer_tokens
+            loss = -token_logps(logits_of(model, batch), targets_of(batch)).mean()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             norms.append(sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5)
     return np.array(norms)

@@ -12,7 +12,7 @@ from sau.errors import ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, base_model
 from sau.params import ModelParams, TinyParams
 from sau.registry import build, discover
-from sau.text import Encoded, collate, logits_of
+from sau.text import Encoded
 from sau.verify.metric import PACKAGE, MembershipMetric, Metric, ModelMetric, RecordMetric
 from sau.verify.metrics.extraction_strength import extraction_strength
 from sau.verify.metrics.forget_quality import ForgetQuality, log10_ks
@@ -240,7 +240,7 @@ def test_token_scores_equal_a_naive_computation(lm):
     encoded = lm.encode(rows)
     for sequence, scores in zip(encoded, score_tokens(lm, encoded, batch_size=2), strict=True):
         with torch.no_grad():
-            logp_TV = logits_of(lm.model, collate([sequence]))[0].log_softmax(-1).double()
+            logp_TV = lm.model(torch.tensor([sequence.input_ids])).logits[0].log_softmax(-1).double()
         for t in range(sequence.num_answer_tokens):
             row_V = logp_TV[sequence.prompt_length - 1 + t]
             target = sequence.input_ids[sequence.prompt_length + t]

@@ -12,7 +12,7 @@ from sau.errors import ConfigError
 from sau.models import LanguageModel, base_model
 from sau.params import ModelParams, TinyParams
 from sau.registry import build, discover
-from sau.text import Batch, Encoded, collate, logits_of, token_logps
+from sau.text import Batch, Encoded, collate
 from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
 from sau.unlearn.objectives.ce_u import ce_u_loss
 from sau.unlearn.objectives.grad_diff import kl_to_reference
@@ -92,8 +92,10 @@ def test_all_of_the_table_is_there():
 def test_outputs_hold_the_answer_tokens_and_no_others(setting):
     model, batch = setting.lm.model, collate(setting.forget)
     outputs = forward(model, batch, torch.arange(6), hidden_block=1)
-    logp_BT = token_logps(logits_of(model, batch), batch)
-    torch.testing.assert_close(outputs.nll_B, -logp_BT.sum(1))
+    logp_BTV = model(batch.input_ids_BT).logits.detach().log_softmax(-1)
+    for sequence, nll, logp_TV in zip(setting.forget, outputs.nll_B, logp_BTV, strict=True):
+        answer = range(sequence.prompt_length, len(sequence.input_ids))
+        assert nll.item() == pytest.approx(-sum(float(logp_TV[t - 1, sequence.input_ids[t]]) for t in answer), rel=1e-5)
     assert outputs.num_tokens_B.tolist() == [s.num_answer_tokens for s in setting.forget]
     assert outputs.hidden_ND.shape == (int(outputs.num_tokens_B.sum()), 32)
     # The last block's output, through the final norm and the head, is the logits.

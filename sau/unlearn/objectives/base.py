@@ -19,7 +19,7 @@ from sau.data.records import Row
 from sau.models import LanguageModel
 from sau.registry import Component
 from sau.sparsity.pruners.base import decoder_blocks
-from sau.text import Batch, Encoded, answer_logps, collate, logits_of
+from sau.text import Batch, Encoded, answer_logps, collate, logits_of, targets_of, token_logps
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Outputs:
     @cached_property
     def logp_N(self) -> Tensor:
         """log p of each answer token."""
-        return self.logits_NV.gather(1, self.targets_N[:, None])[:, 0] - self.logits_NV.logsumexp(1)
+        return token_logps(self.logits_NV, self.targets_N)
 
     @cached_property
     def num_tokens_B(self) -> Tensor:
@@ -87,7 +87,7 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
             lambda _module, _args, output: hidden.append(output[0] if isinstance(output, tuple) else output)
         )
     try:
-        logits_BTV = logits_of(model, batch)
+        logits_NV = logits_of(model, batch)
     finally:
         if hook:
             hook.remove()
@@ -95,10 +95,10 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
     return Outputs(
         rows_B=rows_B,
         batch=batch,
-        logits_NV=logits_BTV[answer_BT],
-        targets_N=batch.input_ids_BT[:, 1:][answer_BT],
+        logits_NV=logits_NV,
+        targets_N=targets_of(batch),
         sequence_N=answer_BT.nonzero()[:, 0],
-        block_output_ND=hidden[0][:, :-1][answer_BT] if hidden else None,
+        block_output_ND=hidden[0][answer_BT] if hidden else None,
     )
 
 

@@ -77,7 +77,7 @@ class Compensated(Redistribution):
         linears = {name: model.get_submodule(name.removesuffix(".weight")) for name in hessians}
         for indices in by_length(sequences, 8):
             batch = collate([sequences[i] for i in indices]).to(model.device)
-            keep_BT = batch.attention_mask_BT.bool()
+            keep_BT = batch.attention_mask_BT[:, 1:].bool()  # what predicts a token
 
             def add(name: str, inputs_BTI: Tensor, keep_BT: Tensor = keep_BT) -> None:
                 inputs_NI = inputs_BTI[keep_BT]

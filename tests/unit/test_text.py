@@ -1,0 +1,53 @@
+"""From batches to the logits of answer tokens, for several families of models."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
+
+SEQUENCES = [Encoded(tuple(range(3, 3 + n)), prompt) for n, prompt in ((9, 4), (14, 6), (5, 2))]
+
+
+def small(family: str):
+    """A random model with weights large enough that its logits differ."""
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).float().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3)
+    return model
+
+
+# gemma2 and cohere change logits after the head; gpt2 learns positions; gpt_neox names its head otherwise.
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "cohere"])
+@torch.no_grad()
+def test_logits_at_answer_tokens_are_those_of_the_whole_sequence(family):
+    model, batch = small(family), collate(SEQUENCES)
+    whole_BTV = model(batch.input_ids_BT, attention_mask=batch.attention_mask_BT).logits
+    expected = torch.cat([whole_BTV[b, s.prompt_length - 1 : len(s.input_ids) - 1] for b, s in enumerate(SEQUENCES)])
+    torch.testing.assert_close(logits_of(model, batch), expected, rtol=1e-5, atol=1e-5)
+    assert targets_of(batch).tolist() == [t for s in SEQUENCES for t in s.input_ids[s.prompt_length :]]
+    assert model(batch.input_ids_BT).logits.shape[:2] == batch.input_ids_BT.shape  # the model is as it was
+
+
+@torch.no_grad()
+def test_answer_logps_come_in_the_order_given_whatever_the_batches():
+    model = small("llama")
+    for batch_size in (1, 2, 3):
+        for sequence, logp_T in zip(SEQUENCES, answer_logps(model, SEQUENCES, batch_size=batch_size), strict=True):
+            batch = collate([sequence])
+            torch.testing.assert_close(logp_T, token_logps(logits_of(model, batch), targets_of(batch)))
+            assert len(logp_T) == sequence.num_answer_tokens
