@@ -25,6 +25,7 @@ from sau.unlearn.optimizer import SurvivorAdamW, Survivors
 from sau.unlearn.redistribution.base import Redistribution, project_off
 
 MAX_EVAL_ROWS = 100
+LENGTH_JITTER = 0.2
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -80,7 +81,7 @@ def finetune(
     started = time.monotonic()
     with seeded(seed, num_threads), _training(lm, params.freeze_embeddings) as parameters:
         optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=params.lr)
-        order = _batches(len(sequences), params.batch_size, seed)
+        order = _batches(sequences, params.batch_size, seed)
         for step in range(1, total + 1):
             batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
             optimizer.zero_grad()
@@ -187,8 +188,8 @@ class _UnlearnStep:
         self.redistribution_state = redistribution.start(optimizer.layers, setting)
         self.hidden_block = objective.hidden_block(setting.lm.model)
         # Two generators: the order of forget rows must not depend on the retain set.
-        self.forget_order = _batches(len(setting.forget), params.batch_size, seed)
-        self.retain_order = _batches(len(setting.retain), params.batch_size, seed + 1)
+        self.forget_order = _batches(setting.forget, params.batch_size, seed)
+        self.retain_order = _batches(setting.retain, params.batch_size, seed + 1)
 
     def __call__(self) -> dict[str, float]:
         self.optimizer.zero_grad()
@@ -263,12 +264,22 @@ def _training(
             parameter.grad = None
 
 
-def _batches(num_rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Row numbers in batches without end, each epoch in a new seeded order, its last batch perhaps smaller."""
+def _batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers in batches without end; every epoch, in a new seeded order, holds each row once.
+
+    Rows of similar length share a batch, so that little of it is padding: rows are sorted by their length times a
+    random factor within 1 +- LENGTH_JITTER, cut into batches, and the batches shuffled. Where the rows do not come
+    out even, the smaller batch is of random rows: cut off the end of the order it would always be the longest ones.
+    """
     generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([len(s.input_ids) for s in sequences])
     while True:
-        order = torch.randperm(num_rows, generator=generator).tolist()
-        yield from (order[i : i + batch_size] for i in range(0, num_rows, batch_size))
+        order = torch.randperm(len(lengths), generator=generator)
+        rest, order = order.tensor_split([len(lengths) % batch_size])
+        jitter = 1 + LENGTH_JITTER * (2 * torch.rand(len(order), generator=generator) - 1)
+        order = order[(lengths[order] * jitter).argsort(stable=True)]
+        batches = [rows for rows in (rest, *order.split(batch_size)) if len(rows)]
+        yield from (batches[i].tolist() for i in torch.randperm(len(batches), generator=generator).tolist())
 
 
 def _sample(sequences: list[Encoded], seed: int) -> list[Encoded]:
