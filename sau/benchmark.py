@@ -435,9 +435,10 @@ def _trajectory(
     )
     lm.mask = mask if masked else None
     parts = (rows["forget"], rows["retain"], rows["holdout"])
+    base = _to_device(open_model(folder / "base", prompt=spec.params.model.prompt))
     try:
         with _future_mask(lm, mask) if masked and pruned_last and mask else _unchanged():
-            unlearn(lm, *parts, params, seed=cell.seed, num_threads=spec.params.num_threads, progress=look)
+            unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, progress=look)
     except DivergedError:
         pass  # the looks before it count
     return found

@@ -69,13 +69,21 @@ class PruneParams(_Params):
 
 
 class StopParams(_Params):
-    """When unlearning has done enough: the forget rows' mean answer log-probability has fallen to the holdout's.
+    """When unlearning has done enough, and how it finds its own strength; every `eval_every` steps rows are read.
 
-    A forget set that is easier or harder text than the holdout shifts the right target: `margin_nats` moves it.
+    Goal: the forget rows' mean answer log-probability is at most `margin_nats` above what the calibration expects of a
+    model that never saw them (`sau.unlearn.calibration`). Floor: the retain rows' answers keep at least
+    `utility_floor` of their (geometric mean) probability. Below the floor, or more than `overshoot_nats` beyond the
+    goal, the weights go back to the best state and the learning rate is halved; where `patience` readings bring no
+    tenth of the way left, it is doubled. At most `max_changes` times together; 0 leaves the learning rate as given.
     """
 
     eval_every: int = Field(4, ge=1, le=10_000)
     margin_nats: float = Field(0.0, ge=-10, le=10)
+    overshoot_nats: float = Field(0.5, gt=0, le=100)
+    utility_floor: float = Field(0.8, ge=0, le=1)
+    patience: int = Field(5, ge=1, le=1000)
+    max_changes: int = Field(6, ge=0, le=100)
 
 
 class UnlearnParams(_Params):

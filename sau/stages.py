@@ -19,7 +19,7 @@ from sau.data.records import Row, load_records
 from sau.errors import CheckpointError, DataError
 from sau.params import TINY, FinetuneParams, Params, load_params
 
-DATA, FORGET, PARENT = Path("data"), Path("forget"), Path("parent")
+DATA, FORGET, PARENT, BASE = Path("data"), Path("forget"), Path("parent"), Path("base")
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
 SPLIT = ARTIFACTS / "split.json"
 PARAMS = Path("params.yaml")
@@ -149,6 +149,7 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[s
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
     from sau.checkpoint import open_sparse, read_manifest, save_sparse
+    from sau.models import open_dense
     from sau.unlearn.loop import unlearn
 
     lm = open_sparse(folder / PARENT)
@@ -160,6 +161,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[st
         rows["holdout"],
         params.unlearn,
         seed=params.seed,
+        base=open_dense(folder / BASE, prompt=lm.prompt),
         num_threads=params.num_threads,
         progress=progress,
     )

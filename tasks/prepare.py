@@ -114,7 +114,8 @@ def prepare_forget(
     if not ws.prepared:
         tag = Tracking(settings()).champion(line).tags["git_tag"]
         pins = pins_at(settings().root, tag)
-        for path, source in (("data", "data"), ("parent", "checkpoint")):
+        pins |= {"base": pins.get("base") or pins["artifacts/base"]}  # handed on from version to version
+        for path, source in (("data", "data"), ("parent", "checkpoint"), ("base", "base")):
             ws.point(path, pins[source])
         _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
         shutil.copyfile(ws.path / "dvc.forget.yaml", ws.path / "dvc.yaml")
@@ -128,7 +129,9 @@ def prepare_forget(
             shard.rename(ws.path / "forget" / shard.name)
         ws.add("data", "forget")
         ws.mark_prepared()
-    return _record(run_id, ws, {"data": "retain", "forget": "forget", "parent": "parent checkpoint"})
+    return _record(
+        run_id, ws, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"}
+    )
 
 
 @task(name="prepare retrain", task_run_name="prepare {name}")

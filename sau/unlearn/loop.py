@@ -20,6 +20,7 @@ from sau.params import FinetuneParams, UnlearnParams
 from sau.registry import build
 from sau.sparsity.mask import check_mask
 from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
+from sau.unlearn.frontier import Frontier
 from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
 from sau.unlearn.optimizer import SurvivorAdamW, Survivors
 from sau.unlearn.redistribution.base import Redistribution, project_off
@@ -107,6 +108,7 @@ def unlearn(
     params: UnlearnParams,
     *,
     seed: int,
+    base: LanguageModel | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> History:
@@ -114,19 +116,22 @@ def unlearn(
 
     Each step takes one batch of forget rows and one of retain rows; both sets are gone through in seeded order,
     again and again. With `params.stop`, every `eval_every` steps the mean answer log-probability (over tokens, then
-    over records, at most MAX_EVAL_ROWS of a set) is measured, and unlearning ends once that of the forget rows is
-    at most the holdout's plus `margin_nats`. A model without a mask is unlearned densely.
+    over records, at most MAX_EVAL_ROWS of a set) is measured: unlearning ends once the forget rows have come down to
+    what is expected of a model that never saw them, finds its own learning rate on the way, and leaves the best state
+    it has seen (`sau.params.StopParams`). A model without a mask is unlearned densely.
 
     Args:
         lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step.
         forget, retain, holdout: rows to forget, to keep, and never trained on.
         params: objective, redistribution, how hard and how long.
         seed, num_threads: fix the result bit for bit.
+        base: the model before it was trained on any of these rows; with it the goal is calibrated row by row.
         progress: called after every step with (step, max_steps, numbers).
 
     Returns:
         Measurements before the first step, at every check and at the end: step, forget_logp, retain_logp,
-        holdout_logp, and after a step also loss, forget_loss, retain_loss (where there is one), gradient_norm.
+        holdout_logp, target_logp, and after a step also lr, loss, forget_loss, retain_loss (where there is one),
+        gradient_norm. With `params.stop` `steps` is that of the state left, which need not be the last measured.
 
     Raises:
         ConfigError: an unknown or contradictory objective or redistribution.
@@ -139,35 +144,46 @@ def unlearn(
             raise DataError(f"unlearning: the {name} set is empty")
     objective = build(Objective, "sau.unlearn.objectives", params.objective)
     redistribution = build(Redistribution, "sau.unlearn.redistribution", params.redistribution)
-    setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+    never_seen = _sample(lm.encode(holdout), seed)
+    setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), never_seen, base)
     watched = {
         "forget_logp": _sample(setting.forget, seed),
         "retain_logp": _sample(setting.retain, seed),
-        "holdout_logp": _sample(lm.encode(holdout), seed),
+        "holdout_logp": never_seen,
     }
     started = time.monotonic()
-    stopped = "max_steps"
+    stopped, lr = "max_steps", params.lr
     with (
         seeded(seed, num_threads),
         _training(lm, params.freeze_embeddings, lambda name: objective.trains(name, lm.model)) as parameters,
     ):
         if not parameters:
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
-        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=params.lr)
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=lr)
         step_once = _UnlearnStep(setting, objective, redistribution, optimizer, params, seed)
-        trajectory = [{"step": 0, **_measure(lm, watched)}]
+        trajectory = [{"step": 0, **_measure(setting, watched)}]
+        frontier = None
+        if params.stop:
+            frontier = Frontier(params.stop, [p for _, p in parameters], trajectory[0]["retain_logp"])
+            frontier.judge(0, trajectory[0])
         for step in range(1, params.max_steps + 1):
             with _naming(step, objective.name):
-                values = step_once()
+                values = step_once(lr)
             if progress:
                 progress(step, params.max_steps, values)
-            if step == params.max_steps or (params.stop and step % params.stop.eval_every == 0):
-                trajectory.append({"step": step, **values, **_measure(lm, watched)})
-                last = trajectory[-1]
-                if params.stop and last["forget_logp"] <= last["holdout_logp"] + params.stop.margin_nats:
-                    stopped = "target"
-                    break
-    return History(int(trajectory[-1]["step"]), stopped, trajectory, time.monotonic() - started)
+            if step != params.max_steps and not (params.stop and step % params.stop.eval_every == 0):
+                continue
+            trajectory.append({"step": step, "lr": lr, **values, **_measure(setting, watched)})
+            advice = frontier.judge(step, trajectory[-1]) if frontier else "go on"
+            if advice == "done":
+                stopped = "target"
+                break
+            if frontier and (advice == "back" or step == params.max_steps):
+                frontier.restore()
+                optimizer.restart()
+            lr *= {"back": 0.5, "harder": 2.0}.get(advice, 1.0)
+    steps = frontier.step if frontier else params.max_steps
+    return History(steps, stopped, trajectory, time.monotonic() - started)
 
 
 class _UnlearnStep:
@@ -191,7 +207,7 @@ class _UnlearnStep:
         self.forget_order = _batches(setting.forget, params.batch_size, seed)
         self.retain_order = _batches(setting.retain, params.batch_size, seed + 1)
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, lr: float) -> dict[str, float]:
         self.optimizer.zero_grad()
         values = {
             "forget_loss": self._backward(
@@ -208,9 +224,7 @@ class _UnlearnStep:
                 self.setting.retain, self.retain_order, self.objective.retain_loss, self.params.alpha
             )
             loss += self.params.alpha * values["retain_loss"]
-        norm = self.optimizer.step(
-            lr=self.params.lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute
-        )
+        norm = self.optimizer.step(lr=lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute)
         self.objective.after_step(self.objective_state)
         return {"loss": loss, **values, "gradient_norm": norm}
 
@@ -288,9 +302,11 @@ def _sample(sequences: list[Encoded], seed: int) -> list[Encoded]:
     return [sequences[i] for i in order[:MAX_EVAL_ROWS].tolist()]
 
 
-def _measure(lm: LanguageModel, watched: dict[str, list[Encoded]]) -> dict[str, float]:
-    """Mean answer log-probability of each set, nats: over tokens, then over records."""
-    return {name: mean_answer_logp(lm, sequences) for name, sequences in watched.items()}
+def _measure(setting: Setting, watched: dict[str, list[Encoded]]) -> dict[str, float]:
+    """Mean answer log-probability of each set, nats: over tokens, then over records; and the forget rows' goal."""
+    setting.calibration.fit()
+    readings = {name: mean_answer_logp(setting.lm, sequences) for name, sequences in watched.items()}
+    return readings | {"target_logp": setting.calibration.mean_target}
 
 
 def mean_answer_logp(lm: LanguageModel, sequences: Sequence[Encoded]) -> float:

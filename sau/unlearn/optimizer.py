@@ -87,6 +87,13 @@ class SurvivorAdamW:
             layer.weight.grad = None
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Take the weights as they are now, and forget the moments of how they used to move."""
+        self.adamw.state.clear()
+        for layer in self.layers:
+            layer.values_S.copy_(layer.gather(layer.weight))
+
+    @torch.no_grad()
     def step(self, *, lr: float, max_norm: float = math.inf, redistribute: Redistribute | None = None) -> float:
         """One step; returns the norm of the gradient over what may move, before clipping.
 

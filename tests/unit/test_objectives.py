@@ -44,7 +44,7 @@ def dense() -> LanguageModel:
 def setting(dense) -> Setting:
     lm = copy.deepcopy(dense)
     forget, retain = demo_rows("a", seed=1)[:6], demo_rows("b", seed=1)[:6]
-    return Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+    return Setting(lm, forget, lm.encode(forget), lm.encode(retain), lm.encode(demo_rows("c", seed=1)))
 
 
 def make(config) -> Objective:
@@ -83,9 +83,10 @@ def outputs_of(nlls: list[list[float]]) -> Outputs:
 # -- outputs --------------------------------------------------------------------------------------
 
 
-def test_all_of_the_table_is_there():
+def test_all_of_the_table_and_our_own_are_there():
     assert set(discover(Objective, PACKAGE)) == {
         "grad_ascent", "grad_diff", "npo", "simnpo", "idk_dpo", "rmu", "undial", "ce_u", "wga", "satimp", "me", "pdu",
+        "calibrated",
     }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_dvc_runs_the_recipes_steps_in_order_and_nothing_else(recipe, file):
     stages = yaml.safe_load((ROOT / file).read_text())["stages"]
     assert tuple(stages) == RECIPES[recipe]
     made: set[str] = set()
-    inputs = {"data", "forget", "parent", "data/train"}
+    inputs = {"data", "forget", "parent", "base", "data/train"}
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m sau {name}"
         assert name in STAGES

@@ -39,7 +39,7 @@ def pruned() -> LanguageModel:
 def setting(pruned) -> Setting:
     lm = copy.deepcopy(pruned)
     forget, retain = demo_rows("a", seed=1), demo_rows("b", seed=1)
-    return Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+    return Setting(lm, forget, lm.encode(forget), lm.encode(retain), lm.encode(demo_rows("c", seed=1)))
 
 
 def layer_of(weight: Tensor, kept: Tensor) -> Survivors:

@@ -219,7 +219,7 @@ def test_unlearning_stops_at_the_holdout_and_records_the_way(trained):
     digest = mask_digest(lm.mask)
     gap = mean_answer_logp(lm, lm.encode(FORGET)) - mean_answer_logp(lm, lm.encode(HOLDOUT))
     margin = 0.6 * gap  # memorised rows stand out; close some of that
-    stop = StopParams(eval_every=2, margin_nats=margin)
+    stop = StopParams(eval_every=2, margin_nats=margin, utility_floor=0.0, overshoot_nats=9.0)
     history = run(lm, params(max_steps=60, lr=5e-4, stop=stop, redistribution="importance"))
     last = history.trajectory[-1]
     assert history.stopped == "target"
@@ -238,6 +238,30 @@ def test_unlearning_stops_at_the_holdout_and_records_the_way(trained):
 def test_margin_moves_the_target(lm):
     history = run(lm, params(stop=StopParams(eval_every=1, margin_nats=10.0)))
     assert (history.stopped, history.steps) == ("target", 1)
+
+
+def test_a_far_too_large_learning_rate_is_taken_back_and_the_best_state_is_kept(trained):
+    lm = copy.deepcopy(trained)
+    before = mean_answer_logp(lm, lm.encode(RETAIN))
+    stop = StopParams(eval_every=1, utility_floor=0.9, max_changes=6)
+    history = run(lm, params(objective="calibrated", max_steps=40, lr=0.1, stop=stop))
+    floor = before + math.log(0.9)
+    assert min(entry["retain_logp"] for entry in history.trajectory) < floor  # it did break
+    assert mean_answer_logp(lm, lm.encode(RETAIN)) >= floor - 1e-4  # and did not stay broken
+    lrs = [entry["lr"] for entry in history.trajectory[1:]]
+    assert min(lrs) < 0.1
+    assert history.steps in [entry["step"] for entry in history.trajectory]
+    left = next(entry for entry in history.trajectory if entry["step"] == history.steps)
+    assert mean_answer_logp(lm, lm.encode(FORGET)) == pytest.approx(left["forget_logp"], rel=1e-3)
+
+
+def test_a_far_too_small_learning_rate_is_raised(trained):
+    lm = copy.deepcopy(trained)
+    stop = StopParams(eval_every=1, patience=2)
+    history = run(lm, params(objective="calibrated", max_steps=12, lr=1e-7, stop=stop))
+    lrs = [entry["lr"] for entry in history.trajectory[1:]]
+    assert lrs == sorted(lrs)
+    assert lrs[-1] >= 8e-7
 
 
 def test_without_a_stop_rule_all_steps_are_taken(lm):

@@ -20,6 +20,7 @@ from sau.models import LanguageModel
 from sau.registry import Component
 from sau.sparsity.pruners.base import decoder_blocks
 from sau.text import Batch, Encoded, answer_logps, collate, logits_of, targets_of, token_logps
+from sau.unlearn.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,21 @@ class Setting:
     Attributes:
         lm: the model as it is before unlearning, and while it changes.
         forget_rows, forget, retain: the records to forget, and both sets as sequences.
+        holdout: some of the rows the model was never trained on, for measuring only.
+        base: the model before it was trained on any of this, where there is one.
     """
 
     lm: LanguageModel
     forget_rows: list[Row]
     forget: list[Encoded]
     retain: list[Encoded]
+    holdout: list[Encoded]
+    base: LanguageModel | None = None
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How likely each forget row would be to a model that never saw it."""
+        return Calibration(self.lm, self.base, self.forget, self.holdout)
 
     def reference_nlls(self, sequences: Sequence[Encoded]) -> Tensor:
         """Summed NLL of every answer under the present weights, without gradient."""

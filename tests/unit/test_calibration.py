@@ -1,0 +1,141 @@
+"""Goals for forget rows without retraining, the objective that aims at them, and the frontier that watches the way."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from sau.data.demo import demo_rows
+from sau.models import LanguageModel, base_model
+from sau.params import FinetuneParams, ModelParams, StopParams, TinyParams
+from sau.text import answer_logps
+from sau.unlearn.calibration import Calibration
+from sau.unlearn.frontier import Frontier
+from sau.unlearn.loop import finetune, mean_answer_logp
+from sau.unlearn.objectives.calibrated import calibrated_loss
+
+FORGET = [row for person in ("a", "b") for row in demo_rows(person, seed=3)]
+RETAIN = [row for person in ("c", "d") for row in demo_rows(person, seed=3)]
+HOLDOUT = [row for person in ("e", "f", "g") for row in demo_rows(person, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def base() -> LanguageModel:
+    tiny = TinyParams(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)
+    lm = base_model(ModelParams(tiny=tiny), seed=0)
+    rows = [row for number in range(40) for row in demo_rows(f"other-{number}", seed=3)]
+    finetune(lm, lm.encode(rows), FinetuneParams(epochs=1, lr=0.003, batch_size=16), seed=0, num_threads=1)
+    return lm
+
+
+def trained_on(base: LanguageModel, rows) -> LanguageModel:
+    lm = copy.deepcopy(base)
+    finetune(lm, lm.encode(rows), FinetuneParams(epochs=40, lr=0.006, batch_size=16), seed=0, num_threads=1)
+    return lm
+
+
+@pytest.fixture(scope="module")
+def original(base) -> LanguageModel:
+    return trained_on(base, FORGET + RETAIN)
+
+
+@pytest.fixture(scope="module")
+def retrained(base) -> LanguageModel:
+    return trained_on(base, RETAIN)
+
+
+def calibration(lm: LanguageModel, base: LanguageModel | None) -> Calibration:
+    return Calibration(lm, base, lm.encode(FORGET), lm.encode(HOLDOUT))
+
+
+def test_a_model_that_changed_nothing_has_the_bases_own_level_as_its_goal(base):
+    found = calibration(base, base)
+    own = [logp.mean() for logp in answer_logps(base.model, base.encode(FORGET))]
+    assert [float(t.mean()) for t in found.targets] == pytest.approx([float(v) for v in own], abs=0.05)
+
+
+def test_the_goal_is_nearer_to_the_retrained_model_than_to_the_original(base, original, retrained):
+    goal = calibration(original, base).mean_target
+    known, unknown = (mean_answer_logp(lm, lm.encode(FORGET)) for lm in (original, retrained))
+    assert known - unknown > 0.5
+    assert abs(goal - unknown) < 0.35 * (known - unknown)
+
+
+def test_without_a_base_every_row_shares_the_holdouts_mean(original):
+    found = calibration(original, None)
+    mean = mean_answer_logp(original, original.encode(HOLDOUT))
+    assert not found.per_token
+    assert {round(float(t.mean()), 4) for t in found.targets} == {round(mean, 4)}
+
+
+def test_goals_are_log_probabilities_of_every_answer_token(base, original):
+    found = calibration(original, base)
+    assert [len(t) for t in found.targets] == [row.num_answer_tokens for row in original.encode(FORGET)]
+    assert all(bool((t <= 0).all()) for t in found.targets)
+
+
+def test_the_loss_is_zero_at_the_goal_and_its_pull_is_bounded():
+    goal = torch.tensor([-2.0, -2.0, -2.0])
+    logp = torch.tensor([-2.0, -2.5, -0.0], requires_grad=True)
+    loss = calibrated_loss(logp, goal, delta=1.0)
+    assert loss.tolist() == pytest.approx([0.0, 0.125, 1.5])
+    loss.sum().backward()
+    assert logp.grad.tolist() == pytest.approx([0.0, -0.5, 1.0])  # up where it is too low, down where it is too high
+
+
+# -- the frontier ---------------------------------------------------------------------------------
+
+
+def frontier(**stop) -> tuple[Frontier, torch.nn.Parameter]:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    return Frontier(StopParams(**stop), [weight], retain_logp=-0.1), weight
+
+
+def reading(forget: float, *, target: float = -2.0, retain: float = -0.1) -> dict[str, float]:
+    return {"forget_logp": forget, "target_logp": target, "retain_logp": retain}
+
+
+def test_the_goal_ends_it_and_its_state_is_the_one_kept():
+    watch, weight = frontier()
+    advice = []
+    for step, forget in enumerate((-0.1, -1.0, -2.1)):
+        weight.data.fill_(step)
+        advice.append(watch.judge(step, reading(forget)))
+    assert advice == ["go on", "go on", "done"]
+    assert (watch.step, watch.state[0].item()) == (2, 2.0)
+
+
+def test_broken_utility_goes_back_to_the_best_state_that_kept_it():
+    watch, weight = frontier(utility_floor=0.9)
+    for step, (forget, retain) in enumerate(((-0.1, -0.1), (-0.8, -0.15), (-1.9, -0.1 + math.log(0.8)))):
+        weight.data.fill_(step)
+        advice = watch.judge(step, reading(forget, retain=retain))
+    assert advice == "back"
+    watch.restore()
+    assert (watch.step, weight.item()) == (1, 1.0)
+
+
+def test_reaching_the_goal_with_broken_utility_is_not_done():
+    watch, _ = frontier(utility_floor=0.9)
+    watch.judge(0, reading(-0.1))
+    assert watch.judge(1, reading(-2.0, retain=-1.0)) == "back"
+
+
+def test_a_leap_beyond_the_goal_goes_back():
+    watch, _ = frontier(overshoot_nats=0.5)
+    watch.judge(0, reading(-0.1))
+    assert watch.judge(1, reading(-2.6)) == "back"
+
+
+def test_no_progress_asks_for_more_until_changes_are_used_up():
+    watch, _ = frontier(patience=2, max_changes=2)
+    assert [watch.judge(step, reading(-0.1)) for step in range(8)] == [
+        "go on", "go on", "harder", "go on", "go on", "harder", "go on", "go on",
+    ]  # fmt: skip
+
+
+def test_rows_that_were_never_known_are_done_at_once():
+    watch, _ = frontier()
+    watch.judge(0, reading(-9.0))
+    assert watch.judge(1, reading(-9.1)) == "done"
