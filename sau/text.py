@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sau.data.records import Row
@@ -124,7 +125,8 @@ def targets_of(batch: Batch) -> Tensor:
 
 def token_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """log p [N] of each answer token."""
-    return logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+    # The fused kernel goes over [N, V] half as often as gather - logsumexp does, there and back.
+    return -F.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 @torch.no_grad()
