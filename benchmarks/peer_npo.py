@@ -1,0 +1,205 @@
+"""NPO against open-unlearning's trainer in one run: the same losses, and how many tokens per CPU second.
+
+    python benchmarks/peer_npo.py --open-unlearning PATH [--tofu FOLDER] [--steps 10]
+
+Their side: their NPO trainer's `compute_loss` and their collator, with torch's fused AdamW and clipping as
+transformers' Trainer does them, without the Trainer's own overhead. Our side: the loop's own step.
+Both start from the same weights, dense (no mask), embeddings frozen, constant learning rate, no weight decay. The
+retain term is theirs on both sides, a mean over the batch's tokens (ours would weigh every record the same).
+
+Two runs. `same batches`: both take the same rows at every step, drawn at random as theirs are, and the losses have to
+agree. `own batches`: each draws its own from the same rows, theirs at random, ours of similar length; this is what a
+user of each gets. Tokens are real ones, padding does not count; sides take turns, each step timed in CPU seconds;
+the work that is done once (our reference, their copy of the model) is given beside it.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from open_unlearning import item, modules
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from sau.data.demo import demo_rows
+from sau.data.records import Row
+from sau.data.tofu import load_tofu
+from sau.models import LanguageModel, base_model
+from sau.params import FinetuneParams, ModelParams, UnlearnParams
+from sau.text import Encoded
+from sau.unlearn.loop import _training, _UnlearnStep, finetune
+from sau.unlearn.objectives.base import Outputs, Setting
+from sau.unlearn.objectives.npo import Npo
+from sau.unlearn.optimizer import SurvivorAdamW
+from sau.unlearn.redistribution.none import NoRedistribution
+
+BATCH_SIZE = 8
+BETA = 0.1
+
+
+class TokenMeanNpo(Npo):
+    """NPO with open-unlearning's retain term: the mean over all answer tokens of the batch."""
+
+    name: Literal["token_mean_npo"] = "token_mean_npo"  # type: ignore[assignment]
+
+    def retain_loss(self, retain: Outputs, state: Any) -> Tensor:
+        return -retain.logp_N.mean()
+
+
+class Ours:
+    """Our step; `order` None leaves the batches to the loop."""
+
+    def __init__(self, lm: LanguageModel, forget: list[Row], retain: list[Row], lr: float, order: Any) -> None:
+        self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+        self.frame = _training(lm, freeze_embeddings=True)
+        optimizer = SurvivorAdamW(self.frame.__enter__(), {}, lr=lr)
+        params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
+        self._step = _UnlearnStep(self.setting, TokenMeanNpo(beta=BETA), NoRedistribution(), optimizer, params, 0)
+        if order:
+            self._step.forget_order, self._step.retain_order = order
+        self.taken: list[Encoded] = []
+        self._step.forget_order = self._note(self._step.forget_order, self.setting.forget)
+        self._step.retain_order = self._note(self._step.retain_order, self.setting.retain)
+
+    def _note(self, order: Iterator[list[int]], sequences: list[Encoded]) -> Iterator[list[int]]:
+        for rows in order:
+            self.taken += [sequences[i] for i in rows]
+            yield rows
+
+    def step(self) -> float:
+        return self._step()["loss"]
+
+    def num_tokens(self) -> int:
+        """Real tokens since the last call."""
+        taken, self.taken = self.taken, []
+        return sum(len(s.input_ids) for s in taken)
+
+
+class Theirs:
+    """open-unlearning's NPO trainer in a plain loop."""
+
+    def __init__(
+        self, peer: list[Any], lm: LanguageModel, forget: list[Encoded], retain: list[Encoded], lr: float, order: Any
+    ) -> None:
+        from transformers import TrainingArguments
+
+        npo, collators = peer
+        self.forget, self.retain, self.order = forget, retain, order
+        self.collate = collators.DataCollatorForSupervisedDataset(lm.tokenizer)
+        frozen = {
+            id(p) for m in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in m.parameters()
+        }
+        for parameter in lm.model.parameters():
+            parameter.requires_grad_(id(parameter) not in frozen)
+        with tempfile.TemporaryDirectory() as folder:
+            args = TrainingArguments(folder, use_cpu=True, report_to=[])
+            self.trainer = npo.NPO(beta=BETA, model=lm.model, args=args)
+        self.model = lm.model.train()
+        self.moving = [p for p in self.model.parameters() if p.requires_grad]
+        self.adamw = torch.optim.AdamW(self.moving, lr=lr, weight_decay=0.0, fused=True)
+        self.taken: list[Encoded] = []
+
+    def step(self) -> float:
+        parts = {}
+        for name, sequences, order in zip(("forget", "retain"), (self.forget, self.retain), self.order, strict=True):
+            chosen = [sequences[i] for i in next(order)]
+            self.taken += chosen
+            batch = self.collate([item(s, i) for i, s in enumerate(chosen)])
+            parts[name] = batch
+        loss = self.trainer.compute_loss(self.model, parts)
+        loss.backward()
+        clip_grad_norm_(self.moving, 1.0)
+        self.adamw.step()
+        self.adamw.zero_grad()
+        return float(loss.detach())
+
+    num_tokens = Ours.num_tokens
+
+
+def at_random(num_rows: int, seed: int) -> Iterator[list[int]]:
+    """Full batches of random rows, epoch after epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(num_rows, generator=generator)
+        yield from (rows.tolist() for rows in order.split(BATCH_SIZE) if len(rows) == BATCH_SIZE)
+
+
+def run(
+    peer: list[Any], lm: LanguageModel, rows: tuple[list[Row], list[Row]], lr: float, steps: int, *, shared: bool
+) -> dict[str, Any]:
+    """CPU seconds, tokens and losses of `steps` steps of each side, sides in turn; `shared`: on the same batches."""
+    forget, retain = rows
+    orders = [(at_random(len(forget), 0), at_random(len(retain), 1)) for _ in range(2)]
+    copies = [LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.prompt) for _ in range(2)]
+    makers: dict[str, Callable[[], Ours | Theirs]] = {
+        "theirs": lambda: Theirs(peer, copies[0], lm.encode(forget), lm.encode(retain), lr, orders[0]),
+        "ours": lambda: Ours(copies[1], forget, retain, lr, orders[1] if shared else None),
+    }
+    sides, once = {}, {}
+    for name, make in makers.items():
+        before = time.process_time()
+        sides[name] = make()
+        once[name] = time.process_time() - before
+    losses: dict[str, list[float]] = {name: [] for name in sides}
+    seconds, tokens = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
+    for number in range(steps):
+        for name in sorted(sides, reverse=bool(number % 2)):
+            before = time.process_time()
+            losses[name].append(sides[name].step())
+            seconds[name] += time.process_time() - before
+            tokens[name] += sides[name].num_tokens()
+            print(number, name, losses[name][-1], seconds[name], file=sys.stderr, flush=True)
+    rate = {name: tokens[name] / seconds[name] for name in sides}
+    agreement = max(abs(a - b) for a, b in zip(losses["ours"], losses["theirs"], strict=True))
+    return {
+        "cpu_s": seconds,
+        "once_cpu_s": once,
+        "tokens": tokens,
+        "tokens_per_cpu_s": rate,
+        "ratio": rate["ours"] / rate["theirs"],
+        **({"losses": losses, "largest_loss_difference": agreement} if shared else {}),
+    }
+
+
+def compare(
+    peer: list[Any], lm: LanguageModel, rows: tuple[list[Row], list[Row]], lr: float, steps: int
+) -> dict[str, Any]:
+    """Both runs for one model, one after the other, so that only two copies with their optimizers are in memory."""
+    return {
+        "steps": steps,
+        "batch_size": BATCH_SIZE,
+        "same batches": run(peer, lm, rows, lr, steps, shared=True),
+        "own batches": run(peer, lm, rows, lr, steps, shared=False),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="NPO against open-unlearning's trainer in one run")
+    parser.add_argument("--open-unlearning", type=Path, required=True, help="a checkout of open-unlearning")
+    parser.add_argument("--tofu", help="TOFU's folder: SmolLM2-135M on forget01 as well as the tiny model")
+    parser.add_argument("--steps", type=int, default=10)
+    args = parser.parse_args()
+    peer = modules(args.open_unlearning, "trainer.unlearn.npo", "data.collators")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    reports = {}
+    lm = base_model(ModelParams(), seed=0)
+    people = [[row for n in range(start, start + 5) for row in demo_rows(f"peer-{n}", seed=0)] for start in (0, 5)]
+    finetune(lm, lm.encode(people[0] + people[1]), FinetuneParams(epochs=3, lr=2e-3), seed=0, num_threads=1)
+    reports["tiny"] = compare(peer, lm, (people[0], people[1]), 1e-4, args.steps)
+    if args.tofu:
+        train, _ = load_tofu(args.tofu, num_retain=100)
+        smollm2 = base_model(ModelParams(source="smollm2"), seed=0)
+        reports["smollm2"] = compare(peer, smollm2, (train[:40], train[40:]), 1e-5, args.steps)
+    print(json.dumps(reports, indent=1))
+
+
+if __name__ == "__main__":
+    main()

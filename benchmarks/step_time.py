@@ -1,0 +1,140 @@
+"""What SAU costs on top of a plain step, in one run.
+
+    python benchmarks/step_time.py [--steps 7] [--compensated]
+
+A model of SmolLM2-135M's shape with random weights, 50% of every block matrix pruned; NPO, batches of 8
+random sequences of 60 tokens, embeddings frozen, one thread. The plain step is the same loop without a mask. Sides take
+turns, so that what else runs on the machine hits all of them alike; each step's ratio is to the plain step of its
+round, and the median over rounds is given. CPU seconds. `outside the model` is all of the step but the forward and
+backward passes: gathering, clipping, AdamW, redistribution, writing back.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sau.data.records import Row
+from sau.models import LanguageModel
+from sau.params import UnlearnParams
+from sau.registry import build
+from sau.sparsity.mask import Mask, apply_mask, prunable
+from sau.text import Encoded
+from sau.unlearn.loop import _training, _UnlearnStep
+from sau.unlearn.objectives.base import Objective, Setting
+from sau.unlearn.optimizer import SurvivorAdamW
+from sau.unlearn.redistribution.base import Redistribution
+
+NUM_ROWS, NUM_TOKENS, PROMPT = 32, 60, 20
+SIDES = ("plain", "none", "importance")
+
+
+def smollm2_shape() -> Any:
+    """Random weights in SmolLM2-135M's shape: time does not depend on their values."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).float().eval()
+
+
+def half_mask(model: Any) -> Mask:
+    """The larger half of each matrix."""
+    weights = {f"{name}.weight": linear.weight.detach().abs() for name, linear in prunable(model)}
+    return {name: weight > weight.median() for name, weight in weights.items()}
+
+
+def random_rows(seed: int, vocabulary: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocabulary, (NUM_ROWS, NUM_TOKENS), generator=generator).tolist()
+    return [Encoded(tuple(row), PROMPT) for row in ids]
+
+
+class Side:
+    """One way to step. All share one model, since time does not depend on the values of weights."""
+
+    def __init__(self, name: str, model: Any, mask: Mask) -> None:
+        lm = LanguageModel(model, None, "{question}", mask or None)
+        rows: list[Row] = []
+        vocabulary = model.config.vocab_size
+        setting = Setting(lm, rows, random_rows(0, vocabulary), random_rows(1, vocabulary))
+        self.optimizer = SurvivorAdamW(_training(lm, freeze_embeddings=True).__enter__(), mask, lr=1e-5)
+        self.step = _UnlearnStep(
+            setting,
+            build(Objective, "sau.unlearn.objectives", "npo"),
+            build(Redistribution, "sau.unlearn.redistribution", "none" if name == "plain" else name),
+            self.optimizer,
+            UnlearnParams(lr=1e-5, max_steps=1, batch_size=8, stop=None),
+            0,
+        )
+        self.in_model = 0.0
+        backward = self.step._backward
+
+        def timed(*args: Any) -> float:
+            before = time.process_time()
+            value = backward(*args)
+            self.in_model += time.process_time() - before
+            return value
+
+        self.step._backward = timed  # type: ignore[method-assign]
+
+    def seconds(self) -> tuple[float, float]:
+        """CPU seconds of one step, and of its part outside the model."""
+        self.in_model = 0.0
+        before = time.process_time()
+        self.step()
+        taken = time.process_time() - before
+        self.optimizer.zero_grad()
+        return taken, taken - self.in_model
+
+    def state_bytes(self) -> tuple[int, int]:
+        """(AdamW's moments, what survivors need besides: their values and their index)."""
+        moments = [t for state in self.optimizer.adamw.state.values() for t in state.values()]
+        extra = [t for layer in self.optimizer.layers for t in (layer.values_S, layer._index_S)]
+        return sum(t.nbytes for t in moments), sum(t.nbytes for t in extra)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="SAU's step over the plain step")
+    parser.add_argument("--steps", type=int, default=7, help="rounds after one that is not counted")
+    parser.add_argument("--compensated", action="store_true", help="one more side; slow")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = smollm2_shape()
+    mask = half_mask(model)
+    apply_mask(model, mask)
+    names = (*SIDES, *(["compensated"] if args.compensated else []))
+    sides = {name: Side(name, model, {} if name == "plain" else mask) for name in names}
+    rounds = []
+    for number in range(args.steps + 1):
+        order = names[number % len(names) :] + names[: number % len(names)]
+        timed = {name: sides[name].seconds() for name in order}
+        if number:
+            rounds.append(timed)
+    report = {}
+    for name, side in sides.items():
+        moments, extra = side.state_bytes()
+        report[name] = {
+            "cpu_s": statistics.median(r[name][0] for r in rounds),
+            "outside_model_cpu_s": statistics.median(r[name][1] for r in rounds),
+            "ratio": statistics.median(r[name][0] / r["plain"][0] for r in rounds),
+            "ratios": [round(r[name][0] / r["plain"][0], 3) for r in rounds],
+            "adamw_state_bytes": moments,
+            "adamw_state_ratio": moments / sides["plain"].state_bytes()[0],
+            "survivor_copy_bytes": extra,
+        }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
