@@ -236,12 +236,18 @@ def load_rows(spec: Spec, data: str, seed: int) -> dict[str, list[Row]]:
 
 
 def prepare(
-    spec: Spec, data: str, seed: int, folder: Path, places: Sequence[tuple[str, Sparsity]]
+    spec: Spec,
+    data: str,
+    seed: int,
+    folder: Path,
+    places: Sequence[tuple[str, Sparsity]],
+    names: Sequence[str] = REFERENCES,
 ) -> list[dict[str, Any]]:
     """Make the models that a seed's cells share, where `folder` has none yet, and read the references.
 
     Args:
         places: the (pruner, sparsity) to read; sparsity 0 stands for the dense models.
+        names: the references; original and retrained are always needed.
 
     Returns:
         For every place one row each for original (knows the forget rows), retrained, and
@@ -250,12 +256,12 @@ def prepare(
     params, rows = spec.params, load_rows(spec, data, seed)
     with seeded(seed, params.num_threads):
         _shared(folder, "base", params, partial(_base, params, seed))
-        for name in REFERENCES:
+        for name in names:
             _shared(folder, name, params, partial(_trained, folder, name, params, rows, seed))
         references = []
         for pruner, sparsity in places:
             readings = {}
-            for name in REFERENCES:
+            for name in names:
                 lm = _reference(folder, name, spec, rows, pruner, sparsity, seed)
                 readings[name] = measure(lm, _encoded(lm, rows))
             for name, reading in readings.items():

@@ -1,0 +1,120 @@
+"""Does the battery tell the truth on a real model? SmolLM2 on TOFU, unlearned in four ways, beside the retrained one.
+
+    python benchmarks/field_check.py --data TOFU_FOLDER --people 2 --folder WORK --policy quick --json OUT.json
+
+Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchmark --size smollm2` does, unlearns the
+original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
+(calibrated, its own stop), and gives every model to the battery as the candidate. What is there already is kept, so a
+run that was cut off goes on.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from sau import benchmark
+from sau.checkpoint import open_model, read_manifest, save_sparse
+from sau.models import seeded
+from sau.params import UnlearnParams, read_yaml
+from sau.unlearn.loop import unlearn
+from sau.verify.battery import verify
+from sau.verify.policy import load_policy
+from sau.verify.report import render_html
+
+ROOT = Path(__file__).resolve().parents[1]
+PRUNER, SPARSITY, SEED = "wanda", 0.5, 0
+USUAL = {"redistribution": "none", "lr": 4e-5, "max_steps": 25, "batch_size": 8, "stop": None}
+METHODS: dict[str, dict[str, Any]] = {
+    "grad_ascent": USUAL | {"objective": "grad_ascent"},
+    "grad_diff": USUAL | {"objective": "grad_diff"},
+    "npo": USUAL | {"objective": "npo", "alpha": 2.0},
+    "sau": {
+        "objective": "calibrated",
+        "redistribution": "importance",
+        "lr": 4e-5,
+        "max_steps": 60,
+        "batch_size": 8,
+        "stop": {"eval_every": 5, "margin_nats": 0.05},
+    },
+}
+
+
+def main() -> None:
+    """Make what is missing, judge every candidate, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--people", type=int, default=2, help="2, 10 or 20: forget01, forget05, forget10")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--policy", default="quick")
+    parser.add_argument("--max-retain-rows", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-unlearn", action="store_true")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    spec = benchmark.load_spec(ROOT / "benchmarks" / "smollm2.yaml", read_yaml(ROOT / "params.yaml"))
+    params = spec.params.model_copy(update={"num_threads": args.threads})
+    spec = spec.model_copy(update={"num_forget": args.people, "params": params})
+    rows = benchmark.load_rows(spec, args.data, SEED)
+    sources = references(spec, args, rows) | {
+        name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
+    }
+    if not args.only_unlearn:
+        judge(args, rows, sources)
+
+
+def references(spec: benchmark.Spec, args: argparse.Namespace, rows: dict[str, Any]) -> dict[str, Path]:
+    """Folders of the sparse models before unlearning and without the forget rows."""
+    benchmark.prepare(spec, args.data, SEED, args.folder, [(PRUNER, SPARSITY)], names=("original", "retrained"))
+    return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in ("original", "retrained")}
+
+
+def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, rows: dict[str, Any]) -> Path:
+    """Folder of the original unlearned by one method."""
+    folder = args.folder / f"unlearned-{name}"
+    if not folder.exists():
+        lm = open_model(args.folder / f"original-{PRUNER}-{SPARSITY}")
+        history = unlearn(
+            lm,
+            rows["forget"],
+            rows["retain"],
+            rows["holdout"],
+            UnlearnParams(**settings),
+            seed=SEED,
+            base=open_model(args.folder / "base", prompt=lm.prompt),
+            num_threads=args.threads,
+            progress=lambda step, total, values: print(f"{name} {step}/{total} {values['loss']:.3f}", flush=True),
+        )
+        print(json.dumps(history.as_dict()), flush=True)
+        save_sparse(lm, folder, structure="unstructured")
+    return folder
+
+
+def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
+    """The verdict of every candidate, with the same two controls."""
+    found: list[dict[str, Any]] = []
+    for name, folder in sources.items():
+        started = time.process_time()
+        with seeded(SEED, args.threads):
+            result = verify(
+                model=lambda folder=folder: open_model(folder),
+                forget=rows["forget"],
+                retain=rows["retain"][: args.max_retain_rows],
+                holdout=rows["holdout"],
+                before=lambda: open_model(sources["original"]),
+                reference=lambda: open_model(sources["retrained"]),
+                policy=load_policy(args.policy),
+                model_digest=read_manifest(folder).digest,
+                seed=SEED,
+                progress=lambda text, name=name: print(f"{name}: {text}", flush=True),
+            )
+        found.append({"candidate": name, "cpu_seconds": time.process_time() - started} | result.to_json())
+        (args.folder / f"report-{name}.html").write_text(render_html(result, title=f"TOFU, {name}", facts={}))
+        print(name, result.verdict, *(f"{c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n  ", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
