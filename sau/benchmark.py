@@ -24,8 +24,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from sau.checkpoint import open_model, save_sparse
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
@@ -45,7 +43,7 @@ from sau.errors import ConfigError, DivergedError
 from sau.models import LanguageModel, base_model, save_dense, seeded
 from sau.params import TINY, FinetuneParams, Params, PruneParams, merge, read_yaml
 from sau.registry import checked
-from sau.sparsity.mask import Mask, apply_mask
+from sau.sparsity.mask import apply_mask, future_mask
 from sau.sparsity.pruners import prune
 from sau.text import Encoded, answer_logps
 from sau.unlearn.loop import finetune, unlearn
@@ -443,35 +441,11 @@ def _trajectory(
     parts = (rows["forget"], rows["retain"], rows["holdout"])
     base = _to_device(open_model(folder / "base", prompt=spec.params.model.prompt))
     try:
-        with _future_mask(lm, mask) if masked and pruned_last and mask else _unchanged():
+        with future_mask(lm.model, mask) if masked and pruned_last and mask else nullcontext():
             unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, progress=look)
     except DivergedError:
         pass  # the looks before it count
     return found
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _future_mask(lm: LanguageModel, mask: Mask) -> Iterator[None]:
-    """While open, a dense model computes what it did, but only survivors are its weights: what the mask will take
-    stays as a constant beside them, W x = W_survivors x + W_pruned x. On leaving, the pruned weights are gone."""
-    modules = {name: lm.model.get_submodule(name.removesuffix(".weight")) for name in mask}
-    rest = {name: module.weight.detach().masked_fill(mask[name], 0.0) for name, module in modules.items()}
-    apply_mask(lm.model, mask)
-
-    def hook(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-        return lambda _module, inputs, output: output + F.linear(inputs[0], rest[name])
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # -- who wins -------------------------------------------------------------------------------------------

@@ -87,8 +87,13 @@ class StopParams(_Params):
 
 
 class UnlearnParams(_Params):
-    """Sparsity-Aware Unlearning: objective, redistribution, and how hard and how long."""
+    """Sparsity-Aware Unlearning: objective, redistribution, and how hard and how long.
 
+    order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
+    from: its survivors unlearn, then the mask known in advance is laid on and the rest recovers on the retain rows.
+    """
+
+    order: Literal["prune-unlearn", "unlearn-prune"] = "prune-unlearn"
     objective: dict[str, Any] | str = "npo"
     redistribution: dict[str, Any] | str = "importance"
     lr: float = Field(gt=0, le=1)

@@ -11,6 +11,7 @@ host, no absolute path goes into them. Metrics files carry numbers only.
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sau.data.records import Row, load_records
 from sau.errors import CheckpointError, DataError
 from sau.params import TINY, FinetuneParams, Params, load_params
 
-DATA, FORGET, PARENT, BASE = Path("data"), Path("forget"), Path("parent"), Path("base")
+DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base", "dense"))
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
 SPLIT = ARTIFACTS / "split.json"
 PARAMS = Path("params.yaml")
@@ -150,21 +151,30 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[s
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
     from sau.checkpoint import open_sparse, read_manifest, save_sparse
     from sau.models import open_dense
-    from sau.unlearn.loop import unlearn
+    from sau.sparsity.mask import apply_mask, future_mask
+    from sau.unlearn.loop import finetune, unlearn
 
     lm = open_sparse(folder / PARENT)
     rows = read_split(folder)
-    history = unlearn(
-        lm,
-        rows["forget"],
-        rows["retain"],
-        rows["holdout"],
-        params.unlearn,
-        seed=params.seed,
-        base=open_dense(folder / BASE, prompt=lm.prompt),
-        num_threads=params.num_threads,
-        progress=progress,
-    )
+    pruned_last = params.unlearn.order == "unlearn-prune"
+    if pruned_last:
+        lm.model = open_dense(folder / DENSE, prompt=lm.prompt).model
+    with future_mask(lm.model, lm.mask or {}) if pruned_last else nullcontext():
+        history = unlearn(
+            lm,
+            rows["forget"],
+            rows["retain"],
+            rows["holdout"],
+            params.unlearn,
+            seed=params.seed,
+            base=open_dense(folder / BASE, prompt=lm.prompt),
+            num_threads=params.num_threads,
+            progress=progress,
+        )
+    if pruned_last:
+        apply_mask(lm.model, lm.mask or {})
+        retain = lm.encode(rows["retain"])
+        finetune(lm, retain, params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress)
     parent = read_manifest(folder / PARENT)
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=parent.structure)
     if saved.mask_digest != parent.mask_digest:

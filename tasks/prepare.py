@@ -20,7 +20,7 @@ from tasks.data import DEMO, write_data
 from tasks.ledger import Ledger
 from tasks.settings import settings
 from tasks.tracking import Tracking
-from tasks.workspace import Workspace, git, pins_at
+from tasks.workspace import Pin, Workspace, git, pins_at
 
 PINNED = "pinned"
 
@@ -56,9 +56,23 @@ def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
     return params
 
 
-def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> None:
+def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> Params:
     params = resolve_params(base, overrides)
     (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    return params
+
+
+def _also_dense(recipe: Path, tag: str, pins: dict[str, Pin]) -> None:
+    """Make the dense model an input of unlearning.
+
+    Raises:
+        RequestError: the version is not a first one: the dense model knows whom later versions have forgotten.
+    """
+    if "artifacts/dense" not in pins:
+        raise RequestError(f"order unlearn-prune: {tag} is a forget version, only a first version has its dense model")
+    stages = yaml.safe_load(recipe.read_text())
+    stages["stages"]["unlearn"]["deps"].append("dense")
+    recipe.write_text(yaml.safe_dump(stages, sort_keys=False))
 
 
 def _record(run_id: str, ws: Workspace, contexts: dict[str, str]) -> dict[str, str]:
@@ -115,10 +129,14 @@ def prepare_forget(
         tag = Tracking(settings()).champion(line).tags["git_tag"]
         pins = pins_at(settings().root, tag)
         pins |= {"base": pins.get("base") or pins["artifacts/base"]}  # handed on from version to version
-        for path, source in (("data", "data"), ("parent", "checkpoint"), ("base", "base")):
-            ws.point(path, pins[source])
-        _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
+        params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
         shutil.copyfile(ws.path / "dvc.forget.yaml", ws.path / "dvc.yaml")
+        inputs = {"data": "data", "parent": "checkpoint", "base": "base"}
+        if params.unlearn.order == "unlearn-prune":
+            inputs |= {"dense": "artifacts/dense"}
+            _also_dense(ws.path / "dvc.yaml", tag, pins)
+        for path, source in inputs.items():
+            ws.point(path, pins[source])
         ledger = Ledger(settings().ledger_url)
         (ws.path / "forget").mkdir(exist_ok=True)
         for request_id in request_ids:

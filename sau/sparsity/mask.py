@@ -7,11 +7,13 @@ Shape suffixes: O output features, I input features.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sau.errors import SparsityError
@@ -84,6 +86,25 @@ def apply_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
+@contextmanager
+def future_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[None]:
+    """While open, a dense model computes what it did, but only survivors are its weights: what the mask will take
+    stays as a constant beside them, W x = W_survivors x + W_pruned x. On leaving, the pruned weights are gone."""
+    modules: dict[str, Any] = {name: model.get_submodule(name.removesuffix(".weight")) for name in mask}
+    rest = {name: module.weight.detach().masked_fill(mask[name], 0.0) for name, module in modules.items()}
+    apply_mask(model, mask)
+
+    def hook(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+        return lambda _module, inputs, output: output + F.linear(inputs[0], rest[name])
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """Refuse a model with any pruned weight that is not +0.0, bit for bit.
 

@@ -12,7 +12,7 @@ from sau.benchmark import Cell, Reading, Spec, compare, distances, grid, load_sp
 from sau.benchmark_report import _undominated, frontier, markdown
 from sau.errors import ConfigError
 from sau.params import merge, read_yaml
-from sau.sparsity.mask import check_mask
+from sau.sparsity.mask import check_mask, future_mask
 
 ROOT = Path(__file__).parents[2]
 SIZES = sorted((ROOT / "benchmarks").glob("*.yaml"))
@@ -138,7 +138,7 @@ def test_the_future_mask_leaves_the_dense_function(spec, prepared):
     ids = torch.arange(2, 22)[None]
     with torch.no_grad():
         expected = dense.model(ids).logits
-        with benchmark._future_mask(dense, sparse.mask):
+        with future_mask(dense.model, sparse.mask):
             check_mask(dense.model, sparse.mask)
             torch.testing.assert_close(dense.model(ids).logits, expected, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(dense.model(ids).logits, expected, atol=1e-3)
