@@ -25,6 +25,7 @@ from typing import Any
 
 METHODS = ("wanda", "sparsegpt")
 SPARSITY = 0.5
+NUM_CALIBRATION = 32
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -88,7 +89,7 @@ def compare(peer_python: str, work: Path) -> list[dict[str, Any]]:
     """One row per method and side."""
     from safetensors.torch import load_file
 
-    from benchmarks.pruning import NUM_CALIBRATION, NUM_EVALUATION, documentation, perplexity
+    from benchmarks.pruning import NUM_EVALUATION, documentation, perplexity
     from sau.models import base_model, save_dense, seeded
     from sau.params import SMOLLM2, ModelParams
 

@@ -24,7 +24,7 @@ from sau.sparsity.pruners import prune
 from sau.text import Encoded, collate, logits_of, token_logps
 
 NUM_TOKENS = 512
-NUM_CALIBRATION, NUM_EVALUATION = 32, 8
+NUM_CALIBRATION, NUM_EVALUATION = 16, 8
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
 STRUCTURES = (("unstructured", 0.5), ("4:8", 0.5), ("2:4", 0.5), ("unstructured", 0.7))
 
@@ -65,10 +65,10 @@ def perplexity(model: Any, sequences: Sequence[Encoded]) -> float:
     return math.exp(total / num_tokens)
 
 
-def measure(pruner: str, structure: str, sparsity: float, *, dense: Any, num_calibration: int) -> dict[str, Any]:
+def measure(pruner: str, structure: str, sparsity: float, *, dense: Any) -> dict[str, Any]:
     """One row of the table; `dense` stays as it is."""
     lm = copy.deepcopy(dense)
-    calibration = documentation(lm.tokenizer, calibration=True, num_sequences=num_calibration)
+    calibration = documentation(lm.tokenizer, calibration=True, num_sequences=NUM_CALIBRATION)
     start = time.process_time()
     prune(lm, calibration, PruneParams(pruner=pruner, structure=structure, sparsity=sparsity))
     cpu_s = time.process_time() - start
@@ -94,7 +94,7 @@ def main() -> None:
         print("| pruner | structure | sparsity | perplexity | CPU seconds |\n|---|---|---|---|---|")
         for structure, sparsity in STRUCTURES:
             for pruner in PRUNERS:
-                row = measure(pruner, structure, sparsity, dense=dense, num_calibration=NUM_CALIBRATION)
+                row = measure(pruner, structure, sparsity, dense=dense)
                 rows.append(row)
                 print(
                     f"| {pruner} | {structure} | {sparsity:.0%} | {row['perplexity']:.1f} | {row['cpu_s']:.0f} |",
