@@ -2,7 +2,6 @@
 
 Calibration and evaluation text are docstrings of the Python that runs this, from different files: English that lies
 on every machine, and none of it in this repository. Nothing is recovered after pruning.
-Shape suffixes: B sequences, T tokens, V vocabulary.
 """
 
 import argparse
@@ -21,10 +20,10 @@ import torch
 from sau.models import base_model, seeded
 from sau.params import SMOLLM2, ModelParams, PruneParams
 from sau.sparsity.pruners import prune
-from sau.text import Encoded, collate, logits_of, token_logps
+from sau.text import Encoded, answer_logps
 
 NUM_TOKENS = 512
-NUM_CALIBRATION, NUM_EVALUATION = 16, 8
+NUM_CALIBRATION, NUM_EVALUATION = 16, 4
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
 STRUCTURES = (("unstructured", 0.5), ("4:8", 0.5), ("2:4", 0.5), ("unstructured", 0.7))
 
@@ -54,15 +53,10 @@ def _docstrings(files: Sequence[Path]) -> Iterator[str]:
                     yield text
 
 
-@torch.no_grad()
 def perplexity(model: Any, sequences: Sequence[Encoded]) -> float:
     """exp of the mean loss per token, each sequence's first token given."""
-    total = num_tokens = 0.0
-    for sequence in sequences:
-        batch = collate([sequence])
-        total -= float(token_logps(logits_of(model, batch), batch).sum())
-        num_tokens += sequence.num_answer_tokens
-    return math.exp(total / num_tokens)
+    logps = torch.cat(answer_logps(model, sequences, batch_size=1))
+    return math.exp(-float(logps.double().mean()))
 
 
 def measure(pruner: str, structure: str, sparsity: float, *, dense: Any) -> dict[str, Any]:
