@@ -40,7 +40,7 @@ class Pruner(Component, ABC):
         """Zero weights in place (+0.0), perhaps update the survivors, and return the mask.
 
         Args:
-            model: any causal LM whose prunable linears lie in one list of decoder blocks.
+            model: any causal LM; every linear but its output head is pruned.
             calibration: sequences for methods that look at layer inputs.
             structure: "unstructured" (compared within each output row) or "n:m".
             sparsity: share of weights to prune, rounded to whole weights per row.
