@@ -144,12 +144,12 @@ def main() -> None:
         child(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer_python", help="the Python of an environment with llmcompressor")
+    parser.add_argument("peer_python", type=Path, help="the Python of an environment with llmcompressor")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--work", type=Path, help="a folder to keep; sides measured there are not run again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = compare(args.peer_python, (args.work or Path(scratch)).resolve())
+        rows = compare(str(args.peer_python.absolute()), (args.work or Path(scratch)).resolve())
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for row in rows:
         print("| " + " | ".join(format(row[key], form) if key in row else "" for key, form in COLUMNS.items()) + " |")
