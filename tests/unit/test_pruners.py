@@ -1,6 +1,7 @@
 """Pruners against hand-derived numbers and naive references."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from sau.data.demo import demo_rows
 from sau.errors import ConfigError, DataError, SparsityError
 from sau.models import LanguageModel, base_model
 from sau.params import ModelParams, PruneParams, TinyParams
+from sau.registry import build
 from sau.sparsity.mask import check_mask, check_structure, prunable, sparsity
 from sau.sparsity.pruners import prune
-from sau.sparsity.pruners.base import decoder_blocks, keep_highest
-from sau.sparsity.pruners.sparsegpt import sparsegpt
+from sau.sparsity.pruners.base import BATCH, Pruner, decoder_blocks, halting_before, keep_highest, lowest
+from sau.sparsity.pruners.sparsegpt import gram, sparsegpt
 from sau.sparsity.pruners.wanda import wanda_score
+from sau.text import Encoded
 
 PRUNERS = ["magnitude", "wanda", "sparsegpt"]
 
@@ -60,6 +63,14 @@ def test_of_equal_scores_exactly_the_right_number_goes():
     assert kept.tolist() == [[False] * 3 + [True] * 3] * 2
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 12, 13])
+def test_lowest_is_what_a_stable_sort_puts_first(count):
+    score = torch.randint(0, 4, (50, 13)).float()
+    expected = torch.zeros_like(score, dtype=torch.bool)
+    expected.scatter_(1, score.argsort(dim=1, stable=True)[:, :count], True)
+    assert torch.equal(lowest(score, count), expected)
+
+
 def test_row_that_does_not_divide_into_groups():
     with pytest.raises(SparsityError, match="6 inputs are no multiple of 4"):
         keep_highest(torch.rand(2, 6), structure="2:4", sparsity=0.5)
@@ -74,7 +85,9 @@ def test_wanda_score_by_hand():
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
-@pytest.mark.parametrize(("structure", "share"), [("unstructured", 0.6), ("2:4", 0.5), ("1:4", 0.75)])
+@pytest.mark.parametrize(
+    ("structure", "share"), [("unstructured", 0.6), ("unstructured", 0.13), ("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.75)]
+)
 def test_mask_is_what_was_asked_for_and_zeros_are_exact(lm, rows, pruner, structure, share):
     before = {name: linear.weight.clone() for name, linear in prunable(lm.model)}
     embedding = lm.model.get_input_embeddings().weight.clone()
@@ -108,32 +121,96 @@ def test_pruning_twice_gives_the_same_bits(dense, rows, pruner):
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
-def test_wanda_sees_the_inputs_of_already_pruned_blocks_and_no_padding(dense, rows):
-    """Reference: one sequence at a time through the whole model, a fresh pass for each block."""
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("structure", ["unstructured", "4:8"])
+def test_each_layer_sees_the_inputs_that_the_pruned_layers_before_it_give_and_no_padding(
+    dense, rows, pruner, structure
+):
+    """Reference: one sequence at a time through the whole model, a fresh pass for each linear."""
     lm, reference = copy.deepcopy(dense), copy.deepcopy(dense)
     sequences = lm.encode(rows)
-    mask = prune(lm, sequences, PruneParams(pruner="wanda"))
-    prefix, blocks = decoder_blocks(reference.model)
-    for number, block in enumerate(blocks):
-        linears = {n: m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
-        squares: dict[str, torch.Tensor] = {}
-
-        def add(name, inputs, squares=squares):
-            squares[name] = squares.get(name, 0) + inputs[0].double().square().sum(0)
-
-        hooks = [m.register_forward_pre_hook(lambda _, a, n=n, add=add: add(n, a[0])) for n, m in linears.items()]
+    assert len({len(s.input_ids) for s in sequences}) > 1
+    mask = prune(lm, sequences, PruneParams(pruner=pruner, structure=structure))
+    options = {"structure": structure, "sparsity": 0.5}
+    for name, linear in prunable(reference.model):
+        seen: list[torch.Tensor] = []
+        hook = linear.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
         with torch.no_grad():
             for sequence in sequences:
                 reference.model(input_ids=torch.tensor([sequence.input_ids]))
-        for hook in hooks:
-            hook.remove()
-        for name, linear in linears.items():
-            kept = keep_highest(
-                wanda_score(linear.weight.detach(), squares[name]), structure="unstructured", sparsity=0.5
-            )
-            linear.weight.data.masked_fill_(~kept, 0.0)
-            # Sums in another order may swap two weights whose scores differ in the last bit.
-            assert (mask[f"{prefix}.{number}.{name}.weight"] == kept).float().mean() > 0.998
+        hook.remove()
+        inputs, weight = torch.cat(seen).double(), linear.weight.data
+        if pruner == "wanda":
+            kept = keep_highest(wanda_score(weight, inputs.square().sum(0)), **options)
+            weight.masked_fill_(~kept, 0.0)
+        else:
+            new, kept = sparsegpt(weight.double(), inputs.T @ inputs, damping=0.01, **options)
+            weight.copy_(new)
+        # Sums in another order may swap two weights whose scores differ in the last bit.
+        assert (mask[f"{name}.weight"] == kept).float().mean() > 0.998
+
+
+def test_activations_of_one_layer_are_held_at_a_time(dense, rows):
+    """What the pass has computed and pruning no longer needs is gone, however many layers it has been through."""
+    lm = copy.deepcopy(dense)
+    sequences = lm.encode(rows)
+    inputs_seen: list[list[weakref.ref]] = []
+    most_alive = 0
+    with torch.no_grad():
+        for _, inputs in halting_before(dict(prunable(lm.model)), lm.model, sequences):
+            inputs_seen.append([weakref.ref(x) for x, _ in inputs])
+            del inputs
+            alive = {id(ref()) for refs in inputs_seen for ref in refs if ref() is not None}
+            most_alive = max(most_alive, len(alive))
+    assert len(inputs_seen) == 14
+    # Per batch the layer's own input, and those of the linears before it that the block's code still names.
+    assert most_alive <= 2 * len(inputs_seen[0])
+
+
+def test_a_refusal_in_the_middle_of_the_pass_leaves_no_hook_behind(dense, rows):
+    lm = copy.deepcopy(dense)
+    with pytest.raises(SparsityError, match="no multiple of 5"):
+        prune(lm, lm.encode(rows), PruneParams(pruner="wanda", structure="1:5", sparsity=0.8))
+    assert not any(linear._forward_pre_hooks for _, linear in prunable(lm.model))
+
+
+class _Experts(nn.Module):
+    """Two linears, of which each sequence sees those that `visits` names, in that order."""
+
+    def __init__(self, visits: dict[int, list[str]]) -> None:
+        super().__init__()
+        self.visits = visits
+        self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        hidden = nn.functional.one_hot(input_ids, 4).float()
+        for name in self.visits[int(input_ids[0, 0])]:
+            hidden = self.get_submodule(name)(hidden)
+
+
+def _paths(*visits: list[str]) -> tuple[_Experts, list[Encoded]]:
+    sequences = [Encoded((n, n, n) + (1,) * n, prompt_length=1) for n in range(len(visits)) for _ in range(BATCH)]
+    return _Experts(dict(enumerate(visits))), sequences
+
+
+def test_layers_that_only_some_batches_reach():
+    model, sequences = _paths(["a", "b"], ["b"])
+    model.a.weight.data.fill_(1.0)
+    mask = build(Pruner, "sau.sparsity.pruners", "wanda").prune(
+        model, sequences, structure="unstructured", sparsity=0.5
+    )
+    # `a` saw token 0 alone: input 0 stays, and of the three equal scores the last.
+    assert mask["a.weight"].tolist() == [[True, False, False, True]] * 4
+
+
+@pytest.mark.parametrize(
+    ("visits", "message"), [(["a"], "b: saw no calibration token"), (["a", "a", "b"], "a: is used again")]
+)
+def test_layers_used_never_or_twice(visits, message):
+    model, sequences = _paths(visits)
+    pruner = build(Pruner, "sau.sparsity.pruners", "wanda")
+    with pytest.raises(SparsityError, match=message):
+        pruner.prune(model, sequences, structure="unstructured", sparsity=0.5)
 
 
 def test_sparsegpt_changes_the_output_less_than_wanda_and_wanda_less_than_magnitude(rows):
@@ -170,16 +247,16 @@ def _naive_obs(weight, hessian, damping, structure, share):
             count = round(len(weight) * end * share) - round(len(weight) * i * share)
             threshold = block.flatten().sort().values[count - 1]
             kept[:, i:end] = block > threshold
-        elif structure == "2:4" and i % 4 == 0:
-            group = weight[:, i : i + 4].square() / costs[i : i + 4]
-            kept[:, i : i + 4] = group >= group.sort(dim=1, descending=True).values[:, 1:2]
+        elif structure != "unstructured" and i % (m := int(structure[2:])) == 0:
+            group = weight[:, i : i + m].square() / costs[i : i + m]
+            kept[:, i : i + m] = group >= group.sort(dim=1, descending=True).values[:, m // 2 - 1, None]
         inverse = torch.linalg.inv(hessian[i:, i:])
         pruned = torch.where(kept[:, i], 0.0, weight[:, i])
         weight[:, i:] -= pruned[:, None] * inverse[0] / inverse[0, 0]
     return weight.masked_fill(~kept, 0.0), kept
 
 
-@pytest.mark.parametrize("structure", ["unstructured", "2:4"])
+@pytest.mark.parametrize("structure", ["unstructured", "2:4", "4:8"])
 @pytest.mark.parametrize("num_inputs", [24, 160])  # 160: more than one block of 128
 def test_sparsegpt_is_obs(structure, num_inputs):
     torch.manual_seed(1)
@@ -190,6 +267,14 @@ def test_sparsegpt_is_obs(structure, num_inputs):
     actual, kept = sparsegpt(weight, hessian, structure=structure, sparsity=0.5, damping=0.01)
     assert torch.equal(kept, kept_expected)
     torch.testing.assert_close(actual.double(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_gram_is_the_sum_over_batches():
+    batches = [torch.randn(n, 600) for n in (7, 30)]
+    everything = torch.cat(batches)
+    actual = gram(iter(batches))
+    assert torch.equal(actual, actual.T)
+    torch.testing.assert_close(actual, everything.T @ everything, rtol=1e-4, atol=1e-4)
 
 
 def test_sparsegpt_by_hand():

@@ -27,7 +27,7 @@ def prune(
         calibration: sequences whose layer inputs say which weights matter. Never forget data: the sparsity
             pattern itself would be fitted on it.
         params: method, structure and sparsity.
-        progress: called with (blocks done, blocks, {}).
+        progress: called with (matrices done, matrices, {}).
 
     Returns:
         The mask, which is also `lm.mask`.

@@ -1,7 +1,9 @@
 """Wanda: weights by magnitude times input norm (Sun et al. 2023, arXiv 2306.11695)."""
 
+from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sau.sparsity.pruners.base import LayerwisePruner, keep_highest
@@ -17,11 +19,11 @@ class Wanda(LayerwisePruner):
 
     name: Literal["wanda"] = "wanda"
 
-    def accumulate(self, total: Tensor | None, inputs_NI: Tensor) -> Tensor:
-        squares_I = inputs_NI.square().sum(0).double()
-        return squares_I if total is None else total + squares_I
+    def statistic(self, inputs_NI: Iterable[Tensor]) -> Tensor:
+        """Sum of squares [I]."""
+        return torch.stack([x_NI.square().sum(0).double() for x_NI in inputs_NI]).sum(0)
 
-    def prune_layer(self, weight_OI: Tensor, total: Tensor, *, structure: str, sparsity: float) -> Tensor:
-        kept_OI = keep_highest(wanda_score(weight_OI, total), structure=structure, sparsity=sparsity)
+    def prune_layer(self, weight_OI: Tensor, statistic: Tensor, *, structure: str, sparsity: float) -> Tensor:
+        kept_OI = keep_highest(wanda_score(weight_OI, statistic), structure=structure, sparsity=sparsity)
         weight_OI.masked_fill_(~kept_OI, 0.0)
         return kept_OI
