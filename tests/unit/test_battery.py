@@ -30,7 +30,7 @@ from sau.verify.checks.sampling_leak import SamplingLeakCheck
 from sau.verify.decoys import find_secrets
 from sau.verify.policy import Policy
 from sau.verify.readings import Reading, TokenScores, sum_logps
-from sau.verify.sampling import count_leaks, holds, sample_prompts
+from sau.verify.sampling import count_leaks, holds, probes
 from sau.verify.standalone import verify_paths
 from sau.verify.stressor import PACKAGE as STRESSORS
 from sau.verify.stressor import Stressor, Surroundings
@@ -81,9 +81,17 @@ def retrained() -> LanguageModel:
     return trained(RETAIN, 2)
 
 
-def run(model, before, reference, policy=ALL_MANDATORY, **changes):
+def run(model, before, reference, policy=ALL_MANDATORY, dense=None, **changes):
     sets = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, **changes}
-    return verify(model=model, before=before, reference=reference, policy=policy, model_digest="d" * 64, **sets)
+    return verify(
+        model=model, before=before, reference=reference, dense=dense, policy=policy, model_digest="d" * 64, **sets
+    )
+
+
+def timeless(verification):
+    """The same without how long it took."""
+    checks = [finding.model_copy(update={"seconds": 0.0}) for finding in verification.checks]
+    return verification.model_copy(update={"seconds": 0.0, "checks": checks})
 
 
 def by_id(verification) -> dict[str, Finding]:
@@ -150,7 +158,7 @@ def test_models_may_be_given_as_functions_and_are_opened_once(retrained, before,
 
     result = run(opener("u", retrained), opener("b", before), opener("r", reference))
     assert opened == ["b", "r", "u"]
-    assert result == run(retrained, before, reference)
+    assert timeless(result) == timeless(run(retrained, before, reference))
 
 
 def test_the_record_holds_numbers_and_no_text(retrained, before, reference):
@@ -643,13 +651,33 @@ def test_sampling_bounds():
         SamplingLeakCheck().measure(Evidence({}, leaks=(0, 0)), Bench(None, few, alpha=0.05, seed=0))
 
 
-def test_prompts_include_paraphrases_and_begun_answers(before):
+def test_probes_ask_in_five_ways(before):
     secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=20, seed=0)
-    prompts = [prompt for prompt, _ in sample_prompts(before, FORGET, secrets)]
-    assert len(prompts) == 60
-    assert any(FORGET[0]["paraphrased_question"] in prompt for prompt in prompts)
-    assert any(prompt.endswith("born in") for prompt in prompts)
-    assert not any(secret.value in prompts[3 * i + 2] for i, secret in enumerate(secrets))
+    found = probes(before, FORGET, secrets, RETAIN[:2])
+    assert len(found) == 100
+    for secret, its in zip(secrets, zip(*[iter(found)] * 5, strict=True), strict=True):
+        row = FORGET[secret.row]
+        asked, in_other_words, after_shots, begun, half_given = (probe.prompt for probe in its)
+        assert row["question"] in asked
+        assert row["paraphrased_question"] in in_other_words
+        assert RETAIN[0]["answer"] in after_shots
+        assert RETAIN[1]["answer"] in after_shots
+        assert after_shots.endswith(asked)
+        assert begun == f"{asked} {secret.prefix.rstrip()}"
+        assert half_given.startswith(begun)
+        assert half_given.endswith(its[-1].given)
+        assert secret.value.startswith(its[-1].given)
+        assert not any(holds(probe.prompt.removeprefix(asked), secret.value) for probe in its)
+        assert all(probe.given == "" for probe in its[:-1])
+
+
+def test_what_is_given_away_counts_only_where_the_rest_follows(before):
+    secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=20, seed=0)
+    half = [probe for probe in probes(before, FORGET, secrets) if probe.given]
+    assert len(half) == 20
+    assert all(0 < len(probe.given) < len(probe.value) for probe in half)
+    assert all(holds(probe.given + probe.value.removeprefix(probe.given) + ".", probe.value) for probe in half)
+    assert not any(holds(probe.given + " and something else", probe.value) for probe in half)
 
 
 def test_a_value_is_found_as_whole_words():
@@ -730,9 +758,73 @@ def test_stressed_checks_are_repeated_with_the_control_treated_alike(retrained, 
     assert passed.verdict == "PASS"
 
 
+def stressed_policy(*stressors, num_stressors=None) -> Policy:
+    checks = ["residual_knowledge", "decoy_rank"]
+    return Policy.model_validate(
+        {
+            "name": "stressed",
+            "version": 1,
+            "metrics": ["probability"],
+            "checks": checks,
+            "stressed_checks": checks,
+            "stressors": stressors,
+            "num_decoys": 19,
+            "num_stressors": num_stressors,
+        }
+    )
+
+
 def test_what_did_not_run_is_said(retrained, before, reference):
-    limits = run(retrained, before, reference).limits
-    assert any(all(name in limit for name in discover(Stressor, STRESSORS)) for limit in limits)
+    limits = " ".join(run(retrained, before, reference).limits)
+    assert "beyond the budget of 0, not run: densify, int4, prune10, relearn5." in limits
+    bare = run(retrained, before, reference, stressed_policy("densify"), forget=[]).limits
+    assert any(all(n in limit for n in discover(Stressor, STRESSORS) if n != "densify") for limit in bare)
+
+
+def test_a_mandatory_stressor_beyond_the_budget_is_no_pass(retrained, before, reference):
+    optional, mandatory = ({"name": "round_weights", "bits": 8, "mandatory": m} for m in (False, True))
+    passed = run(retrained, before, reference, stressed_policy(optional, num_stressors=0))
+    assert passed.verdict == "PASS"
+    assert not any("int8" in finding.id for finding in passed.checks)
+    left_out = run(retrained, before, reference, stressed_policy(mandatory, num_stressors=0))
+    assert left_out.verdict == "INCONCLUSIVE"
+    assert "beyond the budget of 0 stressors" in by_id(left_out)["residual_knowledge/int8"].reason
+
+
+def test_densify_runs_with_the_dense_parent_and_says_why_it_did_not(retrained, before, reference):
+    policy = stressed_policy({"name": "densify", "mandatory": False})
+    models = [sparse(lm) for lm in (retrained, before, reference)]
+    ran = by_id(run(*models, policy, dense=before))
+    assert ran["residual_knowledge/densify"].n == 20
+    assert ran["residual_knowledge/densify"].never_saw_it == 0.0
+
+    def gone():
+        raise CheckpointError("tiny@v1: no dense weights there")
+
+    for dense, why in ((None, "was not given"), (gone, "tiny@v1: no dense weights there")):
+        result = run(*models, policy, dense=dense)
+        finding_ = by_id(result)["residual_knowledge/densify"]
+        assert finding_.verdict == "INCONCLUSIVE"
+        assert why in finding_.reason
+        if result.verdict == "PASS":
+            assert any(why in reason for reason in result.reasons)
+
+
+def test_relearning_is_read_as_excess_over_the_control_relearned_alike(retrained, before, reference):
+    policy = stressed_policy({"name": "relearn", "rows": 20, "epochs": 12, "lr": 3e-3})
+    good, bad = (by_id(run(model, before, reference, policy)) for model in (retrained, before))
+    taught = Relearn(rows=20, epochs=12, lr=3e-3).apply(reference, around())
+    secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=19, seed=0)
+    texts = [{**FORGET[s.row], "answer": t} for s in secrets for t in (FORGET[s.row]["answer"], *s.decoys)]
+    cuts = np.cumsum([1 + len(s.decoys) for s in secrets])[:-1]
+    scores = tuple(np.split(sum_logps(taught, taught.encode(texts)), cuts))
+    absolute = DecoyRankCheck().measure(Evidence({}, decoys=scores, exact=(True,) * 20), bench())
+    assert absolute.value > 0.75, "relearning has taught even the control the true answers"
+    for check_ in ("residual_knowledge", "decoy_rank"):
+        assert good[f"{check_}/relearn20"].verdict != "FAIL"
+        assert bad[f"{check_}/relearn20"].value > good[f"{check_}/relearn20"].value
+    assert good["decoy_rank/relearn20"].never_saw_it == 0.5
+    assert good["residual_knowledge/relearn20"].never_saw_it == 0.0
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -756,7 +848,7 @@ def test_folders_and_files_are_verified_like_models(folder, retrained, before, r
     result = verify_paths(*paths, policy="quick")
     assert result.verdict == "PASS", result.reasons
     assert len(result.model_digest) == 64
-    assert result.checks == run(retrained, before, reference, QUICK).checks
+    assert timeless(result).checks == timeless(run(retrained, before, reference, QUICK)).checks
 
 
 def test_a_model_swapped_meanwhile_has_no_verdict(folder):
