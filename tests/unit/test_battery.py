@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from flows import cli
 from sau.data import write_shards
 from sau.data.demo import demo_rows
-from sau.errors import CheckpointError, ConfigError, DivergedError
+from sau.errors import CheckpointError, ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, base_model, save_dense
 from sau.params import FinetuneParams, ModelParams, TinyParams
 from sau.registry import discover
 from sau.sparsity.mask import apply_mask, check_mask, prunable
 from sau.unlearn.loop import finetune
 from sau.verify import battery, check, load_policy, verdict, verify
+from sau.verify.answers import answers
 from sau.verify.blind import blind_baseline, word_features
 from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError
 from sau.verify.checks.decoy_rank import DecoyRankCheck, p_if_true, place, pooled_p
@@ -29,7 +31,7 @@ from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
 from sau.verify.checks.sampling_leak import SamplingLeakCheck
 from sau.verify.decoys import find_secrets
 from sau.verify.policy import Policy
-from sau.verify.readings import Reading, TokenScores, sum_logps
+from sau.verify.readings import Reading, TokenScores, mean_logps, sum_logps
 from sau.verify.sampling import count_leaks, holds, probes
 from sau.verify.standalone import verify_paths
 from sau.verify.stressor import PACKAGE as STRESSORS
@@ -811,9 +813,16 @@ def test_densify_runs_with_the_dense_parent_and_says_why_it_did_not(retrained, b
 
 
 def test_relearning_is_read_as_excess_over_the_control_relearned_alike(retrained, before, reference):
-    policy = stressed_policy({"name": "relearn", "rows": 20, "epochs": 12, "lr": 3e-3})
+    stressor = Relearn(rows=20, epochs=12, lr=3e-3)
+    policy = stressed_policy(stressor)
     good, bad = (by_id(run(model, before, reference, policy)) for model in (retrained, before))
-    taught = Relearn(rows=20, epochs=12, lr=3e-3).apply(reference, around())
+    taught = stressor.apply(reference, around())
+
+    def knows(lm):
+        return mean_logps(lm, lm.encode(FORGET)).mean()
+
+    excess = (knows(stressor.apply(retrained, around())) - knows(taught)) / (knows(before) - knows(reference))
+    assert good["residual_knowledge/relearn20"].value == pytest.approx(excess, abs=1e-3)
     secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=19, seed=0)
     texts = [{**FORGET[s.row], "answer": t} for s in secrets for t in (FORGET[s.row]["answer"], *s.decoys)]
     cuts = np.cumsum([1 + len(s.decoys) for s in secrets])[:-1]
@@ -858,6 +867,100 @@ def test_a_model_swapped_meanwhile_has_no_verdict(folder):
 
     with pytest.raises(CheckpointError, match="changed while"):
         verify_paths(*(folder / name for name in ("model", *SETS)), policy="quick", progress=meddle)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sau(folder, tmp_path, monkeypatch):
+    """Runs `sau verify` on the folder: (exit code, the record or None)."""
+
+    def call(*args, **paths):
+        given = {name: folder / name for name in ("model", *SETS)} | paths
+        options = [f"--{key}={value}" for key, value in given.items() if value is not None]
+        record = tmp_path / "record.json"
+        record.unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "argv", ["sau", "verify", *options, f"--json={record}", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, json.loads(record.read_text()) if record.is_file() else None
+
+    return call
+
+
+def test_exit_0_is_pass_and_power_and_cost_of_every_check_are_printed(sau, folder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    code, record = sau(f"--html={page}", before=folder / "before", reference=folder / "reference")
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert record["verdict"] == "PASS"
+    assert record["policy_digest"] == QUICK.digest
+    assert len(record["model_digest"]) == 64
+    assert ">PASS</strong>" in page.read_text()
+    for name in ("power", "rows read", "CPU s", "verdict PASS by policy quick"):
+        assert name in printed
+    for its in record["checks"]:
+        fields = {"id", "n", "value", "interval", "before", "never_saw_it", "margin", "verdict", "reason", "power"}
+        assert fields <= its.keys()
+        assert its["rows_read"] > 0
+        assert its["seconds"] > 0
+        assert its["id"] in printed
+    # Three models read 20 forget, 60 retain and 80 holdout rows, each with a true and five false answers beside it.
+    assert {c["id"]: c["rows_read"] for c in record["checks"]}["retain_utility"] == 3 * 60 * 7
+    assert {c["id"]: c["rows_read"] for c in record["checks"]}["membership/mia_loss"] == 3 * 100 * 7
+    decoys = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=QUICK.num_decoys, seed=0)
+    assert record["rows_read"] == 3 * (160 * 7 + sum(1 + len(secret.decoys) for secret in decoys))
+    assert 0 < record["seconds"] < 60
+
+
+def test_exit_3_is_fail(sau, folder):
+    code, record = sau(model=folder / "before", before=folder / "before", reference=folder / "reference")
+    assert (code, record["verdict"]) == (3, "FAIL")
+
+
+def test_exit_4_is_inconclusive_and_a_holdout_set_may_be_missing(sau, folder):
+    code, record = sau(holdout=None, before=folder / "before", reference=folder / "reference")
+    assert (code, record["verdict"]) == (4, "INCONCLUSIVE")
+    reasons = {check["id"]: check["reason"] for check in record["checks"] if check["verdict"] == "INCONCLUSIVE"}
+    assert "0 holdout records" in reasons["membership/mia_loss"]
+
+
+def test_exit_5_is_refused(sau, folder):
+    code, record = sau(retain=folder / "forget", reference=folder / "reference")
+    assert (code, record["verdict"], record["checks"]) == (5, "REFUSED", [])
+    assert "both in the forget and the retain set" in record["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "args", "said"),
+    [
+        ({"model": "nowhere"}, (), "ModelError"),
+        ({"forget": "nowhere.jsonl"}, (), "DataError"),
+        ({}, ("--policy=lax",), "quick, standard, strict"),
+        ({}, ("--show-answers", "--html=x.html"), "not of the demo people"),
+    ],
+)
+def test_exit_1_is_an_error_in_one_line(sau, capsys, paths, args, said):
+    code, record = sau(*args, **paths)
+    assert (code, record) == (1, None)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [("--stressors=-1",), ("--show-answers",), ("--nonsense",)])
+def test_exit_2_is_usage(sau, args):
+    assert sau(*args) == (2, None)
+
+
+def test_answers_are_shown_of_demo_people_only(before, reference):
+    rows = {"forget": demo_rows("demo-0003", seed=1), "retain": demo_rows("demo-0004", seed=1)}
+    shown = answers({"before": before, "after": lambda: reference, "reference": None}, rows, num_rows=2)
+    assert [entry["set"] for entry in shown] == ["forget", "forget", "retain", "retain"]
+    assert shown[0]["before"] == before.answer(rows["forget"][0]["question"])
+    assert shown[3].keys() == {"set", "question", "before", "after"}
+    real = {**rows["retain"][0], "answer": "They live in a real town."}
+    with pytest.raises(DataError, match="1 of 4 rows"):
+        answers({"before": before}, {"forget": rows["forget"], "retain": [real, *rows["retain"]]}, num_rows=2)
 
 
 def test_every_check_says_what_it_looks_at():
