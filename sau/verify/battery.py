@@ -198,13 +198,15 @@ class _Run:
 
     def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
         """(samples that hold a secret, samples)."""
+        # The shortest rows to keep serve as examples: a prompt must not outgrow the model's context.
+        shots = sorted(self.sets["retain"], key=lambda row: (len(row["question"] + row["answer"]), row["record_id"]))
         return count_leaks(
             lm,
             self.sets["forget"],
             self.secrets,
             num_samples=self.policy.num_samples,
             seed=self.seed,
-            shots=self.sets["retain"][:_NUM_SHOTS],
+            shots=shots[:_NUM_SHOTS],
         )
 
     def _decoys(self, lm: LanguageModel) -> tuple[np.ndarray, ...]:
