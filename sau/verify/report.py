@@ -7,12 +7,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sau.verify.check import Verdict
-from sau.verify.plots import MODELS, plots, stressed
+from sau.verify.plots import MODELS, Trajectory, plots, stressed
 from sau.verify.verification import Finding, Margin, Verification
 
 _TEMPLATES = Path(__file__).parent / "templates"
 Answers = Sequence[Mapping[str, str]]
-Trajectory = Sequence[Mapping[str, float]]
 _HEADLINES: dict[Verdict, str] = {
     "PASS": "The records are forgotten, as far as this policy can tell.",
     "FAIL": "The model must not be released on this evidence.",
