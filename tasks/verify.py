@@ -127,7 +127,7 @@ def verify(
                 "Mask digest": manifest.mask_digest,
                 "Sparsity": f"{manifest.sparsity:.4%} ({manifest.structure})",
             },
-            "trajectory": json.loads((ws.path / "metrics" / "unlearn.json").read_text())["trajectory"],
+            "unlearning": json.loads((ws.path / "metrics" / "unlearn.json").read_text()),
         }
         if show_answers:
             models = {"before": before, "after": model, "reference": gold}

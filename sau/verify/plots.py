@@ -20,7 +20,8 @@ from sau.verify.verification import Finding, Verification
 
 MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Never saw it"}
 Scores = Mapping[str, Mapping[str, list[float]]]
-Trajectory = Sequence[Mapping[str, float]]
+Unlearning = Mapping[str, Any]
+"""Metrics of the step that unlearned: `trajectory` as in `sau.unlearn.loop.History`, `num_steps` of the state kept."""
 _COLOURS = {"before": "#c2410c", "unlearned": "#1d4ed8", "reference": "#0f766e"}
 _UNSEEN, _BAND, _FAINT = "#94a3b8", "#e2e8f0", "#cbd5e1"
 _TONES = {"PASS": ("#15803d", "o"), "FAIL": ("#b91c1c", "X"), "INCONCLUSIVE": ("#b45309", "D")}
@@ -49,11 +50,11 @@ class _Plot(NamedTuple):
 _WIDE, _HALF = 9.6, 4.6
 
 
-def plots(verification: Verification, trajectory: Trajectory | None = None) -> list[dict[str, Any]]:
+def plots(verification: Verification, unlearning: Unlearning | None = None) -> list[dict[str, Any]]:
     """What can be drawn, each as `title`, `caption`, `svg`, and whether it is `wide`."""
     return [
         {"title": plot.title, "caption": plot.caption, "wide": plot.size[0] == _WIDE, "svg": _svg(plot)}
-        for plot in (*_of_scores(verification), *_of_steps(trajectory), *_of_stressors(verification.checks))
+        for plot in (*_of_scores(verification), *_of_steps(unlearning), *_of_stressors(verification.checks))
     ]
 
 
@@ -91,14 +92,15 @@ def _of_scores(verification: Verification) -> Iterator[_Plot]:
     )
 
 
-def _of_steps(trajectory: Trajectory | None) -> Iterator[_Plot]:
-    if trajectory:
+def _of_steps(unlearning: Unlearning | None) -> Iterator[_Plot]:
+    if unlearning:
         yield _Plot(
             _draw_trajectory,
-            trajectory,
+            unlearning,
             (_HALF, 4.0),
             "The way there",
-            "Measured while unlearning: what is to be forgotten sinks to what was never seen, the rest should stay.",
+            "Measured while unlearning: what is to be forgotten sinks to where never-seen records are, the rest should "
+            "stay. Dotted: the state that was kept.",
         )
 
 
@@ -205,16 +207,18 @@ def _draw_sets(figure: Figure, scores: Scores) -> None:
     axis.legend(loc="upper center", frameon=False, ncols=3, fontsize=8.5, columnspacing=1.0, handlelength=1.2)
 
 
-def _draw_trajectory(figure: Figure, trajectory: Trajectory) -> None:
+def _draw_trajectory(figure: Figure, unlearning: Unlearning) -> None:
     axis: Axes = figure.subplots()
+    trajectory = unlearning["trajectory"]
     steps = [point["step"] for point in trajectory]
     lines = (
         ("retain_logp", "to keep", "#60a5fa", "-"),
         ("forget_logp", "to forget", _COLOURS["unlearned"], "-"),
-        ("holdout_logp", "never seen: the target", "#64748b", "--"),
+        ("target_logp", "target", "#64748b", "--"),
     )
     for key, label, colour, style in lines:
         axis.plot(steps, [point[key] for point in trajectory], color=colour, lw=2, ls=style, label=label)
+    axis.axvline(unlearning["num_steps"], color="#64748b", lw=1, ls=":")
     axis.set(xlabel="unlearning step", ylabel="mean log-probability per answer token (nats)")
     axis.legend(loc="best", frameon=False, fontsize=8.5)
 

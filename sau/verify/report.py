@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sau.verify.check import Verdict
-from sau.verify.plots import MODELS, Trajectory, plots, stressed
+from sau.verify.plots import MODELS, Unlearning, plots, stressed
 from sau.verify.verification import Finding, Margin, Verification
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,7 +44,7 @@ def render_html(
     title: str,
     facts: Mapping[str, str],
     answers: Answers | None = None,
-    trajectory: Trajectory | None = None,
+    unlearning: Unlearning | None = None,
 ) -> str:
     """The verification as one HTML page without scripts or remote assets.
 
@@ -53,13 +53,13 @@ def render_html(
         facts: shown as label and value: ids, digests, dates. Never text of a record.
         answers: `set`, `question`, `before`, `after` and perhaps `reference` of a few rows, as
             `sau.verify.answers.answers` gives them. They quote the data: for invented data only.
-        trajectory: what unlearning measured on its way (`sau.unlearn.loop.History`), where that is known.
+        unlearning: the metrics of the step that unlearned, where they are known.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
     )
-    context = _context(verification, title, facts, answers, trajectory)
-    return environment.get_template("report.html").render(context, plots=plots(verification, trajectory))
+    context = _context(verification, title, facts, answers, unlearning)
+    return environment.get_template("report.html").render(context, plots=plots(verification, unlearning))
 
 
 def render_markdown(
@@ -68,14 +68,14 @@ def render_markdown(
     title: str,
     facts: Mapping[str, str],
     answers: Answers | None = None,
-    trajectory: Trajectory | None = None,
+    unlearning: Unlearning | None = None,
 ) -> str:
     """The same without plots; arguments as for `render_html`."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["cell"] = _cell
-    context = _context(verification, title, facts, answers, trajectory)
+    context = _context(verification, title, facts, answers, unlearning)
     return environment.get_template("report.md").render(context)
 
 
@@ -90,7 +90,7 @@ def _context(
     title: str,
     facts: Mapping[str, str],
     answers: Answers | None,
-    trajectory: Trajectory | None,
+    unlearning: Unlearning | None,
 ) -> dict[str, Any]:
     counts = verification.num_records
     warned = verification.verdict == "PASS" and any(f.verdict == "FAIL" for f in verification.checks)
@@ -107,7 +107,7 @@ def _context(
             "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
             "Records": f"{counts['forget']} to forget, {counts['retain']} to keep, {counts['holdout']} never seen",
             "Confidence": f"{verification.confidence:.0%} over the whole battery",
-            **({"Unlearning": _steps(trajectory)} if trajectory else {}),
+            **({"Unlearning": _steps(unlearning)} if unlearning else {}),
             "Cost": f"{verification.rows_read:,} rows read, {verification.seconds:.0f} s of processor time",
         },
         "models": {role: name for role, name in MODELS.items() if role in verification.table},
@@ -146,10 +146,11 @@ def _gathered(chosen: Sequence[Finding], checks: Sequence[Finding]) -> list[str]
     return [title if how == ["as stored"] else f"{title} ({', '.join(how)})" for title, how in named.items()]
 
 
-def _steps(trajectory: Trajectory) -> str:
-    first, last = trajectory[0], trajectory[-1]
-    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {last[f'{name}_logp']:.2f}" for name in _SETS)
-    return f"{last['step']:.0f} steps; {', '.join(ways)} (nats per answer token)"
+def _steps(unlearning: Unlearning) -> str:
+    first = unlearning["trajectory"][0]
+    kept = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
+    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {kept[f'{name}_logp']:.2f}" for name in _SETS)
+    return f"{kept['step']} steps; {', '.join(ways)} (nats per answer token)"
 
 
 def _row(finding: Finding) -> dict[str, Any]:

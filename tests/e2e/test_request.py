@@ -112,7 +112,7 @@ def test_the_requests_run_shows_inputs_steps_metrics_and_the_model(run):
     client = mlflow_client(run)
     shown = client.get_run(run.outcome["run_id"])
     contexts = {d.tags[0].value: d.dataset.digest for d in shown.inputs.dataset_inputs}
-    assert contexts.keys() == {"retain", "forget", "parent checkpoint"}
+    assert contexts.keys() == {"retain", "forget", "parent checkpoint", "base model"}
     tags = client.get_model_version(LINE, "2").tags
     assert (contexts["retain"], contexts["forget"]) == (tags["data_md5"], tags["forget_md5"])
     parent_model = client.get_model_version(LINE, "1").source.removeprefix("models:/")

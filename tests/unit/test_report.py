@@ -85,14 +85,18 @@ STRESSED = [
         mandatory=False, value=None, interval=None, before=None, never_saw_it=None, margin=None, power=None,
     ),
 ]  # fmt: skip
-TRAJECTORY = [
-    {"step": 0, "forget_logp": -0.03, "retain_logp": -0.02, "holdout_logp": -1.4},
-    {"step": 8, "forget_logp": -1.52, "retain_logp": -0.07, "holdout_logp": -1.5},
-]
+UNLEARNING = {
+    "num_steps": 8,
+    "trajectory": [
+        {"step": 0, "forget_logp": -0.03, "retain_logp": -0.02, "target_logp": -1.4},
+        {"step": 8, "forget_logp": -1.52, "retain_logp": -0.07, "target_logp": -1.5},
+        {"step": 12, "forget_logp": -3.52, "retain_logp": -0.9, "target_logp": -1.5},  # too far: not kept
+    ],
+}
 
 
 def test_every_plot_is_drawn_from_what_it_needs():
-    titles = [plot["title"] for plot in plots(verification(checks=STRESSED), TRAJECTORY)]
+    titles = [plot["title"] for plot in plots(verification(checks=STRESSED), UNLEARNING)]
     assert titles == [
         "How well each model knows the records",
         "Telling forgotten from unseen records",
@@ -121,9 +125,9 @@ def test_the_stressors_plot_names_what_was_done_and_what_did_not_run():
 
 
 def test_the_way_there_is_said_in_numbers_too():
-    page = html(trajectory=TRAJECTORY)
+    page = html(unlearning=UNLEARNING)
     assert "8 steps; to forget -0.03 to -1.52, to keep -0.02 to -0.07" in page
-    text = render_markdown(verification(), title="A", facts={}, trajectory=TRAJECTORY)
+    text = render_markdown(verification(), title="A", facts={}, unlearning=UNLEARNING)
     assert "8 steps; to forget" in text
     assert "8 steps" not in html()
 
