@@ -10,7 +10,7 @@ Every person's 20 rows are then judged alone, as in a request of one person, by 
 * false alarms: invented people whom neither model saw, by both models; none should FAIL, and raw p < 0.05 should happen
   about one time in twenty
 
-Some seven minutes of CPU time with the tiny model.
+Some five minutes of CPU time with the tiny model.
 """
 
 import argparse
