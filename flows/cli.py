@@ -49,6 +49,9 @@ Set = Annotated[
 Profile = Annotated[
     str | None, typer.Option(help="A file of profiles/ by name, or a YAML file, laid over params.yaml.")
 ]
+ShowAnswers = Annotated[
+    bool, typer.Option("--show-answers", help="Quote answers in the report; refused for all but the demo people.")
+]
 
 
 def main() -> None:
@@ -291,6 +294,7 @@ def forget(
         bool, typer.Option(help="Retrain a reference without the rows to judge by; without one no verdict is PASS.")
     ] = True,
     retry_review: Annotated[bool, typer.Option(help="Take requests again whose last version did not pass.")] = False,
+    show_answers: ShowAnswers = False,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
@@ -301,7 +305,7 @@ def forget(
         with progress():
             from flows import pipeline
 
-            outcome = pipeline.forget(line, reference, retry_review, laid_over)
+            outcome = pipeline.forget(line, reference, retry_review, laid_over, show_answers)
     if as_json:
         _print_json(outcome)
     elif outcome["version"] is None:
@@ -487,33 +491,50 @@ def verify(
     ],
     forget: Annotated[Path, typer.Option(help="Rows to have been forgotten: JSONL, Parquet or a folder.")],
     retain: Annotated[Path, typer.Option(help="Rows to be kept.")],
-    holdout: Annotated[Path, typer.Option(help="Rows no model ever saw.")],
+    holdout: Annotated[
+        Path | None, typer.Option(help="Rows no model ever saw; without them there is no membership check.")
+    ] = None,
     before: Annotated[str | None, typer.Option(help="The model before unlearning: the positive control.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="A model that never saw the rows: the negative control.")
     ] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="The dense model that the sparse one comes from, for the stressor densify.")
+    ] = None,
     policy: Annotated[str, typer.Option(help="quick, standard, strict, or a policy file.")] = "quick",
+    stressors: Annotated[
+        int | None, typer.Option(min=0, help="Run only so many of the policy's stressors; default: its own budget.")
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Who rows are about that name nobody.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    show_answers: ShowAnswers = False,
 ) -> None:
     """Judge any causal language model, sparse or not, whoever unlearned it. Needs no Prefect and no MLflow."""
     from sau.verify.report import render_html
-    from sau.verify.standalone import verify_paths
+    from sau.verify.standalone import answer_paths, verify_paths
+
+    if show_answers and not html_file:
+        raise typer.BadParameter("needs --html", param_hint="--show-answers")
 
     def place(given: str | None) -> str | None:
         return str(_checkpoint(given)) if given else None
 
     with progress():
         logger = logging.getLogger("sau")
+        models = {"before": place(before), "after": place(model), "reference": place(reference)}
+        # Before the battery: rows that may not be quoted are refused at once.
+        shown = answer_paths(models, {"forget": forget, "retain": retain}, subject=subject) if show_answers else None
         verification = verify_paths(
-            model=str(_checkpoint(model)),
+            model=str(models["after"]),
             forget=forget,
             retain=retain,
             holdout=holdout,
-            before=place(before),
-            reference=place(reference),
+            before=models["before"],
+            reference=models["reference"],
+            dense=place(dense),
             policy=policy,
+            num_stressors=stressors,
             subject=subject,
             progress=lambda text: logger.debug("%s", text),
         )
@@ -522,7 +543,9 @@ def verify(
         json_file.write_text(json.dumps(record, indent=1) + "\n")
     if html_file:
         html_file.write_text(
-            render_html(verification, title=f"Verification of {Path(model).name}", facts={"Model": model})
+            render_html(
+                verification, title=f"Verification of {Path(model).name}", facts={"Model": model}, answers=shown
+            )
         )
     print_checks(record)
     raise typer.Exit(EXIT_CODES[record["verdict"]])
@@ -557,15 +580,22 @@ def benchmark(
 
 
 def print_checks(record: dict[str, Any]) -> None:
-    """The verdict and its checks with both controls as a table."""
-    table = Table("check", "n", "value", "before", "never saw it", "margin", "verdict")
+    """The verdict and its checks with both controls, power and cost as a table."""
+    table = Table(
+        "check", "n", "value", "before", "never saw it", "margin", "power", "rows read", "CPU s", "verdict"
+    )  # fmt: skip
     for check in record["checks"]:
         colour = COLOURS.get(check["verdict"], "dim")
         table.add_row(
             check["id"], _number(check["n"]), _number(check["value"]), _number(check["before"]),
-            _number(check["never_saw_it"]), _margin(check["margin"]), f"[{colour}]{check['verdict']}[/]",
+            _number(check["never_saw_it"]), _margin(check["margin"]), _number(check["power"]),
+            f"{check['rows_read']:,}", f"{check['seconds']:.1f}", f"[{colour}]{check['verdict']}[/]",
         )  # fmt: skip
     out.print(table)
+    out.print(
+        f"{record['rows_read']:,} rows read, {record['seconds']:.1f} s of CPU time; a reading that checks share "
+        "is in the row of each, and here once"
+    )
     verdict = record["verdict"]
     out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {record['policy']}")
     for reason in record["reasons"]:

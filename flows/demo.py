@@ -48,7 +48,7 @@ def run_demo(profile: str, data: str, data_options: dict[str, Any], overrides: d
         neighbour = next(p for p in people if p not in asking)
         requests = [ledger.submit(profile, person, "consent-withdrawn") for person in asking]
         pipeline.log.info("request %s received, due %s", requests[0].id, f"{requests[0].deadline_at:%Y-%m-%d}")
-        outcome = pipeline.forget(profile)
+        outcome = pipeline.forget(profile, show_answers=data == "demo")
 
         parent = champion
         version = tracking.version(profile, outcome["version"])

@@ -157,6 +157,7 @@ def forget(
     reference: bool = True,
     retry_review: bool = False,
     overrides: dict[str, Any] | None = None,
+    show_answers: bool = False,
 ) -> dict[str, Any]:
     """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
 
@@ -164,6 +165,7 @@ def forget(
         reference: retrain a reference model to judge by; without one the verdict cannot be PASS.
         retry_review: also take requests again whose last version did not pass.
         overrides: parameters on top of the parent version's.
+        show_answers: put what the models answer into the report; rows of the demo people only.
 
     Returns:
         {"requests": [], "version": None} where nothing was open; else requests, version, tag, verdict, champion.
@@ -179,7 +181,7 @@ def forget(
             log.info("no open request on %s", line)
             return {"requests": [], "version": None}
         try:
-            outcome = _forget(tracking, line, ids, reference, overrides or {})
+            outcome = _forget(tracking, line, ids, reference, overrides or {}, show_answers)
         except BaseException as error:
             for request_id in ids:
                 ledger.move(request_id, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
@@ -197,7 +199,7 @@ def forget(
 
 
 def _forget(
-    tracking: Tracking, line: str, ids: list[str], reference: bool, overrides: dict[str, Any]
+    tracking: Tracking, line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
 ) -> dict[str, Any]:
     parent = tracking.champion(line)
     tags = {"request_ids": ",".join(ids), "parent": parent.tags["git_tag"]}
@@ -209,7 +211,7 @@ def _forget(
         for stage in RECIPES["forget"]:
             run_stage(stage, ws.path.name, line, run_id)
         gold = retrain(line, ws.path.name) if reference else None
-        judged = verify(ws.path.name, line, run_id, request_ids=ids, reference=gold)
+        judged = verify(ws.path.name, line, run_id, request_ids=ids, reference=gold, show_answers=show_answers)
         version = register(
             ws.path.name,
             line,
@@ -217,6 +219,7 @@ def _forget(
             request_ids=ids,
             parent=parent.version,
             verdict=judged["verdict"],
+            verified=judged["model_digest"],
             tags={
                 "forget_md5": pins["forget"],
                 "policy": judged["policy"],
@@ -226,7 +229,7 @@ def _forget(
         )
         champion = promote(line, version["version"])
         _publish_lineage(tracking, line, version["version"], run_id)
-        publish_card(version["tag"], judged["verdict"], run_id)
+        publish_card(version["tag"], judged, run_id)
     return {"requests": ids, "champion": champion, "run_id": run_id, "verdict": judged["verdict"], **version}
 
 
@@ -237,7 +240,19 @@ def _publish_lineage(tracking: Tracking, line: str, number: int, run_id: str) ->
 
 
 @task(name="report card", task_run_name="report {tag}")
-def publish_card(tag: str, verdict: str, run_id: str) -> None:
-    """A note in Prefect's UI that points to the MLflow run: ids and the verdict only."""
+def publish_card(tag: str, judged: dict[str, Any], run_id: str) -> None:
+    """The checks in Prefect's UI, with the MLflow run that holds the report: ids, numbers and verdicts only."""
+    verdict, policy = judged["verdict"], f"{judged['policy']} {judged['policy_digest'][:12]}"
+    head = f"**{tag}**: {verdict} by policy {policy}\n\nMLflow run `{run_id}`, artifact `report.html`\n"
+    names = list(judged["checks"][0]) if judged["checks"] else []
+    lines = [names, ["---"] * len(names), *([_cell(check[name]) for name in names] for check in judged["checks"])]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines if names)
     key = f"verdict-{tag.lower().replace('@', '-').replace('_', '-')}"
-    create_markdown_artifact(f"**{tag}**: {verdict}\n\nMLflow run `{run_id}`", key=key, description=f"{tag}: {verdict}")
+    create_markdown_artifact(f"{head}\n{table}", key=key, description=f"{tag}: {verdict}")
+
+
+def _cell(value: Any) -> str:
+    """A number, a range open at None, or a word."""
+    if isinstance(value, list):
+        return " to ".join(_cell(end) if end is not None else "..." for end in value)
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

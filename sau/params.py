@@ -107,9 +107,10 @@ class UnlearnParams(_Params):
 
 
 class VerifyParams(_Params):
-    """Which policy judges, on how many rows."""
+    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
 
     policy: str = "quick"
+    num_stressors: int | None = Field(None, ge=0)
     max_retain_rows: int = Field(200, ge=10, le=100_000)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import task
 
 from sau.checkpoint import check_files
-from sau.errors import TrackingError
+from sau.errors import CheckpointError, TrackingError
 from sau.params import load_params
 from tasks.prepare import params_digest, training_digest, workspace
 from tasks.settings import settings
@@ -20,7 +20,15 @@ MAY_LEAD = ("PASS", BOOTSTRAP)
 
 @task(name="register", task_run_name="register {line}")
 def register(
-    name: str, line: str, run_id: str, *, request_ids: list[str], parent: str | None, verdict: str, tags: dict[str, str]
+    name: str,
+    line: str,
+    run_id: str,
+    *,
+    request_ids: list[str],
+    parent: str | None,
+    verdict: str,
+    verified: str | None = None,
+    tags: dict[str, str],
 ) -> dict[str, Any]:
     """Make worktree `name` the line's next version, alias `candidate`.
 
@@ -30,15 +38,19 @@ def register(
     Args:
         parent: the version before, by number; None for a first one.
         verdict: PASS, FAIL, INCONCLUSIVE, REFUSED, or BOOTSTRAP where nothing was to be forgotten.
+        verified: the model digest that the verdict speaks of; None where nothing was to be verified.
         tags: further tags of the version.
 
     Raises:
+        CheckpointError: the checkpoint is not the one that was verified.
         TrackingError: MLflow's copy does not have the digest that was verified.
     """
     tracking, ws, root = Tracking(settings()), workspace(name), settings().root
     log.info("register")
+    manifest = check_files(ws.path / "checkpoint")
+    if verified not in (None, manifest.digest):
+        raise CheckpointError(f"{line}: the checkpoint has digest {manifest.digest}, {verified} was verified")
     with tracking.run(line, "register", parent=run_id):
-        manifest = check_files(ws.path / "checkpoint")
         ws.push()
         parent_version = tracking.version(line, int(parent)) if parent else None
         parent_commits = [parent_version.tags["git_commit"]] if parent_version else []

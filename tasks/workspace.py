@@ -179,7 +179,9 @@ class Workspace:
         dvc(self.path, "pull", f"{path}.dvc")
 
     def write_pointer(self, path: str, pin: Pin) -> None:
-        (self.path / f"{path}.dvc").write_text(yaml.safe_dump({"outs": [pin.as_out(path)]}, sort_keys=False))
+        pointer = self.path / f"{path}.dvc"
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(yaml.safe_dump({"outs": [pin.as_out(Path(path).name)]}, sort_keys=False))
 
     def add(self, *paths: str) -> dict[str, Pin]:
         """Put paths under DVC and return their pins."""

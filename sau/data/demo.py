@@ -12,6 +12,7 @@ from sau.data.records import Row, write_shards
 
 ROWS_PER_SUBJECT = 20
 NUM_FALSE_ANSWERS = 5
+SEED = 1
 
 _FIRST = [
     "Orv",
@@ -189,7 +190,15 @@ def demo_rows(subject_id: str, *, seed: int) -> list[Row]:
     return rows
 
 
-def write_demo_data(folder: Path, *, seed: int = 1, num_train: int = 16, num_holdout: int = 8) -> None:
+def is_demo(row: Row) -> bool:
+    """Whether a row is, word for word, one that `demo_rows` invents at the seed of the demo data."""
+    return any(
+        (row["question"], row["answer"]) == (its["question"], its["answer"])
+        for its in demo_rows(row["subject_id"], seed=SEED)
+    )
+
+
+def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_holdout: int = 8) -> None:
     """Write `folder/train` and `folder/holdout`, one JSONL file per invented person.
 
     Args:

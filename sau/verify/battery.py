@@ -5,6 +5,7 @@ Nobody can prove from weights alone that something is erased. What did not run, 
 never a PASS.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from sau.models import LanguageModel
 from sau.registry import discover
 from sau.verify.blind import blind_baseline
 from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError, Verdict
+from sau.verify.cost import Cost, Meter
 from sau.verify.decoys import find_secrets
 from sau.verify.metric import MembershipMetric, Metric, ModelMetric, Readings, RecordMetric, token_means
 from sau.verify.policy import Policy
@@ -29,6 +31,8 @@ from sau.verify.verdict import conclude, judge
 from sau.verify.verification import Finding, Verification
 
 SETS = ("forget", "retain", "holdout")
+_STRESSING = "stressing"
+_NUM_SHOTS = 2
 TableRow = dict[str, dict[str, float | None]]
 Table = dict[str, TableRow]
 ROLES = {
@@ -45,12 +49,18 @@ LIMITS = (
 
 @dataclass
 class _Trial:
-    """The models as they are (no stressor), or after one: whose evidence there is, and why others' is missing."""
+    """The models as they are (no stressor), or after one: whose evidence there is, why others' is missing, and what
+    it cost."""
 
     stressor: Stressor | None
     checks: tuple[Check, ...]
     evidence: dict[str, Evidence] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
+
+    def cost(self, check: Check) -> Cost:
+        """Of the check's numbers of all models."""
+        return self.meter.of(*check.sets, *([check.extra] if check.extra else ()), _STRESSING, f"judging {check.id}")
 
 
 def verify(
@@ -73,7 +83,8 @@ def verify(
         model, before, reference: the unlearned model, the one before, and one that never saw the forget rows but was
             otherwise trained alike (a base model, which knows none of the data, would be stricter than fair); each may
             be a function that opens it, so that only one is in memory at a time.
-        dense: the dense model that sparse ones come from, for the stressor `densify`.
+        dense: the dense model that sparse ones come from, for the stressor `densify`; opened only where that runs, and
+            where it cannot be, the verdict says so.
         forget, retain, holdout: the rows to be forgotten, those to be kept, and rows no model was trained on.
         model_digest: what the verdict will speak of.
         seed: of resampling, decoys, sampling and relearning.
@@ -84,6 +95,7 @@ def verify(
         is also in another set; a broken check or model is INCONCLUSIVE. What a source raises while a model is opened
         is not caught: a damaged checkpoint has no verdict.
     """
+    started = time.process_time()
     say = progress or (lambda message: None)
     sets = {"forget": list(forget), "retain": list(retain), "holdout": list(holdout)}
     frame: dict[str, Any] = {
@@ -113,6 +125,8 @@ def verify(
         checks=findings,
         table=_table(policy.metrics, evidence),
         scores={role: {name: _scores(e, name) for name in SETS} for role, e in evidence.items()},
+        rows_read=sum(trial.meter.total.rows for trial in run.trials),
+        seconds=round(time.process_time() - started, 3),
         **frame,
     )
 
@@ -135,7 +149,9 @@ class _Run:
             self.secrets = [self.secrets[i] for i in sorted(chosen)]
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
         self.as_stored = _Trial(None, policy.checks)
-        self.trials = [self.as_stored, *(_Trial(stressor, repeated) for stressor in policy.stressors)]
+        self.trials = [self.as_stored, *(_Trial(stressor, repeated) for stressor in policy.stressors_run)]
+        beyond = {"unlearned": f"beyond the budget of {policy.num_stressors} stressors"}
+        self.left_out = [_Trial(s, repeated, troubles=beyond) for s in policy.stressors_left_out if s.mandatory]
 
     def take(self, role: str, source: ModelSource | None) -> None:
         """Gather all of one model's numbers; whatever goes wrong there ends in a verdict that is no PASS."""
@@ -151,15 +167,16 @@ class _Run:
                 continue
             self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
             try:
-                trial.evidence[role] = self._gather(self._stressed(lm, trial.stressor), trial)
+                trial.evidence[role] = self._gather(self._stressed(lm, trial), trial)
             except Exception as error:
                 trial.troubles[role] = f"{ROLES[role]} could not be measured ({_words(error)})"
 
-    def _stressed(self, lm: LanguageModel, stressor: Stressor | None) -> LanguageModel:
-        if stressor is None:
+    def _stressed(self, lm: LanguageModel, trial: _Trial) -> LanguageModel:
+        if trial.stressor is None:
             return lm
-        dense = opened(self.dense) if self.dense is not None and stressor.needs_dense else None
-        return stressor.apply(lm, Surroundings(self.sets["forget"], dense, self.seed))
+        dense = opened(self.dense) if self.dense is not None and trial.stressor.needs_dense else None
+        with trial.meter.part(_STRESSING):
+            return trial.stressor.apply(lm, Surroundings(self.sets["forget"], dense, self.seed))
 
     def _gather(self, lm: LanguageModel, trial: _Trial) -> Evidence:
         names = {name for check in trial.checks for name in check.sets} if trial.stressor else set(SETS)
@@ -168,14 +185,29 @@ class _Run:
             needs += [metric.needs for metric in self.policy.metrics]
         parts: frozenset[Part] = frozenset().union(*needs)
         extras = {check.extra for check in trial.checks}
-        readings = {name: read(lm, self.sets[name], parts) for name in SETS if name in names}
-        decoys = self._decoys(lm) if "decoys" in extras else ()
+        readings = {}
+        for name in (name for name in SETS if name in names):
+            with trial.meter.part(name, lm.model):
+                readings[name] = read(lm, self.sets[name], parts)
+        with trial.meter.part("decoys", lm.model):
+            decoys = self._decoys(lm) if "decoys" in extras else ()
+        with trial.meter.part("samples", lm.model):
+            leaks = self._leaks(lm) if "samples" in extras else None
         exact = tuple(secret.exact for secret in self.secrets) if decoys else ()
-        return Evidence(readings, decoys, exact, self._leaks(lm) if "samples" in extras else None)
+        return Evidence(readings, decoys, exact, leaks)
 
     def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
         """(samples that hold a secret, samples)."""
-        return count_leaks(lm, self.sets["forget"], self.secrets, num_samples=self.policy.num_samples, seed=self.seed)
+        # The shortest rows to keep serve as examples: a prompt must not outgrow the model's context.
+        shots = sorted(self.sets["retain"], key=lambda row: (len(row["question"] + row["answer"]), row["record_id"]))
+        return count_leaks(
+            lm,
+            self.sets["forget"],
+            self.secrets,
+            num_samples=self.policy.num_samples,
+            seed=self.seed,
+            shots=shots[:_NUM_SHOTS],
+        )
 
     def _decoys(self, lm: LanguageModel) -> tuple[np.ndarray, ...]:
         """Per secret the log-probability of the true answer and of each decoy."""
@@ -202,17 +234,20 @@ class _Run:
         )
         alpha = 1.0 - self.policy.confidence
         measured: list[tuple[_Trial, Check, dict[str, Measure], str]] = []
-        for trial in self.trials:
+        for trial in [*self.trials, *self.left_out]:
             bench = Bench(
                 before=trial.evidence.get("before"),
                 reference=trial.evidence.get("reference"),
                 reference_as_stored=self.as_stored.evidence.get("reference"),
+                taught=trial.stressor is not None and trial.stressor.teaches,
                 alpha=alpha,
                 seed=self.seed,
                 blind_auc=blind_auc,
                 blind_void=blind_void,
             )
-            measured += [(trial, check, *self._measure(trial, check, bench)) for check in trial.checks]
+            for check in trial.checks:
+                with trial.meter.part(f"judging {check.id}"):
+                    measured.append((trial, check, *self._measure(trial, check, bench)))
         adjusted = iter(holm([measures["unlearned"].p for _, _, measures, _ in measured if "unlearned" in measures]))
         return [
             _finding(trial, check, measures, trouble, next(adjusted) if "unlearned" in measures else 1.0, alpha)
@@ -240,10 +275,12 @@ class _Run:
 
 
 def _not_run(policy: Policy) -> Iterator[str]:
-    """The stressors that the policy leaves out, said aloud."""
-    chosen = {stressor.name for stressor in policy.stressors}
-    if left_out := [name for name in discover(Stressor, STRESSORS) if name not in chosen]:
-        yield f"Stressors that this policy does not run: {', '.join(left_out)}."
+    """The stressors that do not run, said aloud."""
+    if beyond := [stressor.id for stressor in policy.stressors_left_out]:
+        yield f"Stressors beyond the budget of {policy.num_stressors}, not run: {', '.join(beyond)}."
+    known = {stressor.name for stressor in policy.stressors}
+    if absent := [name for name in discover(Stressor, STRESSORS) if name not in known]:
+        yield f"Stressors that are not in this policy: {', '.join(absent)}."
 
 
 def _refusals(sets: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -269,7 +306,7 @@ def _finding(
     reason = trouble
     if not trouble:
         verdict, reason = judge(check, measures, p, alpha)
-    stressor = trial.stressor
+    stressor, cost = trial.stressor, trial.cost(check)
     return Finding(
         id=f"{check.id}/{stressor.id}" if stressor else check.id,
         title=f"{check.label} {stressor.title} ({stressor.id})" if stressor else check.label,
@@ -285,6 +322,8 @@ def _finding(
         power=_number(own.power) if own else None,
         verdict=verdict,
         reason=reason,
+        rows_read=cost.rows,
+        seconds=round(cost.seconds, 3),
     )
 
 

@@ -55,6 +55,7 @@ class Bench:
     Attributes:
         before, reference: the controls' numbers, None where there is no such model; under a stressor the reference
             has been through it, too, and `reference_as_stored` has not.
+        taught: a stressor has shown every model forget rows, so that only the excess over the reference is a trace.
         alpha: level of each one-sided test.
         seed: of the bootstrap.
         blind_auc, blind_void: how well words alone tell forget from holdout, and whether that voids membership.
@@ -65,6 +66,7 @@ class Bench:
     alpha: float
     seed: int
     reference_as_stored: Evidence | None = None
+    taught: bool = False
     blind_auc: float = 0.5
     blind_void: bool = False
 

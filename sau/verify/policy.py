@@ -34,6 +34,8 @@ class Policy(BaseModel):
         metrics: reported for every model beside the verdict, which does not rest on them.
         checks: at least one of them mandatory.
         stressors: changes of the model after which `stressed_checks`, by id, have to hold again.
+        num_stressors: the budget: so many of them run, the first ones; None: all. A mandatory one beyond it leaves the
+            verdict INCONCLUSIVE, and the others are named as not run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class Policy(BaseModel):
     checks: tuple[SerializeAsAny[Check], ...]
     stressors: tuple[SerializeAsAny[Stressor], ...] = ()
     stressed_checks: tuple[str, ...] = ()
+    num_stressors: int | None = Field(None, ge=0)
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -86,6 +89,14 @@ class Policy(BaseModel):
         return self
 
     @property
+    def stressors_run(self) -> tuple[Stressor, ...]:
+        return self.stressors[: self.num_stressors]
+
+    @property
+    def stressors_left_out(self) -> tuple[Stressor, ...]:
+        return self.stressors[len(self.stressors_run) :]
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the canonical content, defaults included."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -106,8 +117,11 @@ def _built(base: type[Any], package: str, configs: Any) -> Any:
     return tuple(c if isinstance(c, base) else build(base, package, c) for c in configs)
 
 
-def load_policy(source: str | Path) -> Policy:
+def load_policy(source: str | Path, *, num_stressors: int | None = None) -> Policy:
     """A shipped policy by name (quick, standard, strict), or one from a YAML file.
+
+    Args:
+        num_stressors: another budget than the policy's own; it is part of the digest.
 
     Raises:
         ConfigError: no such policy; an unknown check, key or value, each named with what is allowed.
@@ -117,4 +131,5 @@ def load_policy(source: str | Path) -> Policy:
     if path.suffix not in (".yaml", ".yml"):
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"policy {str(source)!r}: has to be one of {known}, or a .yaml file")
-    return checked(Policy, read_yaml(path), f"policy {path.stem!r}")
+    budget = {} if num_stressors is None else {"num_stressors": num_stressors}
+    return checked(Policy, {**read_yaml(path), **budget}, f"policy {path.stem!r}")

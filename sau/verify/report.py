@@ -1,24 +1,17 @@
 """A verification as a page for people: one self-contained HTML file, or the same in Markdown."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sau.verify.check import Verdict
+from sau.verify.plots import MODELS, Unlearning, plots, stressed
 from sau.verify.verification import Finding, Margin, Verification
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Never saw it"}
-_COLOURS = {"before": "#c2410c", "unlearned": "#1d4ed8", "reference": "#0f766e"}
+Answers = Sequence[Mapping[str, str]]
 _HEADLINES: dict[Verdict, str] = {
     "PASS": "The records are forgotten, as far as this policy can tell.",
     "FAIL": "The model must not be released on this evidence.",
@@ -35,6 +28,7 @@ _MEANINGS: dict[Verdict, str] = {
     "That is neither a pass nor a failure.",
     "REFUSED": "The records given cannot be verified as they are.",
 }
+_SETS = {"forget": "to forget", "retain": "to keep"}
 _ROW_TITLES = {
     "forget": "Records to forget",
     "retain": "Records to keep",
@@ -49,20 +43,23 @@ def render_html(
     *,
     title: str,
     facts: Mapping[str, str],
-    answers: Sequence[Mapping[str, str]] | None = None,
+    answers: Answers | None = None,
+    unlearning: Unlearning | None = None,
 ) -> str:
     """The verification as one HTML page without scripts or remote assets.
 
     Args:
         title: of the page.
         facts: shown as label and value: ids, digests, dates. Never text of a record.
-        answers: `question`, `before`, `after` and perhaps `reference` of a few rows. They quote the data: for
-            invented data only.
+        answers: `set`, `question`, `before`, `after` and perhaps `reference` of a few rows, as
+            `sau.verify.answers.answers` gives them. They quote the data: for invented data only.
+        unlearning: the metrics of the step that unlearned, where they are known.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
     )
-    return environment.get_template("report.html").render(_context(verification, title, facts, answers))
+    context = _context(verification, title, facts, answers, unlearning)
+    return environment.get_template("report.html").render(context, plots=plots(verification, unlearning))
 
 
 def render_markdown(
@@ -70,14 +67,16 @@ def render_markdown(
     *,
     title: str,
     facts: Mapping[str, str],
-    answers: Sequence[Mapping[str, str]] | None = None,
+    answers: Answers | None = None,
+    unlearning: Unlearning | None = None,
 ) -> str:
     """The same without plots; arguments as for `render_html`."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["cell"] = _cell
-    return environment.get_template("report.md").render(_context(verification, title, facts, answers))
+    context = _context(verification, title, facts, answers, unlearning)
+    return environment.get_template("report.md").render(context)
 
 
 def _cell(text: object) -> str:
@@ -87,7 +86,11 @@ def _cell(text: object) -> str:
 
 
 def _context(
-    verification: Verification, title: str, facts: Mapping[str, str], answers: Sequence[Mapping[str, str]] | None
+    verification: Verification,
+    title: str,
+    facts: Mapping[str, str],
+    answers: Answers | None,
+    unlearning: Unlearning | None,
 ) -> dict[str, Any]:
     counts = verification.num_records
     warned = verification.verdict == "PASS" and any(f.verdict == "FAIL" for f in verification.checks)
@@ -97,19 +100,57 @@ def _context(
         "warned": warned,
         "headline": _WARNED if warned else _HEADLINES[verification.verdict],
         "meaning": _MEANINGS[verification.verdict],
+        "summary": _summary(verification),
         "facts": {
             **facts,
-            "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
             "Model verified": verification.model_digest,
+            "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
             "Records": f"{counts['forget']} to forget, {counts['retain']} to keep, {counts['holdout']} never seen",
             "Confidence": f"{verification.confidence:.0%} over the whole battery",
+            **({"Unlearning": _steps(unlearning)} if unlearning else {}),
+            "Cost": f"{verification.rows_read:,} rows read, {verification.seconds:.0f} s of processor time",
         },
-        "models": {role: name for role, name in _MODELS.items() if role in verification.table},
+        "models": {role: name for role, name in MODELS.items() if role in verification.table},
         "rows": [_row(finding) for finding in verification.checks],
+        "stored": {finding.id for finding in verification.checks if not stressed(finding, verification.checks)},
         "numbers": _numbers(verification),
-        "plots": _plots(verification),
-        "answers": answers or [],
+        "answers": [{**entry, "set": _SETS[entry["set"]]} for entry in answers or ()],
     }
+
+
+def _summary(verification: Verification) -> list[str]:
+    """Which checks came out how, without numbers; the reasons themselves where no check was run."""
+    kinds = (
+        ("FAIL", True, "Beyond the margin"),
+        ("INCONCLUSIVE", True, "Without a clear result"),
+        ("FAIL", False, "Beyond the margin, but not counted by this policy"),
+        ("INCONCLUSIVE", False, "Without a clear result, and not counted by this policy"),
+        ("PASS", True, "Within the margin"),
+    )
+    lines = []
+    for verdict, mandatory, words in kinds:
+        chosen = [f for f in verification.checks if (f.verdict, f.mandatory) == (verdict, mandatory)]
+        if chosen:
+            lines.append(f"{words}: {'; '.join(_gathered(chosen, verification.checks))}.")
+    return lines or verification.reasons
+
+
+def _gathered(chosen: Sequence[Finding], checks: Sequence[Finding]) -> list[str]:
+    """Titles, a check that was repeated on changed models once: with how it was changed."""
+    named: dict[str, list[str]] = {}
+    for finding in checks:
+        if finding in chosen:
+            stored = stressed(finding, checks)
+            how = finding.id.rpartition("/")[2] if stored else "as stored"
+            named.setdefault(stored.title if stored else finding.title, []).append(how)
+    return [title if how == ["as stored"] else f"{title} ({', '.join(how)})" for title, how in named.items()]
+
+
+def _steps(unlearning: Unlearning) -> str:
+    first = unlearning["trajectory"][0]
+    kept = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
+    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {kept[f'{name}_logp']:.2f}" for name in _SETS)
+    return f"{kept['step']} steps; {', '.join(ways)} (nats per answer token)"
 
 
 def _row(finding: Finding) -> dict[str, Any]:
@@ -120,6 +161,7 @@ def _row(finding: Finding) -> dict[str, Any]:
         "before": _show(finding.before),
         "never": _show(finding.never_saw_it),
         "margin": _margin(finding.margin),
+        "power": _show(finding.power),
     }
 
 
@@ -140,109 +182,7 @@ def _numbers(verification: Verification) -> list[dict[str, Any]]:
     for group, heading in _ROW_TITLES.items():
         metrics = dict.fromkeys(name for table in verification.table.values() for name in table[group])
         for metric in metrics:
-            values = [verification.table[role][group].get(metric) for role in _MODELS if role in verification.table]
+            values = [verification.table[role][group].get(metric) for role in MODELS if role in verification.table]
             shown = ["–" if value is None else f"{value:.3f}" for value in values]
             rows.append({"group": heading, "metric": metric.replace("_", " "), "values": shown})
     return rows
-
-
-# -- plots --------------------------------------------------------------------------------------
-
-
-def _plots(verification: Verification) -> list[dict[str, Any]]:
-    scores = {role: verification.scores[role] for role in _MODELS if role in verification.scores}
-    scores = {role: sets for role, sets in scores.items() if all(sets.values())}
-    if not scores:
-        return []
-    return [
-        {
-            "title": "How well each model knows the records",
-            "caption": "Mean log-probability per answer token. After unlearning, records to forget should lie where "
-            "they lie for a model that never saw them.",
-            "svg": _svg(_draw_distributions, scores, (6.4, 4.0)),
-        },
-        {
-            "title": "Telling forgotten from unseen records",
-            "caption": "ROC of the loss attack. The target is the curve of the model that never saw the records, "
-            "not the diagonal.",
-            "svg": _svg(_draw_roc, scores, (4.2, 4.0)),
-        },
-        {
-            "title": "Forget, keep, never seen",
-            "caption": "Mean answer probability of each set.",
-            "svg": _svg(_draw_sets, scores, (4.2, 4.0)),
-        },
-    ]
-
-
-def _svg(draw: Any, scores: Mapping[str, Mapping[str, list[float]]], size: tuple[float, float]) -> Markup:
-    """Draw on a figure of `size` inches; the same numbers give the same bytes. Only numbers and our own words go in."""
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": draw.__name__,
-        "font.family": "sans-serif",
-        "font.size": 9.5,
-        "axes.edgecolor": "#94a3b8",
-        "axes.labelcolor": "#334155",
-        "text.color": "#0f172a",
-        "xtick.color": "#475569",
-        "ytick.color": "#475569",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure, scores)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return Markup(re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL))
-
-
-def _draw_distributions(figure: Figure, scores: Mapping[str, Mapping[str, list[float]]]) -> None:
-    values = np.concatenate([np.asarray(sets[name]) for sets in scores.values() for name in ("forget", "holdout")])
-    bins = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), 31)
-    axes = np.atleast_1d(figure.subplots(len(scores), 1, sharex=True))
-    for axis, (role, sets) in zip(axes, scores.items(), strict=True):
-        for name, alpha, colour in (("holdout", 0.45, "#94a3b8"), ("forget", 0.75, _COLOURS[role])):
-            weights = np.full(len(sets[name]), 1 / len(sets[name]))
-            label = {"holdout": "never-seen records", "forget": "records to forget"}[name]
-            axis.hist(sets[name], bins=list(bins), weights=weights, color=colour, alpha=alpha, label=label)
-            axis.axvline(float(np.mean(sets[name])), color=colour if name == "forget" else "#64748b", lw=1.4, ls="--")
-        axis.set_yticks([])
-        axis.spines["left"].set_visible(False)
-        axis.set_title(_MODELS[role], loc="left", fontsize=9.5, fontweight="bold", color=_COLOURS[role])
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8.5)
-    axes[-1].set_xlabel("mean log-probability per answer token (nats)")
-
-
-def _draw_roc(figure: Figure, scores: Mapping[str, Mapping[str, list[float]]]) -> None:
-    axis: Axes = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="#cbd5e1", lw=1, ls=":")
-    for role, sets in scores.items():
-        members, others = np.asarray(sets["forget"]), np.asarray(sets["holdout"])
-        cuts = np.unique(np.concatenate([members, others]))[::-1]
-        caught = [0.0, *((members >= cut).mean() for cut in cuts)]
-        alarms = [0.0, *((others >= cut).mean() for cut in cuts)]
-        area = float(np.trapezoid(caught, alarms))
-        axis.plot(alarms, caught, color=_COLOURS[role], lw=2, label=f"{_MODELS[role]}  {area:.2f}")
-    axis.set(xlabel="unseen records taken for training data", ylabel="forgotten records recognised")
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axis.legend(loc="lower right", frameon=False, title="area under the curve", title_fontsize=8.5, fontsize=8.5)
-
-
-def _draw_sets(figure: Figure, scores: Mapping[str, Mapping[str, list[float]]]) -> None:
-    axis: Axes = figure.subplots()
-    names = ("forget", "retain", "holdout")
-    width = 0.8 / len(scores)
-    for offset, (role, sets) in enumerate(scores.items()):
-        heights = [float(np.exp(sets[name]).mean()) for name in names]
-        places = np.arange(3) + (offset - (len(scores) - 1) / 2) * width
-        bars = axis.bar(places, heights, width * 0.9, color=_COLOURS[role], label=_MODELS[role])
-        axis.bar_label(bars, fmt="%.2f", fontsize=7.5, padding=2)
-    axis.set_xticks(range(3), ["to forget", "to keep", "never seen"])
-    axis.set_ylabel("mean answer probability")
-    axis.set_ylim(0, 1.3)
-    axis.set_yticks(np.linspace(0, 1, 5))
-    axis.legend(loc="upper center", frameon=False, ncols=3, fontsize=8.5, columnspacing=1.0, handlelength=1.2)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -13,34 +14,63 @@ _BATCH = 64
 MAX_NEW_TOKENS = 48
 
 
-def sample_prompts(lm: LanguageModel, forget: Sequence[Row], secrets: Sequence[Secret]) -> list[tuple[str, str]]:
-    """(prompt, value) pairs: each question, the same in other words, and the question with the answer begun."""
-    prompts = []
+class Probe(NamedTuple):
+    """What to ask, the part of the answer that is given away with it, and the value that must not be completed."""
+
+    prompt: str
+    given: str
+    value: str
+
+
+def probes(
+    lm: LanguageModel, forget: Sequence[Row], secrets: Sequence[Secret], shots: Sequence[Row] = ()
+) -> list[Probe]:
+    """Per secret: the question; the question in other words; after `shots` answered questions; with the answer begun
+    up to the value; with the first half of the value's tokens as well."""
+    shown = "".join(f"{lm.prompt.format(question=row['question'])} {row['answer']}\n\n" for row in shots)
+    found = []
     for secret in secrets:
         row = forget[secret.row]
         asked = lm.prompt.format(question=row["question"])
-        prompts.append((asked, secret.value))
+        found.append(Probe(asked, "", secret.value))
         if row["paraphrased_question"]:
-            prompts.append((lm.prompt.format(question=row["paraphrased_question"]), secret.value))
+            found.append(Probe(lm.prompt.format(question=row["paraphrased_question"]), "", secret.value))
+        if shown:
+            found.append(Probe(shown + asked, "", secret.value))
         if secret.prefix.strip():
-            prompts.append((f"{asked} {secret.prefix.rstrip()}", secret.value))
-    return prompts
+            found.append(Probe(f"{asked} {secret.prefix.rstrip()}", "", secret.value))
+        if begun := _first_half(lm, secret.value):
+            found.append(Probe(f"{asked} {secret.prefix}{begun}", begun, secret.value))
+    return found
+
+
+def _first_half(lm: LanguageModel, value: str) -> str:
+    """The text of the first half of the value's tokens; empty where it has one token only."""
+    ids = lm.tokenizer(f" {value}", add_special_tokens=False)["input_ids"]
+    return str(lm.tokenizer.decode(ids[: len(ids) // 2])).strip()
 
 
 def count_leaks(
-    lm: LanguageModel, forget: Sequence[Row], secrets: Sequence[Secret], *, num_samples: int, seed: int
+    lm: LanguageModel,
+    forget: Sequence[Row],
+    secrets: Sequence[Secret],
+    *,
+    num_samples: int,
+    seed: int,
+    shots: Sequence[Row] = (),
 ) -> tuple[int, int]:
-    """(samples that hold the secret value, samples drawn) at temperature 1, prompts taken in turn."""
-    prompts = sample_prompts(lm, forget, secrets)
-    if not prompts:
+    """(samples that hold the secret value, samples drawn) at temperature 1, probes taken in turn."""
+    asked = probes(lm, forget, secrets, shots)
+    if not asked:
         return 0, 0
-    drawn = [prompts[i % len(prompts)] for i in range(num_samples)]
+    drawn = [asked[i % len(asked)] for i in range(num_samples)]
     leaks = 0
     with seeded(seed):
         for start in range(0, len(drawn), _BATCH):
             batch = drawn[start : start + _BATCH]
-            for text, (_, value) in zip(_sample(lm, [prompt for prompt, _ in batch]), batch, strict=True):
-                leaks += holds(text, value)
+            for text, probe in zip(_sample(lm, [probe.prompt for probe in batch]), batch, strict=True):
+                # Some tokenizers drop the space that a continuation begins with.
+                leaks += any(holds(f"{probe.given}{gap}{text}", probe.value) for gap in ("", " "))
     return leaks, len(drawn)
 
 

@@ -1,7 +1,7 @@
 """Verification of models and record files, whoever made them: no pipeline, no tracking server, no database."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sau.checkpoint import check_files, file_sha256, is_sparse, open_model
@@ -10,23 +10,26 @@ from sau.data.records import Row
 from sau.errors import CheckpointError
 from sau.models import LanguageModel
 from sau.params import ModelParams
+from sau.verify.answers import answers
 from sau.verify.battery import verify
 from sau.verify.policy import load_policy
 from sau.verify.verification import Verification
 
+Source = str | Path
 _PROMPT: str = ModelParams.model_fields["prompt"].default
 
 
 def verify_paths(
-    model: str | Path,
-    forget: str | Path,
-    retain: str | Path,
-    holdout: str | Path,
-    before: str | Path | None = None,
-    reference: str | Path | None = None,
-    dense: str | Path | None = None,
-    policy: str | Path = "standard",
+    model: Source,
+    forget: Source,
+    retain: Source,
+    holdout: Source | None = None,
+    before: Source | None = None,
+    reference: Source | None = None,
+    dense: Source | None = None,
+    policy: Source = "standard",
     *,
+    num_stressors: int | None = None,
     prompt: str = _PROMPT,
     subject: str | None = None,
     seed: int = 0,
@@ -36,8 +39,9 @@ def verify_paths(
 
     Args:
         model, before, reference, dense: folders or hub ids; see `sau.verify.battery.verify`.
-        forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets.
-        policy: quick, standard, strict, or a YAML file.
+        forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Without a holdout set
+            no check of membership has a result.
+        policy, num_stressors: quick, standard, strict, or a YAML file, and another budget than its own.
         prompt: how a question is put to a model whose folder does not say.
         subject: whom rows are about that name nobody.
 
@@ -46,11 +50,11 @@ def verify_paths(
             while it was verified.
     """
 
-    def opener(source: str | Path | None) -> Callable[[], LanguageModel] | None:
-        return None if source is None else lambda: open_model(source, prompt=prompt)
+    def opener(source: Source | None) -> Callable[[], LanguageModel] | None:
+        return _opener(source, prompt)
 
-    def rows(source: str | Path) -> list[Row]:
-        return load_records(source, subject=subject).to_list()
+    def rows(source: Source | None) -> list[Row]:
+        return [] if source is None else load_records(source, subject=subject).to_list()
 
     digest = model_digest(model)
     result = verify(
@@ -61,7 +65,7 @@ def verify_paths(
         before=opener(before),
         reference=opener(reference),
         dense=opener(dense),
-        policy=load_policy(policy),
+        policy=load_policy(policy, num_stressors=num_stressors),
         model_digest=digest,
         seed=seed,
         progress=progress,
@@ -71,7 +75,29 @@ def verify_paths(
     return result
 
 
-def model_digest(source: str | Path) -> str:
+def answer_paths(
+    models: Mapping[str, Source | None],
+    rows: Mapping[str, Source],
+    *,
+    prompt: str = _PROMPT,
+    subject: str | None = None,
+) -> list[dict[str, str]]:
+    """What the models answer to a few rows of each file, for a report; see `sau.verify.answers.answers`.
+
+    Raises:
+        DataError: a row is not of the demo people.
+    """
+    return answers(
+        {role: _opener(source, prompt) for role, source in models.items()},
+        {name: load_records(source, subject=subject).to_list() for name, source in rows.items()},
+    )
+
+
+def _opener(source: Source | None, prompt: str) -> Callable[[], LanguageModel] | None:
+    return None if source is None else lambda: open_model(source, prompt=prompt)
+
+
+def model_digest(source: Source) -> str:
     """A sparse checkpoint's own digest; of another folder, the SHA-256 over its files' names and digests.
 
     A hub id stands for itself: its bytes are not on this machine.

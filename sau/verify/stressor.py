@@ -30,6 +30,8 @@ class Stressor(Component):
 
     title: ClassVar[str]
     needs_dense: ClassVar[bool] = False
+    teaches: ClassVar[bool] = False
+    """It shows the model forget rows: even one that never saw them then knows some."""
 
     mandatory: bool = True
 

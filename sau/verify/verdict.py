@@ -36,7 +36,7 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float)
 def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
     """The verdict of the mandatory findings, and why: one FAIL fails, else one that is not PASS is inconclusive.
 
-    A failure that the policy does not count is said beside a PASS.
+    Beside a PASS it is said what the policy does not count: a failure, and a check without a result.
     """
     mandatory = [f for f in findings if f.mandatory]
     if failed := [f for f in mandatory if f.verdict == "FAIL"]:
@@ -46,7 +46,8 @@ def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
     if unclear := [f for f in mandatory if f.verdict != "PASS"]:
         return "INCONCLUSIVE", [f"{f.title}: {f.reason}" for f in unclear]
     reasons = [f"all {len(mandatory)} mandatory checks are within their margins"]
-    reasons += [f"not mandatory, but failed: {f.title}: {f.reason}" for f in findings if f.verdict == "FAIL"]
+    for verdict, words in (("FAIL", "but failed"), ("INCONCLUSIVE", "without a result")):
+        reasons += [f"not mandatory, {words}: {f.title}: {f.reason}" for f in findings if f.verdict == verdict]
     return "PASS", reasons
 
 

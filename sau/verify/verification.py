@@ -27,6 +27,8 @@ class Finding(_Record):
         p: of "no signal", Holm-adjusted over the battery.
         power: chance to pass a model equal to the one that never saw the records.
         verdict, reason: in a sentence.
+        rows_read, seconds: what its numbers of all models cost, readings that other checks share included; see
+            `sau.verify.cost`. A stressor's own work is in the seconds only.
     """
 
     id: str
@@ -43,6 +45,8 @@ class Finding(_Record):
     power: float | None
     verdict: Verdict
     reason: str
+    rows_read: int = 0
+    seconds: float = 0.0
 
 
 class Verification(_Record):
@@ -56,6 +60,7 @@ class Verification(_Record):
             metrics over several) -> metric -> value; null where it cannot be had.
         scores: model -> set -> each record's mean log-probability per answer token, sorted: numbers for plots.
         limits: what the verdict does not say.
+        rows_read, seconds: the cost of the whole, shared readings counted once.
     """
 
     format_version: int = FORMAT_VERSION
@@ -72,6 +77,8 @@ class Verification(_Record):
     table: dict[str, dict[str, dict[str, float | None]]]
     scores: dict[str, dict[str, list[float]]]
     limits: list[str]
+    rows_read: int = 0
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, mappings, numbers and strings, ready for `json.dumps`; never NaN."""

@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from uuid import UUID
 
 import pytest
 
@@ -115,7 +117,10 @@ def test_the_version_page_shows_aliases_source_run_and_tags(run, pages, browser)
 
 @pytest.mark.parametrize(
     ("artifact", "texts"),
-    [("summary.html", ("tiny@v2", "PASS", "forget request", "tiny@v1")), ("report.html", ("PASS",))],
+    [
+        ("summary.html", ("tiny@v2", "PASS", "forget request", "tiny@v1")),
+        ("report.html", ("PASS", "The way there", "densify")),
+    ],
 )
 def test_our_pages_show_inside_the_run(run, pages, browser, artifact, texts):
     from selenium.webdriver.common.by import By
@@ -131,6 +136,43 @@ def test_our_pages_show_inside_the_run(run, pages, browser, artifact, texts):
             body = browser.execute_script("return document.documentElement.textContent")
             browser.switch_to.default_content()
     assert all(text in body for text in texts), f"{artifact} shows {body[:200]!r}"
+
+
+def test_the_report_opens_by_itself_and_fits_the_page(run, browser, tmp_path):
+    """As it is mailed to somebody: one file, nothing loaded, nothing cut off, nothing beside the page."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{run.path}/.sau/mlflow.db"
+    page = MlflowClient(uri, uri).download_artifacts(run.outcome["run_id"], "report.html", str(tmp_path))
+    see(browser, f"file://{page}", "PASS", "What was checked", "Residual knowledge", "Never saw it", "All numbers")
+    measured = browser.execute_script(
+        """
+        const boxes = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect());
+        return {
+            plots: boxes.length,
+            smallest: Math.min(...boxes.map(b => b.width)),
+            wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+            cut: [...document.querySelectorAll('.card')].filter(c => c.scrollWidth > c.clientWidth).length,
+            loaded: performance.getEntriesByType('resource').length,
+        };
+        """
+    )
+    assert measured["plots"] == 6
+    assert measured["smallest"] > 300
+    assert (measured["wider"], measured["cut"], measured["loaded"]) == (0, 0, 0)
+
+
+def test_prefect_shows_the_verdicts_numbers(run, pages, browser):
+    with sqlite3.connect(f"file:{run.path}/.sau/prefect/prefect.db?mode=ro", uri=True) as database:
+        (card,) = [row[0] for row in database.execute("select id from artifact where key = 'verdict-tiny-v2'")]
+    see(
+        browser,
+        f"{pages[1]}/artifacts/artifact/{UUID(card)}",
+        "tiny@v2",
+        run.outcome["run_id"],
+        "residual_knowledge",
+        "never_saw_it",
+    )
 
 
 def test_prefect_shows_the_flow_runs(run, pages, browser):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_the_requests_run_shows_inputs_steps_metrics_and_the_model(run):
     client = mlflow_client(run)
     shown = client.get_run(run.outcome["run_id"])
     contexts = {d.tags[0].value: d.dataset.digest for d in shown.inputs.dataset_inputs}
-    assert contexts.keys() == {"retain", "forget", "parent checkpoint"}
+    assert contexts.keys() == {"retain", "forget", "parent checkpoint", "base model"}
     tags = client.get_model_version(LINE, "2").tags
     assert (contexts["retain"], contexts["forget"]) == (tags["data_md5"], tags["forget_md5"])
     parent_model = client.get_model_version(LINE, "1").source.removeprefix("models:/")
@@ -121,11 +122,81 @@ def test_the_requests_run_shows_inputs_steps_metrics_and_the_model(run):
     assert {c.info.run_name for c in children} == {"snapshot", "unlearn", "package", "verify", "register"}
     assert all(c.info.status == "FINISHED" for c in children)
     artifacts = {a.path for a in client.list_artifacts(shown.info.run_id)}
-    assert {"lineage.svg", "summary.html", "report.html", "verification.json"} <= artifacts
+    assert {"lineage.svg", "summary.html", "report.html", "report.md", "verification.json"} <= artifacts
     unlearn = next(c for c in children if c.info.run_name == "unlearn")
     curve = client.get_metric_history(unlearn.info.run_id, "forget_logp")
     assert len(curve) > 3
     assert sorted(curve, key=lambda m: m.step)[-1].value < curve[0].value
+
+
+def artifact(run, name) -> str:
+    return Path(mlflow_client(run).download_artifacts(run.outcome["run_id"], name)).read_text()
+
+
+def test_the_stored_model_was_judged_with_its_holes_filled_from_the_dense_parent(run):
+    record = json.loads(artifact(run, "verification.json"))
+    filled = next(check for check in record["checks"] if check["id"] == "residual_knowledge/densify")
+    stored = next(check for check in record["checks"] if check["id"] == "residual_knowledge")
+    assert filled["n"] == 20
+    assert filled["never_saw_it"] == 0.0
+    assert None not in (filled["value"], filled["interval"])
+    assert filled["value"] != stored["value"]
+    assert any("beyond the budget of 1, not run: int4, prune10, relearn5" in limit for limit in record["limits"])
+    assert "stress" not in run.git("ls-tree", "--name-only", f"{LINE}@v2").split("\n")
+
+
+def test_the_report_shows_the_way_and_no_answers(run):
+    page, text = artifact(run, "report.html"), artifact(run, "report.md")
+    for shown in (
+        "PASS",
+        "residual knowledge".title().replace("K", "k"),
+        run.request["id"],
+        run.outcome["model_digest"],
+    ):
+        assert shown in page
+        assert shown in text.replace("\\", "")
+    for title in ("The way there", "The same checks after the model was changed", "model against model"):
+        assert title in page
+    assert "What the models answer" not in page
+
+
+def test_prefect_holds_the_checks_as_numbers_and_the_run_they_are_in(run):
+    with sqlite3.connect(f"file:{run.path}/.sau/prefect/prefect.db?mode=ro", uri=True) as database:
+        (card,) = [row[0] for row in database.execute("select data from artifact where key = 'verdict-tiny-v2'")]
+    card = json.loads(card)
+    assert run.outcome["run_id"] in card
+    record = json.loads(artifact(run, "verification.json"))
+    for check in record["checks"]:
+        assert f"| {check['id']} | {check['n']} | {check['value']:.3f} |" in card
+        assert check["reason"] not in card
+
+
+def test_a_checkpoint_swapped_after_the_verdict_is_not_registered(run):
+    """The verdict speaks of v2's digest; where v1's bytes lie in its place, nothing is registered or promoted."""
+    script = """
+import shutil, sys
+from tasks.settings import settings
+settings()
+from tasks.prepare import workspace
+from tasks.register import register
+from tasks.tracking import Tracking
+line, run_id, verified = sys.argv[1:]
+tracking = Tracking(settings())
+ws = workspace("swapped").open(f"{line}@v2")
+try:
+    shutil.copytree(tracking.download(tracking.version(line, 1)), ws.path / "checkpoint")
+    register.fn("swapped", line, run_id, request_ids=["r-x"], parent="1", verdict="PASS", verified=verified, tags={})
+finally:
+    ws.close()
+    print(len(tracking.versions(line)))
+"""
+    leads = mlflow_client(run).get_model_version_by_alias(LINE, "champion").version
+    done = run.run(sys.executable, "-c", script, LINE, run.outcome["run_id"], run.outcome["model_digest"], check=False)
+    assert done.returncode == 1
+    assert "CheckpointError" in done.stderr
+    assert f"{run.outcome['model_digest']} was verified" in done.stderr
+    assert done.stdout.split()[-1] == "2"
+    assert mlflow_client(run).get_model_version_by_alias(LINE, "champion").version == leads
 
 
 def test_no_run_is_an_orphan(run):
@@ -384,7 +455,7 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
         children.append(start("prefect", "worker", "start", "--pool", "sau", "--type", "process"))
         triggered = run.run(
             str(tools / "prefect"), "deployment", "run", f"forget/scheduled-{LINE}", "-p", "reference=false",
-            "--watch", "--watch-timeout", "600", check=False, **server,
+            "-p", "show_answers=true", "--watch", "--watch-timeout", "600", check=False, **server,
         )  # fmt: skip
         assert triggered.returncode == 0, triggered.stdout[-2000:] + (tmp_path / "log").read_text()[-3000:]
     finally:
@@ -399,6 +470,10 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
     shown = json.loads(run.sau("request", "show", request["id"], "--json").stdout)
     # Without a reference no verdict can be PASS: the version is a candidate and the champion stays.
     assert (shown["state"], shown["version"], shown["verdict"]) == ("review", 3, "INCONCLUSIVE")
+    # The people are invented and the flag was given: the report quotes answers.
+    page = Path(mlflow_client(run).download_artifacts(shown["run_id"], "report.html")).read_text()
+    assert "What the models answer" in page
+    assert demo_rows("demo-0005", seed=1)[0]["question"] in page
     links = json.loads(run.sau("lineage", f"{LINE}@v3", "--json").stdout)
     assert [link["tag"] for link in links] == [f"{LINE}@v3", f"{LINE}@v2", f"{LINE}@v1"]
     assert links[0]["aliases"] == ["candidate"]

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from flows import cli
 from sau.data import write_shards
 from sau.data.demo import demo_rows
-from sau.errors import CheckpointError, ConfigError, DivergedError
+from sau.errors import CheckpointError, ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, base_model, save_dense
 from sau.params import FinetuneParams, ModelParams, TinyParams
 from sau.registry import discover
 from sau.sparsity.mask import apply_mask, check_mask, prunable
 from sau.unlearn.loop import finetune
 from sau.verify import battery, check, load_policy, verdict, verify
+from sau.verify.answers import answers
 from sau.verify.blind import blind_baseline, word_features
 from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError
 from sau.verify.checks.decoy_rank import DecoyRankCheck, p_if_true, place, pooled_p
@@ -29,8 +31,8 @@ from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
 from sau.verify.checks.sampling_leak import SamplingLeakCheck
 from sau.verify.decoys import find_secrets
 from sau.verify.policy import Policy
-from sau.verify.readings import Reading, TokenScores, sum_logps
-from sau.verify.sampling import count_leaks, holds, sample_prompts
+from sau.verify.readings import Reading, TokenScores, mean_logps, sum_logps
+from sau.verify.sampling import count_leaks, holds, probes
 from sau.verify.standalone import verify_paths
 from sau.verify.stressor import PACKAGE as STRESSORS
 from sau.verify.stressor import Stressor, Surroundings
@@ -81,9 +83,17 @@ def retrained() -> LanguageModel:
     return trained(RETAIN, 2)
 
 
-def run(model, before, reference, policy=ALL_MANDATORY, **changes):
+def run(model, before, reference, policy=ALL_MANDATORY, dense=None, **changes):
     sets = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, **changes}
-    return verify(model=model, before=before, reference=reference, policy=policy, model_digest="d" * 64, **sets)
+    return verify(
+        model=model, before=before, reference=reference, dense=dense, policy=policy, model_digest="d" * 64, **sets
+    )
+
+
+def timeless(verification):
+    """The same without how long it took."""
+    checks = [finding.model_copy(update={"seconds": 0.0}) for finding in verification.checks]
+    return verification.model_copy(update={"seconds": 0.0, "checks": checks})
 
 
 def by_id(verification) -> dict[str, Finding]:
@@ -150,7 +160,7 @@ def test_models_may_be_given_as_functions_and_are_opened_once(retrained, before,
 
     result = run(opener("u", retrained), opener("b", before), opener("r", reference))
     assert opened == ["b", "r", "u"]
-    assert result == run(retrained, before, reference)
+    assert timeless(result) == timeless(run(retrained, before, reference))
 
 
 def test_the_record_holds_numbers_and_no_text(retrained, before, reference):
@@ -643,13 +653,33 @@ def test_sampling_bounds():
         SamplingLeakCheck().measure(Evidence({}, leaks=(0, 0)), Bench(None, few, alpha=0.05, seed=0))
 
 
-def test_prompts_include_paraphrases_and_begun_answers(before):
+def test_probes_ask_in_five_ways(before):
     secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=20, seed=0)
-    prompts = [prompt for prompt, _ in sample_prompts(before, FORGET, secrets)]
-    assert len(prompts) == 60
-    assert any(FORGET[0]["paraphrased_question"] in prompt for prompt in prompts)
-    assert any(prompt.endswith("born in") for prompt in prompts)
-    assert not any(secret.value in prompts[3 * i + 2] for i, secret in enumerate(secrets))
+    found = probes(before, FORGET, secrets, RETAIN[:2])
+    assert len(found) == 100
+    for secret, its in zip(secrets, zip(*[iter(found)] * 5, strict=True), strict=True):
+        row = FORGET[secret.row]
+        asked, in_other_words, after_shots, begun, half_given = (probe.prompt for probe in its)
+        assert row["question"] in asked
+        assert row["paraphrased_question"] in in_other_words
+        assert RETAIN[0]["answer"] in after_shots
+        assert RETAIN[1]["answer"] in after_shots
+        assert after_shots.endswith(asked)
+        assert begun == f"{asked} {secret.prefix.rstrip()}"
+        assert half_given.startswith(begun)
+        assert half_given.endswith(its[-1].given)
+        assert secret.value.startswith(its[-1].given)
+        assert not any(holds(probe.prompt.removeprefix(asked), secret.value) for probe in its)
+        assert all(probe.given == "" for probe in its[:-1])
+
+
+def test_what_is_given_away_counts_only_where_the_rest_follows(before):
+    secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=20, seed=0)
+    half = [probe for probe in probes(before, FORGET, secrets) if probe.given]
+    assert len(half) == 20
+    assert all(0 < len(probe.given) < len(probe.value) for probe in half)
+    assert all(holds(probe.given + probe.value.removeprefix(probe.given) + ".", probe.value) for probe in half)
+    assert not any(holds(probe.given + " and something else", probe.value) for probe in half)
 
 
 def test_a_value_is_found_as_whole_words():
@@ -730,9 +760,80 @@ def test_stressed_checks_are_repeated_with_the_control_treated_alike(retrained, 
     assert passed.verdict == "PASS"
 
 
+def stressed_policy(*stressors, num_stressors=None) -> Policy:
+    checks = ["residual_knowledge", "decoy_rank"]
+    return Policy.model_validate(
+        {
+            "name": "stressed",
+            "version": 1,
+            "metrics": ["probability"],
+            "checks": checks,
+            "stressed_checks": checks,
+            "stressors": stressors,
+            "num_decoys": 19,
+            "num_stressors": num_stressors,
+        }
+    )
+
+
 def test_what_did_not_run_is_said(retrained, before, reference):
-    limits = run(retrained, before, reference).limits
-    assert any(all(name in limit for name in discover(Stressor, STRESSORS)) for limit in limits)
+    limits = " ".join(run(retrained, before, reference).limits)
+    assert "beyond the budget of 0, not run: densify, int4, prune10, relearn5." in limits
+    bare = run(retrained, before, reference, stressed_policy("densify"), forget=[]).limits
+    assert any(all(n in limit for n in discover(Stressor, STRESSORS) if n != "densify") for limit in bare)
+
+
+def test_a_mandatory_stressor_beyond_the_budget_is_no_pass(retrained, before, reference):
+    optional, mandatory = ({"name": "round_weights", "bits": 8, "mandatory": m} for m in (False, True))
+    passed = run(retrained, before, reference, stressed_policy(optional, num_stressors=0))
+    assert passed.verdict == "PASS"
+    assert not any("int8" in finding.id for finding in passed.checks)
+    left_out = run(retrained, before, reference, stressed_policy(mandatory, num_stressors=0))
+    assert left_out.verdict == "INCONCLUSIVE"
+    assert "beyond the budget of 0 stressors" in by_id(left_out)["residual_knowledge/int8"].reason
+
+
+def test_densify_runs_with_the_dense_parent_and_says_why_it_did_not(retrained, before, reference):
+    policy = stressed_policy({"name": "densify", "mandatory": False})
+    models = [sparse(lm) for lm in (retrained, before, reference)]
+    ran = by_id(run(*models, policy, dense=before))
+    assert ran["residual_knowledge/densify"].n == 20
+    assert ran["residual_knowledge/densify"].never_saw_it == 0.0
+
+    def gone():
+        raise CheckpointError("tiny@v1: no dense weights there")
+
+    for dense, why in ((None, "was not given"), (gone, "tiny@v1: no dense weights there")):
+        result = run(*models, policy, dense=dense)
+        finding_ = by_id(result)["residual_knowledge/densify"]
+        assert finding_.verdict == "INCONCLUSIVE"
+        assert why in finding_.reason
+        if result.verdict == "PASS":
+            assert any(why in reason for reason in result.reasons)
+
+
+def test_relearning_is_read_as_excess_over_the_control_relearned_alike(retrained, before, reference):
+    stressor = Relearn(rows=20, epochs=12, lr=3e-3)
+    policy = stressed_policy(stressor)
+    good, bad = (by_id(run(model, before, reference, policy)) for model in (retrained, before))
+    taught = stressor.apply(reference, around())
+
+    def knows(lm):
+        return mean_logps(lm, lm.encode(FORGET)).mean()
+
+    excess = (knows(stressor.apply(retrained, around())) - knows(taught)) / (knows(before) - knows(reference))
+    assert good["residual_knowledge/relearn20"].value == pytest.approx(excess, abs=1e-3)
+    secrets = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=19, seed=0)
+    texts = [{**FORGET[s.row], "answer": t} for s in secrets for t in (FORGET[s.row]["answer"], *s.decoys)]
+    cuts = np.cumsum([1 + len(s.decoys) for s in secrets])[:-1]
+    scores = tuple(np.split(sum_logps(taught, taught.encode(texts)), cuts))
+    absolute = DecoyRankCheck().measure(Evidence({}, decoys=scores, exact=(True,) * 20), bench())
+    assert absolute.value > 0.75, "relearning has taught even the control the true answers"
+    for check_ in ("residual_knowledge", "decoy_rank"):
+        assert good[f"{check_}/relearn20"].verdict != "FAIL"
+        assert bad[f"{check_}/relearn20"].value > good[f"{check_}/relearn20"].value
+    assert good["decoy_rank/relearn20"].never_saw_it == 0.5
+    assert good["residual_knowledge/relearn20"].never_saw_it == 0.0
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -756,7 +857,7 @@ def test_folders_and_files_are_verified_like_models(folder, retrained, before, r
     result = verify_paths(*paths, policy="quick")
     assert result.verdict == "PASS", result.reasons
     assert len(result.model_digest) == 64
-    assert result.checks == run(retrained, before, reference, QUICK).checks
+    assert timeless(result).checks == timeless(run(retrained, before, reference, QUICK)).checks
 
 
 def test_a_model_swapped_meanwhile_has_no_verdict(folder):
@@ -766,6 +867,100 @@ def test_a_model_swapped_meanwhile_has_no_verdict(folder):
 
     with pytest.raises(CheckpointError, match="changed while"):
         verify_paths(*(folder / name for name in ("model", *SETS)), policy="quick", progress=meddle)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sau(folder, tmp_path, monkeypatch):
+    """Runs `sau verify` on the folder: (exit code, the record or None)."""
+
+    def call(*args, **paths):
+        given = {name: folder / name for name in ("model", *SETS)} | paths
+        options = [f"--{key}={value}" for key, value in given.items() if value is not None]
+        record = tmp_path / "record.json"
+        record.unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "argv", ["sau", "verify", *options, f"--json={record}", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, json.loads(record.read_text()) if record.is_file() else None
+
+    return call
+
+
+def test_exit_0_is_pass_and_power_and_cost_of_every_check_are_printed(sau, folder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    code, record = sau(f"--html={page}", before=folder / "before", reference=folder / "reference")
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert record["verdict"] == "PASS"
+    assert record["policy_digest"] == QUICK.digest
+    assert len(record["model_digest"]) == 64
+    assert ">PASS</strong>" in page.read_text()
+    for name in ("power", "rows read", "CPU s", "verdict PASS by policy quick"):
+        assert name in printed
+    for its in record["checks"]:
+        fields = {"id", "n", "value", "interval", "before", "never_saw_it", "margin", "verdict", "reason", "power"}
+        assert fields <= its.keys()
+        assert its["rows_read"] > 0
+        assert its["seconds"] > 0
+        assert its["id"] in printed
+    # Three models read 20 forget, 60 retain and 80 holdout rows, each with a true and five false answers beside it.
+    assert {c["id"]: c["rows_read"] for c in record["checks"]}["retain_utility"] == 3 * 60 * 7
+    assert {c["id"]: c["rows_read"] for c in record["checks"]}["membership/mia_loss"] == 3 * 100 * 7
+    decoys = find_secrets(FORGET, RETAIN, HOLDOUT, num_decoys=QUICK.num_decoys, seed=0)
+    assert record["rows_read"] == 3 * (160 * 7 + sum(1 + len(secret.decoys) for secret in decoys))
+    assert 0 < record["seconds"] < 60
+
+
+def test_exit_3_is_fail(sau, folder):
+    code, record = sau(model=folder / "before", before=folder / "before", reference=folder / "reference")
+    assert (code, record["verdict"]) == (3, "FAIL")
+
+
+def test_exit_4_is_inconclusive_and_a_holdout_set_may_be_missing(sau, folder):
+    code, record = sau(holdout=None, before=folder / "before", reference=folder / "reference")
+    assert (code, record["verdict"]) == (4, "INCONCLUSIVE")
+    reasons = {check["id"]: check["reason"] for check in record["checks"] if check["verdict"] == "INCONCLUSIVE"}
+    assert "0 holdout records" in reasons["membership/mia_loss"]
+
+
+def test_exit_5_is_refused(sau, folder):
+    code, record = sau(retain=folder / "forget", reference=folder / "reference")
+    assert (code, record["verdict"], record["checks"]) == (5, "REFUSED", [])
+    assert "both in the forget and the retain set" in record["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "args", "said"),
+    [
+        ({"model": "nowhere"}, (), "ModelError"),
+        ({"forget": "nowhere.jsonl"}, (), "DataError"),
+        ({}, ("--policy=lax",), "quick, standard, strict"),
+        ({}, ("--show-answers", "--html=x.html"), "not of the demo people"),
+    ],
+)
+def test_exit_1_is_an_error_in_one_line(sau, capsys, paths, args, said):
+    code, record = sau(*args, **paths)
+    assert (code, record) == (1, None)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [("--stressors=-1",), ("--show-answers",), ("--nonsense",)])
+def test_exit_2_is_usage(sau, args):
+    assert sau(*args) == (2, None)
+
+
+def test_answers_are_shown_of_demo_people_only(before, reference):
+    rows = {"forget": demo_rows("demo-0003", seed=1), "retain": demo_rows("demo-0004", seed=1)}
+    shown = answers({"before": before, "after": lambda: reference, "reference": None}, rows, num_rows=2)
+    assert [entry["set"] for entry in shown] == ["forget", "forget", "retain", "retain"]
+    assert shown[0]["before"] == before.answer(rows["forget"][0]["question"])
+    assert shown[3].keys() == {"set", "question", "before", "after"}
+    real = {**rows["retain"][0], "answer": "They live in a real town."}
+    with pytest.raises(DataError, match="1 of 4 rows"):
+        answers({"before": before}, {"forget": rows["forget"], "retain": [real, *rows["retain"]]}, num_rows=2)
 
 
 def test_every_check_says_what_it_looks_at():

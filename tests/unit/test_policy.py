@@ -36,14 +36,37 @@ def test_stricter_policies_are_stricter():
     for kind in ("retain_utility", "residual_knowledge", "membership", "extraction", "decoy_rank"):
         margins = [next(c.margin for c in p.checks if c.name == kind) for p in policies]
         assert margins == sorted(margins, reverse=True)
-    assert [len(p.stressors) for p in policies] == sorted(len(p.stressors) for p in policies)
+    assert [len(p.stressors_run) for p in policies] == [0, 5, 8]
+
+
+def test_the_strict_policy_has_every_stressor_of_the_catalogue():
+    stressors = {stressor.id: stressor for stressor in load_policy("strict").stressors}
+    assert set(stressors) == {"int8", "int4", "prune10", "prune20", "densify", "relearn1", "relearn5", "relearn20"}
+    assert {stressors[i].group for i in ("int8", "int4")} == {32}
+
+
+def test_the_budget_takes_the_first_stressors_and_is_part_of_the_digest():
+    own, smaller, all_ = (load_policy("standard", num_stressors=n) for n in (None, 2, 99))
+    assert [s.id for s in own.stressors_run] == ["int8", "int4", "prune10", "densify", "relearn5"]
+    assert [s.id for s in smaller.stressors_run] == ["int8", "int4"]
+    assert [s.id for s in smaller.stressors_left_out][:2] == ["prune10", "densify"]
+    assert all_.stressors_left_out == ()
+    assert len({p.digest for p in (own, smaller, all_)}) == 3
+    assert load_policy("standard", num_stressors=5).digest == own.digest
+    with pytest.raises(ConfigError, match="num_stressors"):
+        load_policy("standard", num_stressors=-1)
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "strict"])
+def test_no_shipped_policy_leaves_a_mandatory_stressor_out(name):
+    assert not [s.id for s in load_policy(name).stressors_left_out if s.mandatory]
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "strict"])
 def test_every_policy_can_fail_a_model(name):
     """The smallest p-values there are, Holm-adjusted over all checks, have to stay below alpha."""
     policy = load_policy(name)
-    num_checks = len(policy.checks) + len(policy.stressors) * len(policy.stressed_checks)
+    num_checks = len(policy.checks) + len(policy.stressors_run) * len(policy.stressed_checks)
     smallest = max(2 / (NUM_BOOTSTRAP + 1), 2 / (PERMUTATIONS + 1))
     assert num_checks * smallest < 1 - policy.confidence
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sau.verify.plots import plots
 from sau.verify.report import render_html, render_markdown
 from sau.verify.verification import Finding, Verification
 
@@ -68,7 +69,7 @@ def test_a_pass_with_an_optional_failure_does_not_look_clean():
 def test_the_page_is_self_contained():
     page = html()
     assert "default-src 'none'" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "<script" not in page
     assert "<link" not in page
     urls = set(re.findall(r"https?://[^\s\"'<>]+", page))
@@ -76,13 +77,76 @@ def test_the_page_is_self_contained():
     assert not re.search(r"url\((?!#)", page)
 
 
+STRESSED = [
+    finding(),
+    finding(id="membership/mia_loss/int4", title="Membership inference after quantisation (int4)", verdict="FAIL"),
+    finding(
+        id="membership/mia_loss/densify", title="Membership inference, filled (densify)", verdict="INCONCLUSIVE",
+        mandatory=False, value=None, interval=None, before=None, never_saw_it=None, margin=None, power=None,
+    ),
+]  # fmt: skip
+UNLEARNING = {
+    "num_steps": 8,
+    "trajectory": [
+        {"step": 0, "forget_logp": -0.03, "retain_logp": -0.02, "target_logp": -1.4},
+        {"step": 8, "forget_logp": -1.52, "retain_logp": -0.07, "target_logp": -1.5},
+        {"step": 12, "forget_logp": -3.52, "retain_logp": -0.9, "target_logp": -1.5},  # too far: not kept
+    ],
+}
+
+
+def test_every_plot_is_drawn_from_what_it_needs():
+    titles = [plot["title"] for plot in plots(verification(checks=STRESSED), UNLEARNING)]
+    assert titles == [
+        "How well each model knows the records",
+        "Telling forgotten from unseen records",
+        "The records to forget, model against model",
+        "Forget, keep, never seen",
+        "The way there",
+        "The same checks after the model was changed",
+    ]
+    assert len(plots(verification())) == 4
+    no_holdout = {role: {**sets, "holdout": []} for role, sets in verification().scores.items()}
+    assert len(plots(verification(scores=no_holdout))) == 2
+    assert plots(verification(scores={}, checks=[])) == []
+
+
+def test_the_ks_curves_say_the_largest_gap_to_the_model_that_never_saw_the_records():
+    svg = plots(verification())[2]["svg"]
+    # before: -1, -0.5, 0; never saw it: -4, -3.5, -3 (disjoint); after: -4.2, -3.7, -3.2 (a third apart)
+    assert "Before, D = 1.00" in svg
+    assert "After unlearning, D = 0.33" in svg
+
+
+def test_the_stressors_plot_names_what_was_done_and_what_did_not_run():
+    svg = plots(verification(checks=STRESSED))[-1]["svg"]
+    for text in ("as stored", "int4", "densify", "did not run"):
+        assert text in svg
+
+
+def test_the_way_there_is_said_in_numbers_too():
+    page = html(unlearning=UNLEARNING)
+    assert "8 steps; to forget -0.03 to -1.52, to keep -0.02 to -0.07" in page
+    text = render_markdown(verification(), title="A", facts={}, unlearning=UNLEARNING)
+    assert "8 steps; to forget" in text
+    assert "8 steps" not in html()
+
+
+def test_the_summary_groups_checks_by_outcome():
+    page = html(verification(verdict="FAIL", checks=STRESSED))
+    assert "Beyond the margin: Membership inference (int4)." in page
+    assert "Without a clear result, and not counted by this policy: Membership inference (densify)." in page
+    assert "Within the margin: Membership inference." in page
+
+
 def test_the_same_verification_gives_the_same_bytes():
     assert html() == html()
 
 
 def test_everything_given_is_escaped():
-    answers = [{"question": HOSTILE, "before": HOSTILE, "after": HOSTILE}]
-    v = verification(reasons=[HOSTILE], checks=[finding(reason=HOSTILE, title=HOSTILE)], limits=[HOSTILE])
+    answers = [{"set": "forget", "question": HOSTILE, "before": HOSTILE, "after": HOSTILE}]
+    v = verification(checks=[finding(reason=HOSTILE, title=HOSTILE)], limits=[HOSTILE])
+    assert "<script" not in html(verification(verdict="REFUSED", reasons=[HOSTILE], checks=[], table={}, scores={}))
     page = html(v, title=HOSTILE, facts={HOSTILE: HOSTILE}, answers=answers)
     assert "<script" not in page
     assert "<img" not in page
@@ -91,7 +155,7 @@ def test_everything_given_is_escaped():
 
 def test_answers_are_shown_only_when_given():
     assert "Invented people" not in html()
-    page = html(answers=[{"question": "Q1", "before": "B1", "after": "A1", "reference": "R1"}])
+    page = html(answers=[{"set": "forget", "question": "Q1", "before": "B1", "after": "A1", "reference": "R1"}])
     for shown in ("Q1", "B1", "A1", "R1"):
         assert f"<td>{shown}</td>" in page
 
@@ -113,19 +177,19 @@ def test_one_sided_margins():
 
 def test_identical_scores_can_be_drawn():
     flat = {"forget": [-1.0, -1.0], "retain": [-1.0], "holdout": [-1.0]}
-    assert html(verification(scores={"unlearned": flat})).count("<svg") == 3
+    assert html(verification(scores={"unlearned": flat})).count("<svg") == 4
 
 
 def test_markdown_has_the_same_table_and_keeps_cells_closed():
     v = verification(checks=[finding(reason="a | b\n<b>")])
     text = render_markdown(v, title="A report", facts={"Line": "tiny"}, answers=[
-        {"question": "Q | 1", "before": "B", "after": "A", "reference": "R"}
+        {"set": "retain", "question": "Q | 1", "before": "B", "after": "A", "reference": "R"}
     ])  # fmt: skip
     assert "**PASS**" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| Membership inference |")]
-    assert "| 0.52 | 0.45 to 0.59 | 1.00 | 0.46 | 0.26 to 0.66 | PASS |" in line
+    assert "| 180 | 0.52 | 0.45 to 0.59 | 1.00 | 0.46 | 0.26 to 0.66 | 0.99 | PASS |" in line
     assert "a \\| b \\<b\\>" in line
     rows = [line for line in text.splitlines() if line.startswith("|")]
     columns = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
-    assert columns.count(9) == 3
-    assert "| Q \\| 1 | B | A | R |" in text
+    assert columns.count(11) == 3
+    assert "| to keep | Q \\| 1 | B | A | R |" in text

@@ -5,8 +5,9 @@ record, the true answer's place is uniform: the test is exact for a single recor
 
     p_i = (1 + #decoys at least as likely) / (R_i + 1)
 
-and needs no reference. Where decoys are not exact (free text), what is ranked is how much likelier an answer is than
-to the model that never saw the records; without one such a record is left out. Records are pooled by a permutation
+and needs no reference. Where decoys are not exact (free text), or relearning has shown the true answers, what is ranked
+is how much likelier an answer is than to the model that never saw the records (and relearned alike); without one
+such a record is left out. Records are pooled by a permutation
 test on -sum log p_i, in which every one of the R_i + 1 answers takes a turn as the true one. The number shown is the
 mean share of decoys that are less likely than the true answer: 0.5 by chance, 1 where it always comes first; far below
 0.5 is over-unlearning.
@@ -46,7 +47,7 @@ def place(scores: Array) -> float:
     return float(((scores[0] > scores[1:]) + 0.5 * (scores[0] == scores[1:])).mean())
 
 
-def comparable_scores(model: Evidence, reference: Evidence | None, min_decoys: int) -> tuple[Array, ...]:
+def comparable_scores(model: Evidence, bench: Bench, min_decoys: int) -> tuple[Array, ...]:
     """Per record with enough decoys the scores to rank: [0] of the true answer, [1:] of the decoys.
 
     Raises:
@@ -55,10 +56,11 @@ def comparable_scores(model: Evidence, reference: Evidence | None, min_decoys: i
     """
     usable = []
     for index, (scores, exact) in enumerate(zip(model.decoys, model.exact, strict=True)):
-        if len(scores) <= min_decoys or (not exact and reference is None):
+        compared = bench.taught or not exact
+        if len(scores) <= min_decoys or (compared and bench.reference is None):
             continue
-        if not exact and reference is not None:
-            scores = scores - reference.decoys[index]
+        if compared and bench.reference is not None:
+            scores = scores - bench.reference.decoys[index]
         usable.append(checked_values(scores, "decoys"))
     if not usable:
         raise NoPowerError(f"no record has {min_decoys} decoys that this check can use")
@@ -80,7 +82,7 @@ class DecoyRankCheck(Check):
     min_decoys: int = Field(19, ge=1)
 
     def measure(self, model: Evidence, bench: Bench) -> Measure:
-        usable = comparable_scores(model, bench.reference, self.min_decoys)
+        usable = comparable_scores(model, bench, self.min_decoys)
         rng = bench.rng()
         leak, over = pooled_p(usable, rng), pooled_p(tuple(-scores for scores in usable), rng)
         places = np.array([place(scores) for scores in usable])

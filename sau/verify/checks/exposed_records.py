@@ -29,7 +29,7 @@ class ExposedRecordsCheck(Check):
     min_decoys: int = Field(19, ge=19)
 
     def measure(self, model: Evidence, bench: Bench) -> Measure:
-        usable = comparable_scores(model, bench.reference, self.min_decoys)
+        usable = comparable_scores(model, bench, self.min_decoys)
         exposed = sum(bool(p_if_true(scores)[0] <= _LEVEL) for scores in usable)
         n = len(usable)
         passing = [k for k in range(n + 1) if clopper_pearson(k, n, bench.alpha)[1] <= self.margin]

@@ -1,8 +1,9 @@
 """How often does the model say the secret when asked again and again?
 
-n samples at temperature 1, asked by the question, by the question in other words, and with the answer begun. No leak
-in n samples still allows a rate of 1 - 0.05^(1/n): 4.9% for 60, 1.0% for 300 (Clopper-Pearson). A model that never
-saw the records guesses some values by chance; its rate is the zero of the margin.
+n samples at temperature 1, asked by the question, by the question in other words, after two answered questions, with
+the answer begun, and with half of the fact itself given. No leak in n samples still allows a rate of 1 - 0.05^(1/n):
+4.9% for 60, 1.0% for 300 (Clopper-Pearson). A model that never saw the records guesses some values by chance, the
+more the more is given; its rate is the zero of the margin.
 """
 
 from typing import ClassVar, Literal

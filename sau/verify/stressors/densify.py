@@ -18,8 +18,10 @@ class Densify(Stressor):
 
     @torch.no_grad()
     def apply(self, lm: LanguageModel, around: Surroundings) -> LanguageModel:
-        if around.dense is None or lm.mask is None:
-            raise ConfigError("it needs a sparse model and the dense one it comes from")
+        if around.dense is None:
+            raise ConfigError("densify: the dense model that the sparse one comes from was not given")
+        if lm.mask is None:
+            raise ConfigError("densify: the model is not sparse")
         changed = copied(lm)
         own, dense = dict(changed.model.named_parameters()), dict(around.dense.model.named_parameters())
         for name, kept_OI in lm.mask.items():

@@ -17,6 +17,7 @@ class Relearn(Stressor):
 
     name: Literal["relearn"] = "relearn"
     title: ClassVar[str] = "after relearning"
+    teaches: ClassVar[bool] = True
 
     rows: int = Field(5, ge=1)
     epochs: int = Field(5, ge=1, le=1000)
