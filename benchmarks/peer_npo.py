@@ -58,7 +58,8 @@ class Ours:
     """Our step; `order` None leaves the batches to the loop."""
 
     def __init__(self, lm: LanguageModel, forget: list[Row], retain: list[Row], lr: float, order: Any) -> None:
-        self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+        self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), [])
+        self.lr = lr
         self.frame = _training(lm, freeze_embeddings=True)
         optimizer = SurvivorAdamW(self.frame.__enter__(), {}, lr=lr)
         params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
@@ -75,7 +76,7 @@ class Ours:
             yield sorted(rows, key=lambda row: len(sequences[row].input_ids))  # as the loop's own batches are
 
     def step(self) -> float:
-        return self._step()["loss"]
+        return self._step(self.lr)["loss"]
 
     def num_tokens(self) -> int:
         """Real tokens since the last call."""
