@@ -15,6 +15,7 @@ the work that is done once (our reference, their copy of the model) is given bes
 
 import argparse
 import copy
+import gc
 import json
 import sys
 import tempfile
@@ -57,7 +58,8 @@ class Ours:
     """Our step; `order` None leaves the batches to the loop."""
 
     def __init__(self, lm: LanguageModel, forget: list[Row], retain: list[Row], lr: float, order: Any) -> None:
-        self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain))
+        self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), [])
+        self.lr = lr
         self.frame = _training(lm, freeze_embeddings=True)
         optimizer = SurvivorAdamW(self.frame.__enter__(), {}, lr=lr)
         params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
@@ -71,10 +73,10 @@ class Ours:
     def _note(self, order: Iterator[list[int]], sequences: list[Encoded]) -> Iterator[list[int]]:
         for rows in order:
             self.taken += [sequences[i] for i in rows]
-            yield rows
+            yield sorted(rows, key=lambda row: len(sequences[row].input_ids))  # as the loop's own batches are
 
     def step(self) -> float:
-        return self._step()["loss"]
+        return self._step(self.lr)["loss"]
 
     def num_tokens(self) -> int:
         """Real tokens since the last call."""
@@ -149,6 +151,7 @@ def run(
         once[name] = time.process_time() - before
     losses: dict[str, list[float]] = {name: [] for name in sides}
     seconds, tokens = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
+    gc.collect()  # a Trainer is a cycle: the last run's model and optimizer would stay
     for number in range(steps):
         for name in sorted(sides, reverse=bool(number % 2)):
             before = time.process_time()
@@ -157,14 +160,18 @@ def run(
             tokens[name] += sides[name].num_tokens()
             print(number, name, losses[name][-1], seconds[name], file=sys.stderr, flush=True)
     rate = {name: tokens[name] / seconds[name] for name in sides}
-    agreement = max(abs(a - b) for a, b in zip(losses["ours"], losses["theirs"], strict=True))
+    pairs = list(zip(losses["ours"], losses["theirs"], strict=True))
+    agreement = {
+        "largest_loss_difference": max(abs(a - b) for a, b in pairs),
+        "relative": max(abs(a - b) / abs(b) for a, b in pairs),
+    }
     return {
         "cpu_s": seconds,
         "once_cpu_s": once,
         "tokens": tokens,
         "tokens_per_cpu_s": rate,
         "ratio": rate["ours"] / rate["theirs"],
-        **({"losses": losses, "largest_loss_difference": agreement} if shared else {}),
+        **({"losses": losses, **agreement} if shared else {}),
     }
 
 

@@ -30,6 +30,7 @@ from sau.unlearn.optimizer import SurvivorAdamW
 from sau.unlearn.redistribution.base import Redistribution
 
 NUM_ROWS, NUM_TOKENS, PROMPT = 32, 60, 20
+LR = 1e-5
 SIDES = ("plain", "none", "importance")
 
 
@@ -67,14 +68,14 @@ class Side:
         lm = LanguageModel(model, None, "{question}", mask or None)
         rows: list[Row] = []
         vocabulary = model.config.vocab_size
-        setting = Setting(lm, rows, random_rows(0, vocabulary), random_rows(1, vocabulary))
-        self.optimizer = SurvivorAdamW(_training(lm, freeze_embeddings=True).__enter__(), mask, lr=1e-5)
+        setting = Setting(lm, rows, *(random_rows(seed, vocabulary) for seed in range(3)))
+        self.optimizer = SurvivorAdamW(_training(lm, freeze_embeddings=True).__enter__(), mask, lr=LR)
         self.step = _UnlearnStep(
             setting,
             build(Objective, "sau.unlearn.objectives", "npo"),
             build(Redistribution, "sau.unlearn.redistribution", "none" if name == "plain" else name),
             self.optimizer,
-            UnlearnParams(lr=1e-5, max_steps=1, batch_size=8, stop=None),
+            UnlearnParams(lr=LR, max_steps=1, batch_size=8, stop=None),
             0,
         )
         self.in_model = 0.0
@@ -92,7 +93,7 @@ class Side:
         """CPU seconds of one step, and of its part outside the model."""
         self.in_model = 0.0
         before = time.process_time()
-        self.step()
+        self.step(LR)
         taken = time.process_time() - before
         self.optimizer.zero_grad()
         return taken, taken - self.in_model

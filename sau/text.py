@@ -16,6 +16,8 @@ from sau.data.records import Row
 from sau.errors import DataError
 
 MAX_TOKENS = 1024
+_WORTH_A_PASS = 64
+"""Tokens: a further forward and backward pass costs about as much as they do (it adds to every gradient again)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ class Batch:
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     answer_mask_BT: Tensor
+
+    def parts(self) -> list["Batch"]:
+        """The same sequences, cut where they stand into batches padded each to its own longest.
+
+        A cut is made where it saves `_WORTH_A_PASS` tokens of padding, most in batches in order of length.
+        """
+        lengths = self.attention_mask_BT.sum(1).tolist()
+        return [self._part(first, last, max(lengths[first:last])) for first, last in _cuts(lengths, 0, len(lengths))]
+
+    def _part(self, first: int, last: int, length: int) -> "Batch":
+        ids_BT, attention_BT, answer_BT = self.input_ids_BT, self.attention_mask_BT, self.answer_mask_BT
+        return Batch(
+            ids_BT[first:last, :length], attention_BT[first:last, :length], answer_BT[first:last, : length - 1]
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.answer_mask_BT.to(device))
@@ -90,6 +106,20 @@ def collate(sequences: Sequence[Encoded], pad_id: int = 0) -> Batch:
     return Batch(ids, attention, answer)
 
 
+def _cuts(lengths: Sequence[int], first: int, last: int) -> list[tuple[int, int]]:
+    """[first, last) as ranges: halved where that saves most padding, and each half again, while it is worth it."""
+
+    def cells(start: int, end: int) -> int:
+        return (end - start) * max(lengths[start:end])
+
+    if last - first < 2:
+        return [(first, last)]
+    cost, cut = min((cells(first, k) + cells(k, last), k) for k in range(first + 1, last))
+    if cells(first, last) - cost < _WORTH_A_PASS:
+        return [(first, last)]
+    return _cuts(lengths, first, cut) + _cuts(lengths, cut, last)
+
+
 def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, for evaluation without padding waste."""
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i].input_ids), i))
@@ -98,6 +128,14 @@ def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
 
 def logits_of(model, batch: Batch) -> Tensor:
     """Next-token logits [N, V] in float32 at the answer tokens, those of all sequences in a row.
+
+    One pass for each of `batch.parts()`, so that little of the work is padding.
+    """
+    return torch.cat([_logits_of(model, part) for part in batch.parts()])
+
+
+def _logits_of(model, batch: Batch) -> Tensor:
+    """`logits_of` in one pass.
 
     The hidden states are selected before the output head, whose product with the vocabulary is a large part of a
     small model's work and is wanted for the answer only; whatever the model does to logits after its head still

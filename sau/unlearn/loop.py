@@ -284,6 +284,7 @@ def _batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterat
     Rows of similar length share a batch, so that little of it is padding: rows are sorted by their length times a
     random factor within 1 +- LENGTH_JITTER, cut into batches, and the batches shuffled. Where the rows do not come
     out even, the smaller batch is of random rows: cut off the end of the order it would always be the longest ones.
+    Each batch is in order of length, as `Batch.parts` wants it.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([len(s.input_ids) for s in sequences])
@@ -293,7 +294,8 @@ def _batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterat
         jitter = 1 + LENGTH_JITTER * (2 * torch.rand(len(order), generator=generator) - 1)
         order = order[(lengths[order] * jitter).argsort(stable=True)]
         batches = [rows for rows in (rest, *order.split(batch_size)) if len(rows)]
-        yield from (batches[i].tolist() for i in torch.randperm(len(batches), generator=generator).tolist())
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield sorted(batches[i].tolist(), key=lambda row: len(sequences[row].input_ids))
 
 
 def _sample(sequences: list[Encoded], seed: int) -> list[Encoded]:

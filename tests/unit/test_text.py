@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
+from sau.text import Batch, Encoded, answer_logps, collate, logits_of, targets_of, token_logps
 
 SEQUENCES = [Encoded(tuple(range(3, 3 + n)), prompt) for n, prompt in ((9, 4), (14, 6), (5, 2))]
 
@@ -41,6 +41,29 @@ def test_logits_at_answer_tokens_are_those_of_the_whole_sequence(family):
     torch.testing.assert_close(logits_of(model, batch), expected, rtol=1e-5, atol=1e-5)
     assert targets_of(batch).tolist() == [t for s in SEQUENCES for t in s.input_ids[s.prompt_length :]]
     assert model(batch.input_ids_BT).logits.shape[:2] == batch.input_ids_BT.shape  # the model is as it was
+
+
+def test_batches_are_cut_where_padding_is_saved():
+    sequences = [Encoded(tuple(range(2, 2 + n)), 1) for n in (10, 12, 14, 60, 62, 61, 15, 200)]
+    parts = collate(sequences).parts()
+    assert [tuple(part.input_ids_BT.shape) for part in parts] == [(3, 14), (4, 62), (1, 200)]
+    assert torch.equal(torch.cat([targets_of(part) for part in parts]), targets_of(collate(sequences)))
+    even = collate(sequences[3:6])
+    assert [part.input_ids_BT.shape for part in even.parts()] == [even.input_ids_BT.shape]
+    padded = torch.nn.functional.pad
+    wider = Batch(
+        padded(even.input_ids_BT, (0, 9)), padded(even.attention_mask_BT, (0, 9)), padded(even.answer_mask_BT, (0, 9))
+    )
+    assert torch.equal(wider.parts()[0].input_ids_BT, even.input_ids_BT)
+
+
+@torch.no_grad()
+def test_a_cut_batch_has_the_same_logits():
+    model = small("llama")
+    sequences = [Encoded(tuple(i % 60 + 2 for i in range(n)), n // 2) for n in (6, 70, 8, 75, 9)]
+    assert len(collate(sequences).parts()) > 1
+    alone = torch.cat([logits_of(model, collate([sequence])) for sequence in sequences])
+    torch.testing.assert_close(logits_of(model, collate(sequences)), alone, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def test_each_epoch_holds_each_row_once_in_another_order(num_rows, batch_size):
         assert sorted(i for rows in epoch for i in rows) == list(range(num_rows))
         assert all(0 < len(rows) <= batch_size for rows in epoch)
     assert three_epochs(seed=1) == epochs
-    if num_rows > 1:
+    if per_epoch > 1:
         assert epochs[0] != epochs[1]
         assert three_epochs(seed=2) != epochs
 

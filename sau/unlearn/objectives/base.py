@@ -99,7 +99,11 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
         logits_NV=logits_NV,
         targets_N=targets_of(batch),
         sequence_N=answer_BT.nonzero()[:, 0],
-        block_output_ND=hidden[0][answer_BT] if hidden else None,
+        block_output_ND=torch.cat(
+            [h_BTD[part.answer_mask_BT] for h_BTD, part in zip(hidden, batch.parts(), strict=True)]
+        )
+        if hidden
+        else None,
     )
 
 

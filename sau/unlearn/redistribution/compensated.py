@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.sparsity.pruners.base import observing
-from sau.text import by_length, collate, logits_of
+from sau.text import by_length, collate
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution
@@ -77,14 +77,14 @@ class Compensated(Redistribution):
         linears = {name: model.get_submodule(name.removesuffix(".weight")) for name in hessians}
         for indices in by_length(sequences, 8):
             batch = collate([sequences[i] for i in indices]).to(model.device)
-            keep_BT = batch.attention_mask_BT[:, 1:].bool()  # what predicts a token
+            keep_BT = batch.attention_mask_BT.bool()
 
             def add(name: str, inputs_BTI: Tensor, keep_BT: Tensor = keep_BT) -> None:
                 inputs_NI = inputs_BTI[keep_BT]
                 hessians[name].addmm_(inputs_NI.T, inputs_NI)
 
             with observing(linears, add):
-                logits_of(model, batch)
+                model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
         for hessian_II in hessians.values():
             diagonal_I = hessian_II.diagonal()
             diagonal_I += self.damping * diagonal_I.mean() + torch.finfo(diagonal_I.dtype).tiny
