@@ -130,6 +130,7 @@ def restore(folder: Path, target: Path) -> SparseCheckpoint:
         with _whole(target) as part:
             shutil.copytree(whole, part, dirs_exist_ok=True)
             return check_files(part)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         for number, delta in enumerate(reversed(deltas[1:])):
             made = Path(scratch) / str(number)

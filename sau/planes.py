@@ -35,10 +35,10 @@ def squeeze(chunks: Iterable[bytes], target: Path, *, itemsize: int) -> None:
 
 
 def unsqueeze(source: Path, *, itemsize: int) -> Iterator[bytes]:
-    """The chunks that `squeeze` was given.
+    """The chunks that `squeeze` was given; fewer where the file was cut short.
 
     Raises:
-        CheckpointError: not a zstd frame, or one cut short.
+        CheckpointError: not a zstd frame.
     """
     try:
         with source.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:

@@ -6,6 +6,7 @@ for bfloat16 weight updates Zamirai et al. 2020, arXiv 2010.06192) goes up with 
 gone, so E[rounded] = value: each weight errs by less than one bfloat16 step, but the errors of a row are independent
 with mean zero, and what the row's update does to its output survives in expectation. A weight that is a bfloat16
 number stays what it is: where the parent was one, only weights that moved are drawn, and +0.0 stays +0.0.
+What is minimised is the bias, not the error: nearest has the smaller error, all of it against the update.
 """
 
 import torch
