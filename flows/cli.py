@@ -462,12 +462,79 @@ def reproduce(
 def export(
     model: Annotated[str, typer.Argument(help="A version such as tiny@v2, or a sparse checkpoint folder.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; has to be empty or absent.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 (default) or bfloat16; what that rounds has to be verified again.")
+    ] = None,
+    delta: Annotated[
+        str | None, typer.Option(help="Write the difference from this model, for somebody who has it (sau restore).")
+    ] = None,
 ) -> None:
-    """Write a sparse checkpoint as a dense Hugging Face folder that stock transformers and vLLM open."""
+    """Write a sparse checkpoint as a dense Hugging Face folder that stock transformers and vLLM open.
+
+    With --delta write only what changed since another version with the same mask; `sau restore` makes it whole."""
+    from sau.checkpoint import DTYPES, read_manifest
     from sau.checkpoint import export as write
 
-    write(_checkpoint(model), target)
-    out.print(f"dense folder written to {target}")
+    if dtype and dtype not in DTYPES:
+        raise typer.BadParameter(f"{dtype!r}: has to be one of {', '.join(DTYPES)}", param_hint="--dtype")
+    checkpoint = _checkpoint(model)
+    if delta:
+        from sau.delta import num_bytes, save_delta
+
+        if dtype:
+            raise typer.BadParameter("a delta is of the stored numbers, leave it out", param_hint="--dtype")
+        made = save_delta(checkpoint, _checkpoint(delta), target)
+        out.print(
+            f"delta of {num_bytes(target):,} bytes ({num_bytes(checkpoint):,} whole) written to {target}; "
+            f"sau restore {target} OUT --base FOLDER gives model digest {made.model_digest}",
+            soft_wrap=True,
+        )
+        return
+    write(checkpoint, target, dtype=dtype or "float32")
+    out.print(f"dense folder written to {target}", soft_wrap=True)
+    if dtype == "bfloat16" != read_manifest(checkpoint).dtype:
+        out.print(
+            f"its numbers are rounded: no verdict on {model} speaks of it. Judge it by itself:\n"
+            f"sau verify --model {target} --before PARENT --forget ROWS --retain ROWS --holdout ROWS",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def archive(
+    folder: Annotated[Path, typer.Argument(help="The archive; made on first use, versions it has are left alone.")],
+    line: Line = "tiny",
+    max_hops: Annotated[int, typer.Option(min=0, help="Deltas that restoring any version may need at most.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Keep every version of a line in a folder: the newest whole, older ones as deltas where that is smaller."""
+    from tasks.archive import archive as run
+
+    with progress():
+        kept = run(line, folder, max_hops)
+    if as_json:
+        _print_json([version.__dict__ for version in kept])
+        return
+    table = Table("version", "bytes", "deltas to apply", "model digest")
+    for version in kept:
+        table.add_row(version.name, f"{version.num_bytes:,}", str(version.hops), version.model_digest)
+    out.print(table)
+
+
+@app.command()
+def restore(
+    stored: Annotated[Path, typer.Argument(help="A version in an archive, or a delta that `sau export` wrote.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; has to be empty or absent.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model a delta starts from; default: looked for beside it by digest.")
+    ] = None,
+) -> None:
+    """Make a stored version whole again, every file checked against its digest. Needs no MLflow, no DVC, no Prefect."""
+    from sau.delta import apply_delta
+    from sau.delta import restore as write
+
+    manifest = apply_delta(stored, _checkpoint(base), target) if base else write(stored, target)
+    out.print(f"restored to {target}, model digest {manifest.digest}", soft_wrap=True)
 
 
 def _checkpoint(model: str) -> Path:

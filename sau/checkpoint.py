@@ -5,6 +5,9 @@
     config.json, tokenizer files
     sau.json             the manifest: mask digest, structure, sparsity, sizes, and the SHA-256 of every file
 
+With compression the weights file is sparse.safetensors.planes.zst: the same bytes as byte planes below zstd. Its
+digest then also depends on the version of zstd.
+
 The model digest is the SHA-256 of the manifest, so it stands for every byte. The weights file is not called
 model.safetensors on purpose: stock `from_pretrained` would open it with every pruned matrix freshly random;
 this way it finds no weights and refuses. Open it with `open_model`, or `export` a dense folder for other tools.
@@ -12,25 +15,30 @@ this way it finds no weights and refuses. Open it with `open_model`, or `export`
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from sau.errors import CheckpointError, ModelError
 from sau.models import SIDECAR, LanguageModel, model_from_state, open_dense, quiet, save_dense
-from sau.params import ModelParams
+from sau.params import ModelParams, PackageParams
+from sau.planes import read_chunks, squeeze, unsqueeze
+from sau.rounding import round_to
 from sau.sparsity.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
 
 WEIGHTS = "sparse.safetensors"
+PACKED = "sparse.safetensors.planes.zst"
 FORMAT = "sau-sparse"
 FORMAT_VERSION = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FULL_PRECISION = PackageParams()
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,27 @@ class SparseCheckpoint:
     dtype: str
     files: dict[str, str]
 
+    @property
+    def weights_file(self) -> str:
+        return PACKED if PACKED in self.files else WEIGHTS
 
-def save_sparse(lm: LanguageModel, folder: Path, *, structure: str, dtype: str = "float32") -> SparseCheckpoint:
+    @property
+    def itemsize(self) -> int:
+        """Bytes per stored number."""
+        return DTYPES[self.dtype].itemsize
+
+
+def save_sparse(
+    lm: LanguageModel, folder: Path, *, structure: str, package: PackageParams = FULL_PRECISION, seed: int = 0
+) -> SparseCheckpoint:
     """Store a masked model; its bytes are a function of the model alone.
 
     Args:
         lm: a model with a mask; its pruned weights have to be +0.0 exactly.
         folder: created; has to be empty or absent.
         structure: the pattern the mask follows, for the record.
-        dtype: of the stored values; bfloat16 halves the file and changes the model (verify it again).
+        package: dtype, rounding and compression; bfloat16 halves the file and changes the model (verify it again).
+        seed: of a rounding that draws.
 
     Raises:
         CheckpointError: no mask, or the folder holds files already.
@@ -68,11 +88,10 @@ def save_sparse(lm: LanguageModel, folder: Path, *, structure: str, dtype: str =
         raise CheckpointError(f"{folder}: not empty")
     check_mask(lm.model, lm.mask)
     folder.mkdir(parents=True, exist_ok=True)
-    target = DTYPES[dtype]
+    state = round_to(_stored_state(lm.model), DTYPES[package.dtype], package.rounding, seed=seed)
     tensors: dict[str, Tensor] = {}
     dense_bytes = 0
-    for name, value in _stored_state(lm.model).items():
-        value = value.to(target)
+    for name, value in state.items():
         dense_bytes += value.numel() * value.element_size()
         if name in lm.mask:
             kept_OI = lm.mask[name].cpu()
@@ -81,6 +100,9 @@ def save_sparse(lm: LanguageModel, folder: Path, *, structure: str, dtype: str =
         else:
             tensors[name] = value.contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    if package.compression == "zstd":
+        squeeze(read_chunks(folder / WEIGHTS), folder / PACKED, itemsize=DTYPES[package.dtype].itemsize)
+        (folder / WEIGHTS).unlink()
     with quiet():
         lm.model.config.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
@@ -96,9 +118,9 @@ def save_sparse(lm: LanguageModel, folder: Path, *, structure: str, dtype: str =
         "shapes": {name: list(kept.shape) for name, kept in sorted(lm.mask.items())},
         "num_weights": num_weights,
         "num_nonzeros": sum(int(kept.sum()) for kept in lm.mask.values()),
-        "num_bytes": (folder / WEIGHTS).stat().st_size,
+        "num_bytes": (folder / (PACKED if package.compression == "zstd" else WEIGHTS)).stat().st_size,
         "dense_bytes": dense_bytes,
-        "dtype": dtype,
+        "dtype": package.dtype,
         "files": files,
     }
     (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -115,7 +137,7 @@ def _stored_state(model: Any) -> dict[str, Tensor]:
 
 def is_sparse(folder: str | Path) -> bool:
     """True where the folder is a sparse checkpoint of ours."""
-    return (Path(folder) / WEIGHTS).is_file()
+    return any((Path(folder) / name).is_file() for name in (WEIGHTS, PACKED))
 
 
 def read_manifest(folder: str | Path) -> SparseCheckpoint:
@@ -133,6 +155,8 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
                 f"{path}: format {manifest['format']!r}, {FORMAT!r} version {FORMAT_VERSION} is needed"
             )
         fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "digest"}
+        if odd := [name for name in fields["files"] if Path(name).name != name]:
+            raise CheckpointError(f"{path}: {odd[0]!r} is no file name")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
     return SparseCheckpoint(digest=hashlib.sha256(raw).hexdigest(), **fields)
@@ -168,25 +192,24 @@ def open_sparse(folder: str | Path) -> LanguageModel:
     state: dict[str, Tensor] = {}
     mask: Mask = {}
     try:
-        with safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
-            names = set(file.keys())
-            expected = {f"{name}.{part}" for name in shapes for part in ("mask", "values")}
-            if missing := sorted(expected - names):
-                raise CheckpointError(f"{folder}: missing tensors: {', '.join(missing[:5])}")
-            for name, shape in shapes.items():
-                kept_OI = unpack(file.get_tensor(f"{name}.mask").numpy(), tuple(shape))
-                values = file.get_tensor(f"{name}.values").float()
-                if values.numel() != int(kept_OI.sum()):
-                    raise CheckpointError(
-                        f"{folder}: {name}: {values.numel()} values for {int(kept_OI.sum())} kept weights"
-                    )
-                weight_OI = torch.zeros(tuple(shape))
-                weight_OI[kept_OI] = values
-                state[name], mask[name] = weight_OI, kept_OI
-            for name in sorted(names - expected):
-                state[name] = file.get_tensor(name).float()
+        tensors = _tensors(Path(folder), manifest)
+        expected = {f"{name}.{part}" for name in shapes for part in ("mask", "values")}
+        if missing := sorted(expected - tensors.keys()):
+            raise CheckpointError(f"{folder}: missing tensors: {', '.join(missing[:5])}")
+        for name, shape in shapes.items():
+            kept_OI = unpack(tensors[f"{name}.mask"].numpy(), tuple(shape))
+            values = tensors[f"{name}.values"].float()
+            if values.numel() != int(kept_OI.sum()):
+                raise CheckpointError(
+                    f"{folder}: {name}: {values.numel()} values for {int(kept_OI.sum())} kept weights"
+                )
+            weight_OI = torch.zeros(tuple(shape))
+            weight_OI[kept_OI] = values
+            state[name], mask[name] = weight_OI, kept_OI
+        for name in sorted(tensors.keys() - expected):
+            state[name] = tensors[name].float()
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{folder}/{WEIGHTS}: not readable ({type(error).__name__})") from None
+        raise CheckpointError(f"{folder}/{manifest.weights_file}: not readable ({type(error).__name__})") from None
     if mask_digest(mask) != manifest.mask_digest:
         raise CheckpointError(f"{folder}: the mask is not the one of the manifest")
     with quiet():
@@ -199,6 +222,33 @@ def open_sparse(folder: str | Path) -> LanguageModel:
     return LanguageModel(model, tokenizer, raw["prompt"], mask)
 
 
+def _tensors(folder: Path, manifest: SparseCheckpoint) -> dict[str, Tensor]:
+    """Everything in the weights file, by name."""
+    if manifest.weights_file == WEIGHTS:
+        return load_file(folder / WEIGHTS)
+    return load(b"".join(raw_weights(folder, manifest)))
+
+
+def raw_weights(folder: Path, manifest: SparseCheckpoint) -> Iterator[bytes]:
+    """The bytes of the weights file without compression, CHUNK_BYTES at a time.
+
+    Raises:
+        CheckpointError: a damaged compressed file.
+    """
+    path = folder / manifest.weights_file
+    return unsqueeze(path, itemsize=manifest.itemsize) if path.name == PACKED else read_chunks(path)
+
+
+def write_raw_weights(chunks: Iterable[bytes], folder: Path, manifest: SparseCheckpoint) -> None:
+    """The inverse of `raw_weights`: the weights file in the form that the manifest names."""
+    path = folder / manifest.weights_file
+    if path.name == PACKED:
+        squeeze(chunks, path, itemsize=manifest.itemsize)
+        return
+    with path.open("wb") as file:
+        file.writelines(chunks)
+
+
 def open_model(source: str | Path, *, prompt: str = ModelParams.model_fields["prompt"].default) -> LanguageModel:
     """Open a sparse checkpoint, a dense Hugging Face folder, or a hub id.
 
@@ -208,15 +258,24 @@ def open_model(source: str | Path, *, prompt: str = ModelParams.model_fields["pr
     return open_sparse(source) if is_sparse(source) else open_dense(source, prompt=prompt)
 
 
-def export(folder: str | Path, target: Path) -> None:
+def export(
+    folder: str | Path, target: Path, *, dtype: str = "float32", rounding: str = FULL_PRECISION.rounding, seed: int = 0
+) -> None:
     """Write a sparse checkpoint as a dense Hugging Face folder for stock tools.
+
+    Args:
+        dtype: bfloat16 makes another model of a float32 checkpoint: a verdict on this one does not speak of it.
+        rounding, seed: how numbers come to a narrower dtype, see `sau.rounding`.
 
     Raises:
         CheckpointError: the target exists and is not empty, or the checkpoint is damaged.
     """
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target}: not empty")
-    save_dense(open_sparse(folder), target)
+    lm = open_sparse(folder)
+    rounded = round_to(_stored_state(lm.model), DTYPES[dtype], rounding, seed=seed)
+    lm.model = model_from_state(lm.model.config, rounded, dtype=DTYPES[dtype])
+    save_dense(lm, target)
 
 
 def file_sha256(path: Path) -> str:

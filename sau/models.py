@@ -169,14 +169,14 @@ def _hugging_face(source: str, prompt: str) -> LanguageModel:
     return LanguageModel(model, tokenizer, prompt)
 
 
-def model_from_state(config: Any, state: dict[str, torch.Tensor]) -> Any:
+def model_from_state(config: Any, state: dict[str, torch.Tensor], *, dtype: torch.dtype = torch.float32) -> Any:
     """A model of `config` that owns exactly these tensors; tied weights may be left out.
 
     Raises:
         ModelError: a key is missing or unexpected, or a shape differs.
     """
     with no_init_weights():
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     own = model.state_dict()
     head = model.get_output_embeddings()
     if config.tie_word_embeddings and head is not None and "lm_head.weight" in own:

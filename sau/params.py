@@ -115,9 +115,11 @@ class VerifyParams(_Params):
 
 
 class PackageParams(_Params):
-    """How the sparse checkpoint is stored."""
+    """How the sparse checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.rounding`)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    rounding: Literal["nearest", "stochastic"] = "stochastic"
+    compression: Literal["none", "zstd"] = "none"
 
 
 class Params(_Params):

@@ -189,7 +189,8 @@ def _package(folder: Path, params: Params, progress: Progress | None) -> dict[st
     source = folder / ARTIFACTS / "sparse"
     lm = open_sparse(source)
     target = _fresh(folder / CHECKPOINT)
-    saved = save_sparse(lm, target, structure=read_manifest(source).structure, dtype=params.package.dtype)
+    structure = read_manifest(source).structure
+    saved = save_sparse(lm, target, structure=structure, package=params.package, seed=params.seed)
     return {
         "sparsity": saved.sparsity,
         "num_weights": saved.num_weights,

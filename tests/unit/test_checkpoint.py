@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from sau.checkpoint import WEIGHTS, check_files, export, open_model, open_sparse, read_manifest, save_sparse
+from sau.checkpoint import PACKED, WEIGHTS, check_files, export, open_model, open_sparse, read_manifest, save_sparse
 from sau.errors import CheckpointError, ModelError, SparsityError
 from sau.models import base_model
-from sau.params import ModelParams, TinyParams
+from sau.params import ModelParams, PackageParams, TinyParams
 from sau.sparsity.mask import apply_mask, prunable
 
 PARAMS = ModelParams(tiny=TinyParams(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
@@ -63,13 +63,63 @@ def test_the_same_model_gives_the_same_digest(lm, folder, tmp_path):
     assert save_sparse(lm, tmp_path / "again", structure="unstructured").digest == read_manifest(folder).digest
 
 
-def test_its_size_is_survivors_and_a_bit_per_weight(lm, folder):
-    manifest = read_manifest(folder)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["tiny", "smollm2"])
+def test_its_size_is_survivors_and_a_bit_per_weight(shape, dtype, tmp_path):
+    lm = base_model(ModelParams(), seed=0)
+    if shape == "smollm2":  # its layers, fewer of them, and its vocabulary cut: what is left out is the same again
+        config = LlamaConfig(
+            vocab_size=1024, hidden_size=576, intermediate_size=1536, num_hidden_layers=3, num_attention_heads=9,
+            num_key_value_heads=3, tie_word_embeddings=True,
+        )  # fmt: skip
+        lm.model = LlamaForCausalLM(config)
+    lm.mask = {f"{name}.weight": torch.rand_like(m.weight) > 0.5 for name, m in prunable(lm.model)}
+    apply_mask(lm.model, lm.mask)
+    manifest = save_sparse(lm, tmp_path / "c", structure="unstructured", package=PackageParams(dtype=dtype))
     others = sum(v.numel() for n, v in lm.model.state_dict().items() if n not in lm.mask and n != "lm_head.weight")
-    ideal = 4 * (manifest.num_nonzeros + others) + manifest.num_weights / 8
-    header = 8192  # names and offsets: nothing against a real model's megabytes
-    assert manifest.num_bytes <= 1.02 * ideal + header
-    assert manifest.num_bytes < manifest.dense_bytes
+    ideal = manifest.itemsize * (manifest.num_nonzeros + others) + manifest.num_weights / 8
+    assert manifest.num_bytes == (tmp_path / "c" / WEIGHTS).stat().st_size
+    assert manifest.num_bytes <= 1.02 * ideal
+    assert manifest.num_bytes < 0.75 * manifest.dense_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compressed_it_is_smaller_and_opens_bit_for_bit(lm, tmp_path, dtype):
+    plain, small = (
+        save_sparse(lm, tmp_path / how, structure="unstructured", package=PackageParams(dtype=dtype, compression=how))
+        for how in ("none", "zstd")
+    )
+    assert small.num_bytes < 0.95 * plain.num_bytes
+    assert not (tmp_path / "zstd" / WEIGHTS).exists()
+    first, second = (open_sparse(tmp_path / how) for how in ("none", "zstd"))
+    assert all(torch.equal(a, b) for a, b in zip(bits(first.model).values(), bits(second.model).values(), strict=True))
+    assert plain.mask_digest == small.mask_digest
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"no zstd frame", lambda raw: b""])
+def test_a_damaged_compressed_file_is_refused_even_with_matching_digests(lm, tmp_path, damage):
+    folder = tmp_path / "c"
+    save_sparse(lm, folder, structure="unstructured", package=PackageParams(compression="zstd"))
+    (folder / PACKED).write_bytes(damage((folder / PACKED).read_bytes()))
+    rewrite_manifest(folder)
+    with pytest.raises(CheckpointError, match="not readable"):
+        open_sparse(folder)
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(folder):
+    manifest = json.loads((folder / "sau.json").read_text())
+    (folder / "sau.json").write_text(json.dumps(manifest | {"files": {"../outside": "0" * 64}}))
+    with pytest.raises(CheckpointError, match="no file name"):
+        check_files(folder)
+
+
+def test_an_export_in_bfloat16_is_what_stock_tools_open_and_has_the_shipped_numbers(lm, folder, tmp_path):
+    export(folder, tmp_path / "dense", dtype="bfloat16")
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert stock.dtype == torch.bfloat16
+    save_sparse(lm, tmp_path / "b", structure="unstructured", package=PackageParams(dtype="bfloat16"))
+    shipped = open_sparse(tmp_path / "b").model.state_dict()
+    assert all(torch.equal(value.float(), shipped[name]) for name, value in stock.state_dict().items())
 
 
 @pytest.mark.parametrize("value", [1e-30, -0.0])
@@ -131,7 +181,7 @@ def test_stock_transformers_refuses_the_sparse_folder_and_opens_the_exported_one
 
 
 def test_bfloat16_halves_the_file_and_keeps_the_mask(lm, folder, tmp_path):
-    small = save_sparse(lm, tmp_path / "b", structure="unstructured", dtype="bfloat16")
+    small = save_sparse(lm, tmp_path / "b", structure="unstructured", package=PackageParams(dtype="bfloat16"))
     assert small.mask_digest == read_manifest(folder).mask_digest
     assert small.num_bytes < 0.6 * read_manifest(folder).num_bytes
     assert check_files(tmp_path / "b").dtype == "bfloat16"

@@ -1,0 +1,39 @@
+"""Rounding to bfloat16 that does not take an update back.
+
+Unlearning moves most weights by less than half the distance between two bfloat16 numbers, so rounding to the nearest
+returns them to the value they had: the model remembers. Stochastic rounding (Gupta et al. 2015, arXiv 1502.02551;
+for bfloat16 weight updates Zamirai et al. 2020, arXiv 2010.06192) goes up with the probability that is the way already
+gone, so E[rounded] = value: each weight errs by less than one bfloat16 step, but the errors of a row are independent
+with mean zero, and what the row's update does to its output survives in expectation. A weight that is a bfloat16
+number stays what it is: where the parent was one, only weights that moved are drawn, and +0.0 stays +0.0.
+What is minimised is the bias, not the error: nearest has the smaller error, all of it against the update.
+"""
+
+import torch
+from torch import Tensor
+
+_LOW_BITS = 16  # a bfloat16 number is the upper half of a float32 number
+
+
+def round_to(state: dict[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
+    """Float32 tensors in another dtype.
+
+    Args:
+        rounding: "nearest" or "stochastic"; float32 is not rounded.
+        seed: fixes what is drawn; a tensor's draws depend on the seed and the order of the tensors alone.
+    """
+    if dtype != torch.bfloat16 or rounding == "nearest":
+        return {name: value.to(dtype) for name, value in state.items()}
+    generator = torch.Generator().manual_seed(seed)
+    return {name: stochastic(value.float(), generator) for name, value in state.items()}
+
+
+def stochastic(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Float32 to bfloat16, to either neighbour with E[result] = value; the draws are 16 bits, so this is exact.
+
+    In a float's bits a larger number is a larger magnitude: a random number below one bfloat16 step is added to the
+    magnitude and the lower half cut off. What is not finite stays as it is.
+    """
+    drawn = torch.randint(0, 1 << _LOW_BITS, value.shape, generator=generator, dtype=torch.int32)
+    raised = ((value.contiguous().view(torch.int32) + drawn) >> _LOW_BITS).to(torch.int16).view(torch.bfloat16)
+    return torch.where(value.isfinite(), raised, value.bfloat16())
