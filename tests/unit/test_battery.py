@@ -739,7 +739,7 @@ def test_stressed_checks_are_repeated_with_the_control_treated_alike(retrained, 
             "version": 1,
             "metrics": ["probability"],
             "checks": ["residual_knowledge", "decoy_rank"],
-            "stressed_checks": ["residual_knowledge", "decoy_rank"],
+            "stressed_checks": ["residual_knowledge"],
             "stressors": [
                 {"name": "round_weights", "bits": 8},
                 {"name": "prune_further", "points": 10},
