@@ -260,8 +260,8 @@ def prepare(
         for pruner, sparsity in places:
             readings = {}
             for name in names:
-                lm = _reference(folder, name, spec, rows, pruner, sparsity, seed)
-                readings[name] = measure(lm, _encoded(lm, rows))
+                lm = reference(folder, name, spec, rows, pruner, sparsity, seed)
+                readings[name] = measure(lm, encoded(lm, rows))
             for name, reading in readings.items():
                 found = distances(reading, before=readings["original"], retrained=readings["retrained"])
                 place = {"reference": name, "pruner": pruner, "sparsity": sparsity, "seed": seed}
@@ -311,7 +311,7 @@ def _trained(folder: Path, name: str, params: Params, rows: Mapping[str, list[Ro
     return lm
 
 
-def _reference(
+def reference(
     folder: Path, name: str, spec: Spec, rows: Mapping[str, list[Row]], pruner: str, sparsity: Sparsity, seed: int
 ) -> LanguageModel:
     """A trained model, pruned and recovered on what it was trained on; the dense one at sparsity 0."""
@@ -338,7 +338,7 @@ def _calibration(lm: LanguageModel, rows: Mapping[str, list[Row]], spec: Spec) -
     return lm.encode(rows["retain"][: spec.params.prune.calibration_rows])
 
 
-def _encoded(lm: LanguageModel, rows: Mapping[str, list[Row]]) -> dict[str, list[Encoded]]:
+def encoded(lm: LanguageModel, rows: Mapping[str, list[Row]]) -> dict[str, list[Encoded]]:
     return {part: lm.encode(its_rows) for part, its_rows in rows.items()}
 
 
@@ -361,15 +361,15 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
     rows = load_rows(spec, data, cell.seed)
     with seeded(cell.seed, spec.params.num_threads):
         places = {
-            name: _reference(folder, name, spec, rows, cell.pruner, cell.sparsity, cell.seed)
+            name: reference(folder, name, spec, rows, cell.pruner, cell.sparsity, cell.seed)
             for name in ("original", "retrained")
         }
-        sets = _encoded(places["original"], rows)
+        sets = encoded(places["original"], rows)
         known = {name: measure(lm, sets) for name, lm in places.items()}
         looks = [
             {"lr": lr, **look, **distances(reading, before=known["original"], retrained=known["retrained"])}
             for lr in spec.lrs
-            for look, reading in _trajectory(spec, cell, folder, rows, sets, places["original"], lr)
+            for look, reading in trajectory(spec, cell, folder, rows, sets, places["original"], lr)
         ]
     if not looks:
         raise DivergedError(f"cell {cell.id}: diverged before the first look with every learning rate")
@@ -384,7 +384,7 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _trajectory(
+def trajectory(
     spec: Spec,
     cell: Cell,
     folder: Path,
@@ -392,12 +392,18 @@ def _trajectory(
     sets: Mapping[str, list[Encoded]],
     sparse: LanguageModel,
     lr: float,
+    on_look: Callable[[int, LanguageModel], None] | None = None,
 ) -> list[tuple[dict[str, float], Reading]]:
-    """One run with one learning rate: at every look its numbers, and the reading of the sparse model it would ship."""
+    """One run with one learning rate: at every look its numbers, and the reading of the sparse model it would ship.
+
+    Args:
+        sparse: the sparse model before unlearning.
+        on_look: is shown (step, that model) at every look; the model changes afterwards.
+    """
     pruned_last = cell.order == "unlearn-prune"
     masked = cell.redistribution in spec.redistributions
     if pruned_last:
-        lm = _reference(folder, "original", spec, rows, NOWHERE, 0.0, cell.seed)
+        lm = reference(folder, "original", spec, rows, NOWHERE, 0.0, cell.seed)
     else:
         lm = copy.deepcopy(sparse)
     mask = sparse.mask
@@ -422,6 +428,8 @@ def _trajectory(
             if pruned_last:
                 finetune(shipped, sets["retain"], spec.params.recover, seed=cell.seed + 1)
         reading = measure(shipped, sets)
+        if on_look:
+            on_look(step, shipped)
         found.append(({"steps": step, "seconds": seconds, **asdict(reading)}, reading))
         looking = time.monotonic() - started - seconds
 
