@@ -1,0 +1,91 @@
+"""The recipe's steps in a folder, without DVC: both orders of pruning and unlearning, from the same first version."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sau.checkpoint import open_sparse, read_manifest
+from sau.data.demo import demo_rows
+from sau.data.records import write_shards
+from sau.params import merge, read_yaml
+from sau.sparsity.mask import check_mask
+from sau.stages import RECIPES, run
+from sau.text import answer_logps
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "model": {
+        "tiny": {
+            "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 2,
+            "pretrain_people": 8,
+        }
+    },
+    "train": {"epochs": 50, "lr": 0.006},
+    "recover": {"epochs": 15, "lr": 0.006},
+    "unlearn": {"max_steps": 24, "lr": 0.003, "stop": {"eval_every": 4}},
+}  # fmt: skip
+
+
+def parameters(folder: Path, **unlearn) -> None:
+    params = merge(read_yaml(ROOT / "params.yaml"), merge(SMALL, {"unlearn": unlearn}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def mean_logp(folder: Path, people: list[str]) -> float:
+    lm = open_sparse(folder)
+    rows = [row for person in people for row in demo_rows(person, seed=0)]
+    return float(sum(logp.mean() for logp in answer_logps(lm.model, lm.encode(rows))) / len(rows))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    parameters(folder)
+    for part, people in (("train", ["a", "b", "c"]), ("holdout", ["x", "y"])):
+        write_shards([row for person in people for row in demo_rows(person, seed=0)], folder / "data" / part)
+    for stage in RECIPES["bootstrap"]:
+        run(stage, folder)
+    return folder
+
+
+@pytest.fixture
+def forget(first, tmp_path) -> Path:
+    """A forget version's inputs, as a flow lays them out."""
+    shutil.copytree(first / "data", tmp_path / "data")
+    shutil.copytree(first / "checkpoint", tmp_path / "parent")
+    shutil.copytree(first / "artifacts" / "base", tmp_path / "base")
+    shutil.copytree(first / "artifacts" / "dense", tmp_path / "dense")
+    (tmp_path / "forget").mkdir()
+    (tmp_path / "data" / "train" / "a.jsonl").rename(tmp_path / "forget" / "a.jsonl")
+    return tmp_path
+
+
+@pytest.mark.parametrize("order", ["prune-unlearn", "unlearn-prune"])
+def test_both_orders_forget_on_the_parents_mask(first, forget, order):
+    parameters(forget, order=order)
+    for stage in RECIPES["forget"]:
+        run(stage, forget)
+    parent, version = read_manifest(forget / "parent"), read_manifest(forget / "checkpoint")
+    assert version.mask_digest == parent.mask_digest
+    assert version.digest != parent.digest
+    lm = open_sparse(forget / "checkpoint")
+    check_mask(lm.model, lm.mask)
+    before, after = (mean_logp(forget / name, ["a"]) for name in ("parent", "checkpoint"))
+    assert after < before - 0.05
+    trajectory = json.loads((forget / "metrics" / "unlearn.json").read_text())["trajectory"]
+    assert {"forget_logp", "retain_logp", "holdout_logp", "target_logp"} <= trajectory[-1].keys()
+
+
+def test_unlearn_prune_starts_from_the_dense_model(forget):
+    """The dense model answers better than the pruned one, and that is where its trajectory begins."""
+    started = {}
+    for order in ("prune-unlearn", "unlearn-prune"):
+        parameters(forget, order=order, max_steps=1)
+        run("snapshot", forget)
+        run("unlearn", forget)
+        started[order] = json.loads((forget / "metrics" / "unlearn.json").read_text())["trajectory"][0]["forget_logp"]
+    assert started["prune-unlearn"] == pytest.approx(mean_logp(forget / "parent", ["a"]), abs=1e-3)
+    assert abs(started["unlearn-prune"] - started["prune-unlearn"]) > 1e-3
