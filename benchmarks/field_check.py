@@ -1,6 +1,6 @@
 """Does the battery tell the truth on a real model? SmolLM2 on TOFU, unlearned in four ways, beside the retrained one.
 
-    python benchmarks/field_check.py --data TOFU_FOLDER --people 2 --folder WORK --policy quick --json OUT.json
+    python benchmarks/field_check.py --data TOFU_FOLDER --people 2 --folder WORK --json OUT.json
 
 Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchmark --size smollm2` does, unlearns the
 original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
@@ -19,7 +19,7 @@ from sau.checkpoint import open_model, read_manifest, save_sparse
 from sau.models import seeded
 from sau.params import UnlearnParams, read_yaml
 from sau.unlearn.loop import unlearn
-from sau.verify.battery import verify
+from sau.verify import battery
 from sau.verify.policy import load_policy
 from sau.verify.report import render_html
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--people", type=int, default=2, help="2, 10 or 20: forget01, forget05, forget10")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--policy", default="quick")
+    parser.add_argument("--policy", default=str(ROOT / "benchmarks" / "field_check.yaml"))
     parser.add_argument("--max-retain-rows", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
@@ -94,26 +94,40 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
 def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
     """The verdict of every candidate, with the same two controls."""
     found: list[dict[str, Any]] = []
+    controls = {name: open_model(sources[name]) for name in ("original", "retrained")}
+    _read_once()
     for name, folder in sources.items():
         started = time.process_time()
         with seeded(SEED, args.threads):
-            result = verify(
-                model=lambda folder=folder: open_model(folder),
+            result = battery.verify(
+                model=controls.get(name) or open_model(folder),
                 forget=rows["forget"],
                 retain=rows["retain"][: args.max_retain_rows],
                 holdout=rows["holdout"],
-                before=lambda: open_model(sources["original"]),
-                reference=lambda: open_model(sources["retrained"]),
+                before=controls["original"],
+                reference=controls["retrained"],
                 policy=load_policy(args.policy),
                 model_digest=read_manifest(folder).digest,
                 seed=SEED,
-                progress=lambda text, name=name: print(f"{name}: {text}", flush=True),
             )
         found.append({"candidate": name, "cpu_seconds": time.process_time() - started} | result.to_json())
         (args.folder / f"report-{name}.html").write_text(render_html(result, title=f"TOFU, {name}", facts={}))
         print(name, result.verdict, *(f"{c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n  ", flush=True)
         if args.json:
-            args.json.write_text(json.dumps(found, indent=1))
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _read_once() -> None:
+    """The controls are the same for every candidate: a model object is read only once in this process."""
+    gather, known = battery._Run._gather, {}
+
+    def once(run: Any, lm: Any, trial: Any) -> Any:
+        key = id(lm), trial.stressor and trial.stressor.id
+        if key not in known:
+            known[key] = lm, gather(run, lm, trial)  # with the model, so that its id stays taken
+        return known[key][1]
+
+    battery._Run._gather = once  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
