@@ -9,7 +9,8 @@ makes of tokens of that difficulty without having seen them. Forgotten rows shou
 f is the isotonic regression of the present model's log-probabilities on the base's over the holdout's answer tokens;
 the shift is the line that is left between the rows' means (tokens of one row rise and fall together). This is the
 difficulty calibration of membership inference (Watson et al. 2022, arXiv 2111.08440) turned into a goal; our own.
-Without a base model every row's goal is the holdout's mean.
+Without a base model every row's goal is the holdout's mean. Of the holdout only this curve is used. A verification on
+the same holdout is therefore not independent of it in level; it is in what single rows do, and in the retrained model.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,6 @@ class Calibration:
             shift = slope * tokens.mean() + offset - tokens.mean()
             self.targets.append(torch.from_numpy(np.minimum(tokens + shift, 0.0)).float())
 
-    @property
-    def mean_target(self) -> float:
-        """Mean over rows of the mean target, nats per answer token."""
-        return float(torch.stack([target.mean() for target in self.targets]).mean())
+    def mean_target(self, rows: Sequence[int]) -> float:
+        """Mean over these forget rows of the mean target, nats per answer token."""
+        return float(torch.stack([self.targets[row].mean() for row in rows]).mean())

@@ -144,12 +144,12 @@ def unlearn(
             raise DataError(f"unlearning: the {name} set is empty")
     objective = build(Objective, "sau.unlearn.objectives", params.objective)
     redistribution = build(Redistribution, "sau.unlearn.redistribution", params.redistribution)
-    never_seen = _sample(lm.encode(holdout), seed)
+    never_seen = lm.encode(holdout[i] for i in _sample(holdout, seed))
     setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), never_seen, base)
     watched = {
-        "forget_logp": _sample(setting.forget, seed),
-        "retain_logp": _sample(setting.retain, seed),
-        "holdout_logp": never_seen,
+        "forget_logp": (setting.forget, _sample(forget, seed)),
+        "retain_logp": (setting.retain, _sample(retain, seed)),
+        "holdout_logp": (setting.holdout, range(len(setting.holdout))),
     }
     started = time.monotonic()
     stopped, lr = "max_steps", params.lr
@@ -298,17 +298,18 @@ def _batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterat
             yield sorted(batches[i].tolist(), key=lambda row: len(sequences[row].input_ids))
 
 
-def _sample(sequences: list[Encoded], seed: int) -> list[Encoded]:
-    """At most MAX_EVAL_ROWS sequences, seeded."""
-    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed))
-    return [sequences[i] for i in order[:MAX_EVAL_ROWS].tolist()]
+def _sample(rows: Sequence[Row], seed: int) -> list[int]:
+    """At most MAX_EVAL_ROWS row numbers, seeded."""
+    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MAX_EVAL_ROWS].tolist()
 
 
-def _measure(setting: Setting, watched: dict[str, list[Encoded]]) -> dict[str, float]:
+def _measure(setting: Setting, watched: dict[str, tuple[list[Encoded], Sequence[int]]]) -> dict[str, float]:
     """Mean answer log-probability of each set, nats: over tokens, then over records; and the forget rows' goal."""
     setting.calibration.fit()
-    readings = {name: mean_answer_logp(setting.lm, sequences) for name, sequences in watched.items()}
-    return readings | {"target_logp": setting.calibration.mean_target}
+    readings = {
+        name: mean_answer_logp(setting.lm, [rows[i] for i in chosen]) for name, (rows, chosen) in watched.items()
+    }
+    return readings | {"target_logp": setting.calibration.mean_target(watched["forget_logp"][1])}
 
 
 def mean_answer_logp(lm: LanguageModel, sequences: Sequence[Encoded]) -> float:

@@ -56,7 +56,7 @@ def test_a_model_that_changed_nothing_has_the_bases_own_level_as_its_goal(base):
 
 
 def test_the_goal_is_nearer_to_the_retrained_model_than_to_the_original(base, original, retrained):
-    goal = calibration(original, base).mean_target
+    goal = calibration(original, base).mean_target(range(len(FORGET)))
     known, unknown = (mean_answer_logp(lm, lm.encode(FORGET)) for lm in (original, retrained))
     assert known - unknown > 0.5
     assert abs(goal - unknown) < 0.35 * (known - unknown)
