@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--people", type=int, default=2, help="2, 10 or 20: forget01, forget05, forget10")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--policy", default=str(ROOT / "benchmarks" / "field_check.yaml"))
+    parser.add_argument("--policy", default=str(ROOT / "benchmarks" / "policies" / "field_check.yaml"))
     parser.add_argument("--max-retain-rows", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
