@@ -29,6 +29,7 @@ class Calibration:
 
     Attributes:
         targets: per forget row the log-probability [n_i] that its answer tokens should have, nats, on the CPU.
+        holdout_logp: mean over the holdout's rows of the mean log-probability of their answer tokens, nats.
         per_token: whether single tokens have their own goals, which takes a base model.
     """
 
@@ -44,8 +45,9 @@ class Calibration:
     def fit(self) -> None:
         """Set `targets` by what the model makes of the holdout now."""
         seen = answer_logps(self._lm.model, self._holdout)
+        mean = torch.stack([logp.mean() for logp in seen]).mean()
+        self.holdout_logp = float(mean)
         if not self.per_token:
-            mean = torch.stack([logp.mean() for logp in seen]).mean()
             self.targets = [mean.expand(row.num_answer_tokens) for row in self._forget]
             return
         hardness, order = torch.cat(self._base_holdout).sort(stable=True)

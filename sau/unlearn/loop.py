@@ -149,7 +149,6 @@ def unlearn(
     watched = {
         "forget_logp": (setting.forget, _sample(forget, seed)),
         "retain_logp": (setting.retain, _sample(retain, seed)),
-        "holdout_logp": (setting.holdout, range(len(setting.holdout))),
     }
     started = time.monotonic()
     stopped, lr = "max_steps", params.lr
@@ -303,13 +302,16 @@ def _sample(rows: Sequence[Row], seed: int) -> list[int]:
     return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MAX_EVAL_ROWS].tolist()
 
 
-def _measure(setting: Setting, watched: dict[str, tuple[list[Encoded], Sequence[int]]]) -> dict[str, float]:
+def _measure(setting: Setting, watched: dict[str, tuple[list[Encoded], list[int]]]) -> dict[str, float]:
     """Mean answer log-probability of each set, nats: over tokens, then over records; and the forget rows' goal."""
     setting.calibration.fit()
     readings = {
         name: mean_answer_logp(setting.lm, [rows[i] for i in chosen]) for name, (rows, chosen) in watched.items()
     }
-    return readings | {"target_logp": setting.calibration.mean_target(watched["forget_logp"][1])}
+    return readings | {
+        "holdout_logp": setting.calibration.holdout_logp,  # the fit has just read these rows
+        "target_logp": setting.calibration.mean_target(watched["forget_logp"][1]),
+    }
 
 
 def mean_answer_logp(lm: LanguageModel, sequences: Sequence[Encoded]) -> float:
