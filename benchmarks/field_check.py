@@ -10,7 +10,7 @@ run that was cut off goes on.
 
 import argparse
 import json
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from sau.checkpoint import open_model, read_manifest, save_sparse
 from sau.models import seeded
 from sau.params import UnlearnParams, read_yaml
 from sau.unlearn.loop import unlearn
-from sau.verify import battery
-from sau.verify.policy import load_policy
+from sau.verify import load_policy, verify_each
 from sau.verify.report import render_html
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,42 +91,27 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
 
 
 def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
-    """The verdict of every candidate, with the same two controls."""
+    """The verdict of every candidate, beside the same two controls."""
     found: list[dict[str, Any]] = []
-    controls = {name: open_model(sources[name]) for name in ("original", "retrained")}
-    _read_once()
-    for name, folder in sources.items():
-        started = time.process_time()
-        with seeded(SEED, args.threads):
-            result = battery.verify(
-                model=controls.get(name) or open_model(folder),
-                forget=rows["forget"],
-                retain=rows["retain"][: args.max_retain_rows],
-                holdout=rows["holdout"],
-                before=controls["original"],
-                reference=controls["retrained"],
-                policy=load_policy(args.policy),
-                model_digest=read_manifest(folder).digest,
-                seed=SEED,
-            )
-        found.append({"candidate": name, "cpu_seconds": time.process_time() - started} | result.to_json())
-        (args.folder / f"report-{name}.html").write_text(render_html(result, title=f"TOFU, {name}", facts={}))
-        print(name, result.verdict, *(f"{c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n  ", flush=True)
-        if args.json:
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _read_once() -> None:
-    """The controls are the same for every candidate: a model object is read only once in this process."""
-    gather, known = battery._Run._gather, {}
-
-    def once(run: Any, lm: Any, trial: Any) -> Any:
-        key = id(lm), trial.stressor and trial.stressor.id
-        if key not in known:
-            known[key] = lm, gather(run, lm, trial)  # with the model, so that its id stays taken
-        return known[key][1]
-
-    battery._Run._gather = once  # type: ignore[method-assign]
+    controls = {name: partial(open_model, sources[name]) for name in ("original", "retrained")}
+    with seeded(SEED, args.threads):
+        results = verify_each(
+            candidates=[(partial(open_model, folder), read_manifest(folder).digest) for folder in sources.values()],
+            forget=rows["forget"],
+            retain=rows["retain"][: args.max_retain_rows],
+            holdout=rows["holdout"],
+            before=controls["original"],
+            reference=controls["retrained"],
+            policy=load_policy(args.policy),
+            seed=SEED,
+        )
+        for name, result in zip(sources, results, strict=True):
+            found.append({"candidate": name} | result.to_json())
+            (args.folder / f"report-{name}.html").write_text(render_html(result, title=f"TOFU, {name}", facts={}))
+            print(name, result.verdict, flush=True)
+            print(*(f"  {c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n", flush=True)
+            if args.json:
+                args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

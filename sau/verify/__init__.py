@@ -1,7 +1,7 @@
 """Verification: what is left of the forgotten records in a model, measured with controls beside every number."""
 
-from sau.verify.battery import verify
+from sau.verify.battery import verify, verify_each
 from sau.verify.policy import Policy, load_policy
 from sau.verify.verification import Finding, Verification
 
-__all__ = ["Finding", "Policy", "Verification", "load_policy", "verify"]
+__all__ = ["Finding", "Policy", "Verification", "load_policy", "verify", "verify_each"]

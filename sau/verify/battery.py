@@ -5,8 +5,9 @@ Nobody can prove from weights alone that something is erased. What did not run, 
 never a PASS.
 """
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,12 @@ class _Trial:
         """Of the check's numbers of all models."""
         return self.meter.of(*check.sets, *([check.extra] if check.extra else ()), _STRESSING, f"judging {check.id}")
 
+    def fork(self) -> "_Trial":
+        """The same so far; what either takes in from here on is its own."""
+        return _Trial(
+            self.stressor, self.checks, dict(self.evidence), dict(self.troubles), Meter(dict(self.meter.parts))
+        )
+
 
 def verify(
     *,
@@ -95,6 +102,38 @@ def verify(
         is also in another set; a broken check or model is INCONCLUSIVE. What a source raises while a model is opened
         is not caught: a damaged checkpoint has no verdict.
     """
+    (result,) = verify_each(
+        candidates=[(model, model_digest)],
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+        before=before,
+        reference=reference,
+        dense=dense,
+        policy=policy,
+        seed=seed,
+        progress=progress,
+    )
+    return result
+
+
+def verify_each(
+    *,
+    candidates: Iterable[tuple[ModelSource, str]],
+    forget: Sequence[Row],
+    retain: Sequence[Row],
+    holdout: Sequence[Row],
+    before: ModelSource | None = None,
+    reference: ModelSource | None = None,
+    dense: ModelSource | None = None,
+    policy: Policy,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[Verification]:
+    """`verify` for several unlearned models, (model, its digest), beside the same two controls, which are read once.
+
+    Every verdict is the one that `verify` alone would give; the cost of each counts the controls.
+    """
     started = time.process_time()
     say = progress or (lambda message: None)
     sets = {"forget": list(forget), "retain": list(retain), "holdout": list(holdout)}
@@ -103,32 +142,41 @@ def verify(
         "policy_version": policy.version,
         "policy_digest": policy.digest,
         "confidence": policy.confidence,
-        "model_digest": model_digest,
         "seed": seed,
         "num_records": {name: len(rows) for name, rows in sets.items()},
         "limits": [*LIMITS, *_not_run(policy)],
     }
     if refusals := _refusals(sets):
-        return Verification(verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, **frame)
+        for _, digest in candidates:
+            yield Verification(
+                verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, model_digest=digest, **frame
+            )
+        return
 
-    run = _Run(policy, sets, seed, dense, say)
-    for role, source in (("before", before), ("reference", reference), ("unlearned", model)):
-        run.take(role, source)
-    run.refuse_mixed_tokens()
-    say("judging")
-    findings = run.findings()
-    verdict, reasons = conclude(findings)
-    evidence = run.as_stored.evidence
-    return Verification(
-        verdict=verdict,
-        reasons=reasons,
-        checks=findings,
-        table=_table(policy.metrics, evidence),
-        scores={role: {name: _scores(e, name) for name in SETS} for role, e in evidence.items()},
-        rows_read=sum(trial.meter.total.rows for trial in run.trials),
-        seconds=round(time.process_time() - started, 3),
-        **frame,
-    )
+    controls = _Run(policy, sets, seed, dense, say)
+    controls.take("before", before)
+    controls.take("reference", reference)
+    shared = time.process_time() - started
+    for model, digest in candidates:
+        started = time.process_time()
+        run = controls.fork()
+        run.take("unlearned", model)
+        run.refuse_mixed_tokens()
+        say("judging")
+        findings = run.findings()
+        verdict, reasons = conclude(findings)
+        evidence = run.as_stored.evidence
+        yield Verification(
+            verdict=verdict,
+            reasons=reasons,
+            checks=findings,
+            table=_table(policy.metrics, evidence),
+            scores={role: {name: _scores(e, name) for name in SETS} for role, e in evidence.items()},
+            rows_read=sum(trial.meter.total.rows for trial in run.trials),
+            seconds=round(shared + time.process_time() - started, 3),
+            model_digest=digest,
+            **frame,
+        )
 
 
 class _Run:
@@ -152,6 +200,13 @@ class _Run:
         self.trials = [self.as_stored, *(_Trial(stressor, repeated) for stressor in policy.stressors_run)]
         beyond = {"unlearned": f"beyond the budget of {policy.num_stressors} stressors"}
         self.left_out = [_Trial(s, repeated, troubles=beyond) for s in policy.stressors_left_out if s.mandatory]
+
+    def fork(self) -> "_Run":
+        """The same with what has been taken in so far, for one more model."""
+        other = copy.copy(self)
+        other.trials = [trial.fork() for trial in self.trials]
+        other.as_stored = other.trials[0]
+        return other
 
     def take(self, role: str, source: ModelSource | None) -> None:
         """Gather all of one model's numbers; whatever goes wrong there ends in a verdict that is no PASS."""

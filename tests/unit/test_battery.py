@@ -20,7 +20,7 @@ from sau.params import FinetuneParams, ModelParams, TinyParams
 from sau.registry import discover
 from sau.sparsity.mask import apply_mask, check_mask, prunable
 from sau.unlearn.loop import finetune
-from sau.verify import battery, check, load_policy, verdict, verify
+from sau.verify import battery, check, load_policy, verdict, verify, verify_each
 from sau.verify.answers import answers
 from sau.verify.blind import blind_baseline, word_features
 from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError
@@ -119,6 +119,29 @@ def test_the_retrained_model_passes(retrained, before, reference):
         assert finding.verdict == "PASS"
         if finding.id != "retain_utility":
             assert finding.margin[1] < finding.before  # the positive control lies beyond the margin
+
+
+def test_several_candidates_have_the_verdicts_they_have_alone(retrained, before, reference):
+    read = []
+
+    def opened_once(name, lm):
+        return lambda: read.append(name) or lm
+
+    together = verify_each(
+        candidates=[(retrained, "a" * 64), (before, "b" * 64)],
+        forget=FORGET,
+        retain=RETAIN,
+        holdout=HOLDOUT,
+        before=opened_once("before", before),
+        reference=opened_once("reference", reference),
+        policy=ALL_MANDATORY,
+    )
+    alone = (
+        run(retrained, before, reference).model_copy(update={"model_digest": "a" * 64}),
+        run(before, before, reference).model_copy(update={"model_digest": "b" * 64}),
+    )
+    assert [timeless(v) for v in together] == [timeless(v) for v in alone]
+    assert read == ["before", "reference"]
 
 
 def test_the_untouched_model_fails_every_check_of_forgetting(before, reference):
