@@ -4,8 +4,12 @@
 
 Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchmark --size smollm2` does, unlearns the
 original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
-(calibrated, its own stop), and gives every model to the battery as the candidate. What is there already is kept, so a
-run that was cut off goes on.
+(calibrated, its own stop), and gives every model to the battery as the candidate. The candidate that has to pass is
+`retrained-again`, trained without the rows in another order: `retrained` itself is the reference, and would be compared
+with itself. What is there already is kept, so a run that was cut off goes on; base and retrained models, which do not
+depend on the forget rows, may be copied from the folder of another number of people.
+
+Training multiplies in bfloat16 (autocast; weights and optimizer stay float32), the battery reads in float32.
 """
 
 import argparse
@@ -13,6 +17,8 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sau import benchmark
 from sau.checkpoint import open_model, read_manifest, save_sparse
@@ -24,7 +30,8 @@ from sau.verify.report import render_html
 
 ROOT = Path(__file__).resolve().parents[1]
 PRUNER, SPARSITY, SEED = "wanda", 0.5, 0
-USUAL = {"redistribution": "none", "lr": 4e-5, "max_steps": 25, "batch_size": 8, "stop": None}
+NAMES = ("original", "retrained", "retrained-again")
+USUAL = {"redistribution": "none", "lr": 4e-5, "batch_size": 8, "stop": None}
 METHODS: dict[str, dict[str, Any]] = {
     "grad_ascent": USUAL | {"objective": "grad_ascent"},
     "grad_diff": USUAL | {"objective": "grad_diff"},
@@ -33,7 +40,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": "calibrated",
         "redistribution": "importance",
         "lr": 4e-5,
-        "max_steps": 60,
         "batch_size": 8,
         "stop": {"eval_every": 5, "margin_nats": 0.05},
     },
@@ -48,6 +54,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--policy", default=str(ROOT / "benchmarks" / "policies" / "field_check.yaml"))
     parser.add_argument("--max-retain-rows", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=25, help="of grad_ascent, grad_diff, npo")
+    parser.add_argument("--max-steps", type=int, default=60, help="of SAU, which stops by itself")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -56,17 +64,18 @@ def main() -> None:
     params = spec.params.model_copy(update={"num_threads": args.threads})
     spec = spec.model_copy(update={"num_forget": args.people, "params": params})
     rows = benchmark.load_rows(spec, args.data, SEED)
-    sources = references(spec, args, rows) | {
-        name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
-    }
+    with torch.autocast("cpu", torch.bfloat16):
+        sources = references(spec, args) | {
+            name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
+        }
     if not args.only_unlearn:
         judge(args, rows, sources)
 
 
-def references(spec: benchmark.Spec, args: argparse.Namespace, rows: dict[str, Any]) -> dict[str, Path]:
+def references(spec: benchmark.Spec, args: argparse.Namespace) -> dict[str, Path]:
     """Folders of the sparse models before unlearning and without the forget rows."""
-    benchmark.prepare(spec, args.data, SEED, args.folder, [(PRUNER, SPARSITY)], names=("original", "retrained"))
-    return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in ("original", "retrained")}
+    benchmark.prepare(spec, args.data, SEED, args.folder, [(PRUNER, SPARSITY)], names=NAMES)
+    return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in NAMES}
 
 
 def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, rows: dict[str, Any]) -> Path:
@@ -79,7 +88,7 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
             rows["forget"],
             rows["retain"],
             rows["holdout"],
-            UnlearnParams(**settings),
+            UnlearnParams(max_steps=args.max_steps if settings["stop"] else args.steps, **settings),
             seed=SEED,
             base=open_model(args.folder / "base", prompt=lm.prompt),
             num_threads=args.threads,
@@ -94,9 +103,10 @@ def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
     """The verdict of every candidate, beside the same two controls."""
     found: list[dict[str, Any]] = []
     controls = {name: partial(open_model, sources[name]) for name in ("original", "retrained")}
+    candidates = {name: folder for name, folder in sources.items() if name != "retrained"}
     with seeded(SEED, args.threads):
         results = verify_each(
-            candidates=[(partial(open_model, folder), read_manifest(folder).digest) for folder in sources.values()],
+            candidates=[(partial(open_model, folder), read_manifest(folder).digest) for folder in candidates.values()],
             forget=rows["forget"],
             retain=rows["retain"][: args.max_retain_rows],
             holdout=rows["holdout"],
@@ -105,7 +115,7 @@ def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
             policy=load_policy(args.policy),
             seed=SEED,
         )
-        for name, result in zip(sources, results, strict=True):
+        for name, result in zip(candidates, results, strict=True):
             found.append({"candidate": name} | result.to_json())
             (args.folder / f"report-{name}.html").write_text(render_html(result, title=f"TOFU, {name}", facts={}))
             print(name, result.verdict, flush=True)
