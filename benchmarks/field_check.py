@@ -41,6 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "redistribution": "importance",
         "lr": 4e-5,
         "batch_size": 8,
+        "adapt": {"epochs": 2, "lr": 1e-4, "batch_size": 8, "freeze_embeddings": True},
         "stop": {"eval_every": 5, "margin_nats": 0.05},
     },
 }
@@ -64,7 +65,8 @@ def main() -> None:
     params = spec.params.model_copy(update={"num_threads": args.threads})
     spec = spec.model_copy(update={"num_forget": args.people, "params": params})
     rows = benchmark.load_rows(spec, args.data, SEED)
-    with torch.autocast("cpu", torch.bfloat16):
+    # Without the cache: it would keep the weights of the first step until the end.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         sources = references(spec, args) | {
             name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
         }

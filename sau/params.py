@@ -59,6 +59,14 @@ class FinetuneParams(_Params):
     freeze_embeddings: bool = False
 
 
+class AdaptParams(FinetuneParams):
+    """A short finetuning of the base model on at most `max_rows` of the retain rows, before it says how hard a forget
+    row is (`sau.unlearn.calibration`): a base model that knows the data's manner, and what is in it of other people,
+    guesses more like a model retrained without the forget rows than one that knows neither."""
+
+    max_rows: int = Field(256, ge=1, le=1_000_000)
+
+
 class PruneParams(_Params):
     """Which weights go."""
 
@@ -103,6 +111,7 @@ class UnlearnParams(_Params):
     alpha: float = Field(1.0, ge=0, le=1000)
     freeze_embeddings: bool = True
     max_grad_norm: float = Field(1.0, gt=0)
+    adapt: AdaptParams | None = None
     stop: StopParams | None = StopParams()
 
 

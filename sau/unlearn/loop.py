@@ -4,6 +4,7 @@ Same model, rows, parameters, seed and thread count give the same weights bit fo
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from sau.data.records import Row
 from sau.errors import ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, seeded
-from sau.params import FinetuneParams, UnlearnParams
+from sau.params import AdaptParams, FinetuneParams, UnlearnParams
 from sau.registry import build
 from sau.sparsity.mask import check_mask
 from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
@@ -145,7 +146,10 @@ def unlearn(
     objective = build(Objective, "sau.unlearn.objectives", params.objective)
     redistribution = build(Redistribution, "sau.unlearn.redistribution", params.redistribution)
     never_seen = lm.encode(holdout[i] for i in _sample(holdout, seed))
-    setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), never_seen, base)
+    kept = lm.encode(retain)
+    if base is not None and params.adapt:
+        base = _adapted(base, kept, params.adapt, seed=seed, num_threads=num_threads)
+    setting = Setting(lm, forget, lm.encode(forget), kept, never_seen, base)
     watched = {
         "forget_logp": (setting.forget, _sample(forget, seed)),
         "retain_logp": (setting.retain, _sample(retain, seed)),
@@ -183,6 +187,16 @@ def unlearn(
             lr *= {"back": 0.5, "harder": 2.0}.get(advice, 1.0)
     steps = frontier.step if frontier else params.max_steps
     return History(steps, stopped, trajectory, time.monotonic() - started)
+
+
+def _adapted(
+    base: LanguageModel, retain: list[Encoded], params: AdaptParams, *, seed: int, num_threads: int | None
+) -> LanguageModel:
+    """A copy of the base model that has seen some of the retain rows and none to forget."""
+    order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))[: params.max_rows].tolist()
+    copied = LanguageModel(copy.deepcopy(base.model), base.tokenizer, base.prompt)
+    finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads)
+    return copied
 
 
 class _UnlearnStep:
