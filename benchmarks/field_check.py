@@ -30,7 +30,6 @@ from sau.verify.report import render_html
 
 ROOT = Path(__file__).resolve().parents[1]
 PRUNER, SPARSITY, SEED = "wanda", 0.5, 0
-NAMES = ("original", "retrained", "retrained-again")
 USUAL = {"redistribution": "none", "lr": 4e-5, "batch_size": 8, "stop": None}
 METHODS: dict[str, dict[str, Any]] = {
     "grad_ascent": USUAL | {"objective": "grad_ascent"},
@@ -76,8 +75,8 @@ def main() -> None:
 
 def references(spec: benchmark.Spec, args: argparse.Namespace) -> dict[str, Path]:
     """Folders of the sparse models before unlearning and without the forget rows."""
-    benchmark.prepare(spec, args.data, SEED, args.folder, [(PRUNER, SPARSITY)], names=NAMES)
-    return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in NAMES}
+    benchmark.prepare(spec, args.data, SEED, args.folder, [(PRUNER, SPARSITY)])
+    return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in benchmark.REFERENCES}
 
 
 def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, rows: dict[str, Any]) -> Path:

@@ -68,7 +68,8 @@ def come_back(spec: benchmark.Spec, record: dict[str, Any], folder: Path) -> dic
         )
         sets = benchmark.encoded(original, rows)
         benchmark.trajectory(
-            spec, cell, folder, rows, sets, original, record["lr"], lambda _step, lm: shipped.append(copy.deepcopy(lm))
+            *(spec, cell, folder, rows, sets, original, record["lr"]),
+            lambda _steps, _seconds, _reading, lm: shipped.append(copy.deepcopy(lm)),
         )
         around = Surroundings(rows["forget"], None, cell.seed)
         result = {"as shipped": excess(shipped[0], retrained, sets)}

@@ -28,6 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 from sau.benchmark import (  # noqa: E402
     DEMO,
+    UTILITY_FLOOR,
     Cell,
     Spec,
     compare,
@@ -86,9 +87,10 @@ def benchmark(
         "cell_commits": sorted({cell["commit"] for cell in cells}),
         "hardware": _hardware(),
         "budget": _budget(spec, wanted),
-        "cells": [{key: value for key, value in cell.items() if key != "looks"} for cell in cells],
+        "cells": [{key: value for key, value in cell.items() if key not in ("looks", "informed")} for cell in cells],
         "references": references,
         **compare(cells),
+        "informed": compare([cell | cell["informed"] for cell in cells])["ratio"],
     }
     json_file.write_text(_dump(result, indent=1) + "\n")
     date = datetime.now(UTC).date()
@@ -189,7 +191,9 @@ def measure_cell(
     record = pool.submit(run_cell, spec, data, cell, folder).result()
     tracking = Tracking(settings())
     place = ("objective", "redistribution", "pruner", "sparsity", "order", "seed", "lr")
-    numbers = {name: value for name, value in record.items() if name not in (*place, "steps", "seconds", "looks")}
+    numbers = {
+        name: value for name, value in record.items() if name not in (*place, "steps", "seconds", "looks", "informed")
+    }
     with tracking.run(LINE, cell.id, parent=run_id, tags={"side": side(cell.redistribution)}) as step:
         tracking.params(step, {name: record[name] for name in place})
         tracking.metrics(step, numbers | {"num_steps": record["steps"], "training_seconds": record["seconds"]})
@@ -201,7 +205,8 @@ def _budget(spec: Spec, cells: list[Cell]) -> dict[str, Any]:
     lrs, looks = ", ".join(f"{lr:g}" for lr in spec.lrs), ", ".join(map(str, spec.looks))
     text = (
         f"Every method has the same budget: learning rates {lrs}; measured as the sparse model it would ship after "
-        f"steps {looks}; of these the look nearest to the retrained model counts. {seeds} seed{'s' * (seeds > 1)}."
+        f"steps {looks}; of the looks that keep {UTILITY_FLOOR:.0%} of the retain rows' answer probability the one "
+        f"counts that brings forget rows nearest to holdout rows. {seeds} seed{'s' * (seeds > 1)}."
     )
     return {
         "lrs": spec.lrs,

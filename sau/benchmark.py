@@ -3,7 +3,8 @@
 A cell is one method at one place of the grid with one seed. All methods of a place start from the same model, see the
 same rows in the same order, and have the same budget: every learning rate of one list, looked at after the same
 steps. Each look turns a copy of the model into the SPARSE model that would be shipped and measures that. The cell's
-result is the look nearest to the retrained model, so stopping and learning rate are chosen alike for everyone.
+result is the look that a user would choose, who has no retrained model: stopping and learning rate are chosen alike for
+everyone, by the same rows. What the choice would be with the retrained model in hand is kept beside it (`informed`).
 
 Orders
     prune-unlearn   start: the sparse model in production (trained, pruned, recovered).
@@ -14,7 +15,8 @@ Methods
     unmasked-same-mask      every weight moves; then the same mask is laid on.
     unmasked-new-mask       every weight moves; then the model is pruned anew.
     dense                   sparsity 0: ordinary unlearning, never pruned.
-Reference: the retrained model goes the same way (train, prune, recover) without the forget rows.
+Reference: the retrained model goes the same way (train, prune, recover) without the forget rows. Two of them, with rows
+in different orders, are averaged: where one retraining ends is partly luck.
 """
 
 import copy
@@ -26,7 +28,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,7 +41,7 @@ from sau.checkpoint import open_model, save_sparse
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
 from sau.data.records import Row
 from sau.data.tofu import FORGET_ROWS, load_tofu
-from sau.errors import ConfigError, DivergedError
+from sau.errors import ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, base_model, save_dense, seeded
 from sau.params import TINY, FinetuneParams, Params, PruneParams, merge, read_yaml
 from sau.registry import checked
@@ -47,6 +49,9 @@ from sau.sparsity.mask import apply_mask, future_mask
 from sau.sparsity.pruners import prune
 from sau.text import Encoded, answer_logps
 from sau.unlearn.loop import finetune, unlearn
+from sau.verify.checks.decoy_rank import place as place_among_decoys
+from sau.verify.decoys import find_secrets
+from sau.verify.readings import sum_logps
 from sau.verify.stats import auc
 
 Order = Literal["prune-unlearn", "unlearn-prune"]
@@ -56,6 +61,8 @@ DEMO = "demo"
 DENSE, MASK_ONLY, SAME_MASK, NEW_MASK = "dense", "none", "unmasked-same-mask", "unmasked-new-mask"
 RIVALS = (SAME_MASK, NEW_MASK)
 REFERENCES = ("original", "retrained", "retrained-again")
+UTILITY_FLOOR = 0.9
+NUM_DECOYS, MAX_DECOY_RECORDS = 19, 40
 NOWHERE = "none"  # the pruner and the order of what is never pruned
 
 
@@ -106,13 +113,45 @@ class Cell:
 
 @dataclass(frozen=True)
 class Reading:
-    """Of one model: mean over records of exp(mean answer-token log-probability), in [0, 1], for three sets; and the
-    chance that a forget row is likelier than a holdout row (AUC of the loss attack)."""
+    """Of one model: mean over records of exp(mean answer-token log-probability), in [0, 1], for three sets; the chance
+    that a forget row is likelier than a holdout row (AUC of the loss attack); and the forget rows one by one."""
 
     forget_prob: float
     retain_prob: float
     holdout_prob: float
     auc: float
+    forget_prob_N: np.ndarray = field(repr=False)
+
+    def numbers(self) -> dict[str, float]:
+        """Without the single rows."""
+        return {name: value for name, value in vars(self).items() if name != "forget_prob_N"}
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """Some forget rows' true answers, each followed by its decoys, as sequences of one list.
+
+    Attributes:
+        sequences: all of them.
+        starts: where each row's own begin, but the first.
+    """
+
+    sequences: list[Encoded]
+    starts: np.ndarray
+
+    def place(self, lm: LanguageModel) -> float:
+        """Mean share of decoys that are less likely than the true answer (`decoy_rank`); 1 where it always is first."""
+        return float(
+            np.mean([place_among_decoys(scores) for scores in np.split(sum_logps(lm, self.sequences), self.starts)])
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be reached: the mean of the retrained models, and their place among decoys."""
+
+    reading: Reading
+    place: float
 
 
 def load_spec(path: Path, defaults: Mapping[str, Any]) -> Spec:
@@ -178,26 +217,63 @@ def measure(lm: LanguageModel, sets: Mapping[str, list[Encoded]]) -> Reading:
         for name, sequences in sets.items()
     }
     probs = {f"{name}_prob": float(np.exp(values).mean()) for name, values in logps.items()}
-    return Reading(**probs, auc=auc(logps["forget"], logps["holdout"]))
+    return Reading(**probs, auc=auc(logps["forget"], logps["holdout"]), forget_prob_N=np.exp(logps["forget"]))
 
 
-def distances(reading: Reading, *, before: Reading, retrained: Reading) -> dict[str, float]:
-    """How far a sparse model is from the retrained one; all numbers are shares, 0 is equal.
+def decoys(lm: LanguageModel, rows: Mapping[str, list[Row]], seed: int) -> Decoys:
+    """The decoys of at most MAX_DECOY_RECORDS forget rows, NUM_DECOYS at most for each (`sau.verify.decoys`)."""
+    forget = rows["forget"]
+    secrets = find_secrets(forget, rows["retain"], rows["holdout"], num_decoys=NUM_DECOYS, seed=seed)
+    chosen = np.random.default_rng(seed).permutation(len(secrets))[:MAX_DECOY_RECORDS]
+    answers = [(forget[s.row], (forget[s.row]["answer"], *s.decoys)) for s in (secrets[i] for i in sorted(chosen))]
+    if not answers:
+        raise DataError("no forget row has a decoy: the benchmark needs rows that ask several people the same")
+    texts = [{**row, "answer": text} for row, its in answers for text in its]
+    return Decoys(lm.encode(texts), np.cumsum([len(its) for _, its in answers])[:-1])
 
-    forget_distance: the mean of |answer probability on forget rows - retrained's| and |AUC - retrained's|.
+
+def mean_target(readings: Mapping[str, Reading], ranks: Mapping[str, float]) -> Target:
+    """The mean of the retrained models among the references."""
+    retrained = [name for name in REFERENCES if name != "original"]
+    means = {
+        key: np.mean([vars(readings[name])[key] for name in retrained], axis=0) for key in vars(readings["original"])
+    }
+    return Target(Reading(**means), float(np.mean([ranks[name] for name in retrained])))
+
+
+def distances(reading: Reading, place: float | None, *, before: Reading, target: Target) -> dict[str, float]:
+    """How far a sparse model is from the retrained ones; all numbers are shares, 0 is equal.
+
+    average_distance: the mean of |answer probability on forget rows - retrained's| and |AUC - retrained's|.
+    forget_distance: the mean of these two and |decoy place - retrained's|, which averages cannot see.
+    record_distance: root mean square over forget rows of the difference in answer probability.
     utility: retain probability as a share of that of `before`, the sparse model before unlearning.
     utility_gap: how much less utility than the retrained model has; 0 where it is no less.
-    distance_to_retrain: sqrt(forget_distance^2 + utility_gap^2).
+    distance_to_retrain: sqrt(forget_distance^2 + utility_gap^2), of average_distance where there is no `place`.
     """
-    forget = (abs(reading.forget_prob - retrained.forget_prob) + abs(reading.auc - retrained.auc)) / 2
+    goal = target.reading
+    gaps = [abs(reading.forget_prob - goal.forget_prob), abs(reading.auc - goal.auc)]
+    result = {"average_distance": float(np.mean(gaps))}
+    if place is not None:
+        result |= {"decoy_place": place, "forget_distance": float(np.mean([*gaps, abs(place - target.place)]))}
     utility = reading.retain_prob / before.retain_prob
-    gap = max(0.0, retrained.retain_prob / before.retain_prob - utility)
-    return {
-        "forget_distance": forget,
+    gap = max(0.0, goal.retain_prob / before.retain_prob - utility)
+    return result | {
+        "record_distance": float(np.sqrt(np.mean((reading.forget_prob_N - goal.forget_prob_N) ** 2))),
         "utility": utility,
         "utility_gap": gap,
-        "distance_to_retrain": math.hypot(forget, gap),
+        "distance_to_retrain": math.hypot(result.get("forget_distance", result["average_distance"]), gap),
     }
+
+
+def rank(reading: Reading, before: Reading) -> tuple[bool, float]:
+    """How a user who has no retrained model orders looks, best first: those that keep UTILITY_FLOOR of the retain rows'
+    answer probability, the nearest to making forget rows as likely as holdout rows before others; else the most useful.
+    """
+    utility = reading.retain_prob / before.retain_prob
+    if utility < UTILITY_FLOOR:
+        return True, -utility
+    return False, abs(reading.forget_prob - reading.holdout_prob)
 
 
 # -- shared work: made once per seed, kept on disk ------------------------------------------------------
@@ -234,18 +310,12 @@ def load_rows(spec: Spec, data: str, seed: int) -> dict[str, list[Row]]:
 
 
 def prepare(
-    spec: Spec,
-    data: str,
-    seed: int,
-    folder: Path,
-    places: Sequence[tuple[str, Sparsity]],
-    names: Sequence[str] = REFERENCES,
+    spec: Spec, data: str, seed: int, folder: Path, places: Sequence[tuple[str, Sparsity]]
 ) -> list[dict[str, Any]]:
     """Make the models that a seed's cells share, where `folder` has none yet, and read the references.
 
     Args:
         places: the (pruner, sparsity) to read; sparsity 0 stands for the dense models.
-        names: the references; original and retrained are always needed.
 
     Returns:
         For every place one row each for original (knows the forget rows), retrained, and
@@ -254,19 +324,42 @@ def prepare(
     params, rows = spec.params, load_rows(spec, data, seed)
     with seeded(seed, params.num_threads):
         _shared(folder, "base", params, partial(_base, params, seed))
-        for name in names:
+        for name in REFERENCES:
             _shared(folder, name, params, partial(_trained, folder, name, params, rows, seed))
         references = []
         for pruner, sparsity in places:
-            readings = {}
-            for name in names:
-                lm = reference(folder, name, spec, rows, pruner, sparsity, seed)
-                readings[name] = measure(lm, encoded(lm, rows))
+            readings, ranks = _known(folder, spec, rows, pruner, sparsity, seed)
+            target = mean_target(readings, ranks)
             for name, reading in readings.items():
-                found = distances(reading, before=readings["original"], retrained=readings["retrained"])
-                place = {"reference": name, "pruner": pruner, "sparsity": sparsity, "seed": seed}
-                references.append(place | asdict(reading) | found)
+                where: dict[str, Any] = {"reference": name, "pruner": pruner, "sparsity": sparsity, "seed": seed}
+                found = distances(reading, ranks[name], before=readings["original"], target=target)
+                references.append(where | reading.numbers() | found)
     return references
+
+
+def _known(
+    folder: Path, spec: Spec, rows: Mapping[str, list[Row]], pruner: str, sparsity: Sparsity, seed: int
+) -> tuple[dict[str, Reading], dict[str, float]]:
+    """The references' readings and places among decoys, by name; taken once and kept beside the models."""
+    file = folder / f"{_place_name(pruner, sparsity)}.json"
+    if not file.exists():
+        models = {name: reference(folder, name, spec, rows, pruner, sparsity, seed) for name in REFERENCES}
+        sets, hidden = encoded(models["original"], rows), decoys(models["original"], rows, seed)
+        found = {name: vars(measure(lm, sets)) | {"place": hidden.place(lm)} for name, lm in models.items()}
+        unfinished = file.with_suffix(".part")
+        unfinished.write_text(json.dumps(found, default=np.ndarray.tolist))
+        unfinished.rename(file)
+    found = json.loads(file.read_text())
+    ranks = {name: numbers.pop("place") for name, numbers in found.items()}
+    readings = {
+        name: Reading(**numbers | {"forget_prob_N": np.array(numbers["forget_prob_N"])})
+        for name, numbers in found.items()
+    }
+    return readings, ranks
+
+
+def _place_name(pruner: str, sparsity: Sparsity) -> str:
+    return f"{pruner}-{str(sparsity).replace(':', '-')}"
 
 
 def _shared(folder: Path, name: str, params: Params, make: Callable[[], LanguageModel]) -> LanguageModel:
@@ -324,7 +417,7 @@ def reference(
         finetune(lm, lm.encode(_train_rows(name, rows)), spec.params.recover, seed=_train_seed(name, seed) + 1)
         return lm
 
-    return _shared(folder, f"{name}-{pruner}-{str(sparsity).replace(':', '-')}", spec.params, make)
+    return _shared(folder, f"{name}-{_place_name(pruner, sparsity)}", spec.params, make)
 
 
 def prune_params(spec: Spec, pruner: str, sparsity: Sparsity) -> PruneParams:
@@ -349,36 +442,43 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
     """Run one method with every learning rate, from the models that `prepare` left in `folder`.
 
     Returns:
-        The cell's fields; of the look nearest to the retrained model `lr`, `steps`, the reading, the distances and
+        The cell's fields; of the look that `rank` puts first `lr`, `steps`, the reading, the distances and
         `seconds` (of training alone up to it); `at_edge`, whether the learning rate
-        is an end of the list or the steps are the last, so that more budget might have helped;
-        `cell_seconds`, of all runs with measuring; and `looks`, all of them.
+        is an end of the list or the steps are the last, so that more budget might have helped; `informed`, the
+        same of the look nearest to the retrained models by averages and utility, which nobody in production can know;
+        `cell_seconds`, of all runs with measuring; and `looks`, all of them, without places among decoys.
 
     Raises:
         DivergedError: with every learning rate, before the first look.
     """
     started = time.monotonic()
     rows = load_rows(spec, data, cell.seed)
+    looks: list[dict[str, float]] = []
+    best: dict[str, tuple[Any, dict[str, float]]] = {}
     with seeded(cell.seed, spec.params.num_threads):
-        places = {
-            name: reference(folder, name, spec, rows, cell.pruner, cell.sparsity, cell.seed)
-            for name in ("original", "retrained")
-        }
-        sets = encoded(places["original"], rows)
-        known = {name: measure(lm, sets) for name, lm in places.items()}
-        looks = [
-            {"lr": lr, **look, **distances(reading, before=known["original"], retrained=known["retrained"])}
-            for lr in spec.lrs
-            for look, reading in trajectory(spec, cell, folder, rows, sets, places["original"], lr)
-        ]
+        readings, ranks = _known(folder, spec, rows, cell.pruner, cell.sparsity, cell.seed)
+        before, target = readings["original"], mean_target(readings, ranks)
+        sparse = reference(folder, "original", spec, rows, cell.pruner, cell.sparsity, cell.seed)
+        sets, hidden = encoded(sparse, rows), decoys(sparse, rows, cell.seed)
+        for lr in spec.lrs:
+
+            def look(steps: int, seconds: float, reading: Reading, shipped: LanguageModel, lr: float = lr) -> None:
+                numbers = {"lr": lr, "steps": steps, "seconds": seconds, **reading.numbers()}
+                looks.append(numbers | distances(reading, None, before=before, target=target))
+                orders = {"chosen": rank(reading, before), "informed": looks[-1]["distance_to_retrain"]}
+                better = [rule for rule, key in orders.items() if rule not in best or key < best[rule][0]]
+                if better:
+                    found = numbers | distances(reading, hidden.place(shipped), before=before, target=target)
+                    found["at_edge"] = lr in (min(spec.lrs), max(spec.lrs)) or steps == spec.looks[-1]
+                    best.update({rule: (orders[rule], found) for rule in better})
+
+            trajectory(spec, cell, folder, rows, sets, sparse, lr, look)
     if not looks:
         raise DivergedError(f"cell {cell.id}: diverged before the first look with every learning rate")
-    best = min(looks, key=lambda look: look["distance_to_retrain"])
-    at_edge = best["lr"] in (min(spec.lrs), max(spec.lrs)) or best["steps"] == spec.looks[-1]
     return {
         **asdict(cell),
-        **best,
-        "at_edge": at_edge,
+        **best["chosen"][1],
+        "informed": best["informed"][1],
         "cell_seconds": time.monotonic() - started,
         "looks": looks,
     }
@@ -392,13 +492,14 @@ def trajectory(
     sets: Mapping[str, list[Encoded]],
     sparse: LanguageModel,
     lr: float,
-    on_look: Callable[[int, LanguageModel], None] | None = None,
-) -> list[tuple[dict[str, float], Reading]]:
-    """One run with one learning rate: at every look its numbers, and the reading of the sparse model it would ship.
+    on_look: Callable[[int, float, Reading, LanguageModel], None],
+) -> None:
+    """One run with one learning rate.
 
     Args:
         sparse: the sparse model before unlearning.
-        on_look: is shown (step, that model) at every look; the model changes afterwards.
+        on_look: is told at every look (steps, seconds of training alone, the reading of the sparse model that would be
+            shipped, that model, which changes afterwards).
     """
     pruned_last = cell.order == "unlearn-prune"
     masked = cell.redistribution in spec.redistributions
@@ -408,7 +509,6 @@ def trajectory(
         lm = copy.deepcopy(sparse)
     mask = sparse.mask
     shipped = copy.deepcopy(lm)
-    found: list[tuple[dict[str, float], Reading]] = []
     looking = 0.0
     started = time.monotonic()
 
@@ -427,10 +527,7 @@ def trajectory(
                 shipped.mask = mask
             if pruned_last:
                 finetune(shipped, sets["retain"], spec.params.recover, seed=cell.seed + 1)
-        reading = measure(shipped, sets)
-        if on_look:
-            on_look(step, shipped)
-        found.append(({"steps": step, "seconds": seconds, **asdict(reading)}, reading))
+        on_look(step, seconds, measure(shipped, sets), shipped)
         looking = time.monotonic() - started - seconds
 
     params = checked(
@@ -453,7 +550,6 @@ def trajectory(
             unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, progress=look)
     except DivergedError:
         pass  # the looks before it count
-    return found
 
 
 # -- who wins -------------------------------------------------------------------------------------------
@@ -513,8 +609,10 @@ def _best(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "distance_to_retrain": means[setup],
         "lowest": min(found),
         "highest": max(found),
-        "forget_distance": float(np.mean([c["forget_distance"] for c in chosen])),
-        "utility": float(np.mean([c["utility"] for c in chosen])),
+        **{
+            name: float(np.mean([c[name] for c in chosen]))
+            for name in ("forget_distance", "record_distance", "decoy_place", "utility")
+        },
     }
 
 

@@ -18,6 +18,15 @@ _COLOURS = {
     "unmasked-same-mask": "#d62728",
     "unmasked-new-mask": "#ff7f0e",
 }
+_REFERENCE_COLUMNS = (
+    "forget_prob",
+    "retain_prob",
+    "holdout_prob",
+    "auc",
+    "decoy_place",
+    "record_distance",
+    "distance_to_retrain",
+)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -30,25 +39,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "## Ratio of distances to retraining (below 1: SAU is nearer)",
         "",
-        *_table(
-            ["pruner", "sparsity", "order", "SAU / rival", "over seeds", "SAU / mask only", "over seeds"],
-            (
-                [
-                    *_place(row),
-                    f"{row['ratio']:.2f}",
-                    f"{row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f}",
-                    *(
-                        [
-                            f"{row['ratio_to_mask_only']:.2f}",
-                            f"{row['ratio_to_mask_only_lowest']:.2f} to {row['ratio_to_mask_only_highest']:.2f}",
-                        ]
-                        if "ratio_to_mask_only" in row
-                        else ["", ""]
-                    ),
-                ]
-                for row in result["ratio"]
-            ),
-        ),
+        "Learning rate and step chosen as a user would, without the retrained model:",
+        "",
+        *_ratios(result["ratio"]),
+        "",
+        "Chosen with the retrained model in hand, by averages and utility:",
+        "",
+        *_ratios(result["informed"]),
         "",
         "## The best of each side",
         "",
@@ -63,6 +60,8 @@ def markdown(result: Mapping[str, Any]) -> str:
                 "distance",
                 "over seeds",
                 "forget",
+                "rows",
+                "decoy place",
                 "utility",
             ],
             (
@@ -73,8 +72,7 @@ def markdown(result: Mapping[str, Any]) -> str:
                     row["redistribution"],
                     f"{row['distance_to_retrain']:.3f}",
                     f"{row['lowest']:.3f} to {row['highest']:.3f}",
-                    f"{row['forget_distance']:.3f}",
-                    f"{row['utility']:.3f}",
+                    *(f"{row[key]:.3f}" for key in ("forget_distance", "record_distance", "decoy_place", "utility")),
                 ]
                 for place in dict.fromkeys(tuple(_place(row)) for row in result["sau"] + result["rival"])
                 for name in ("sau", "mask_only", "rival")
@@ -83,23 +81,20 @@ def markdown(result: Mapping[str, Any]) -> str:
             ),
         ),
         "",
-        "## Every method: distance to retraining, mean over seeds (forget distance, utility)",
+        "## Every method: distance to retraining, mean over seeds (decoy place, utility)",
         "",
         *_methods(result["cells"]),
         "",
         "## References, mean over seeds",
         "",
         *_table(
-            ["pruner", "sparsity", "model", "forget prob", "retain prob", "holdout prob", "AUC", "distance"],
+            ["pruner", "sparsity", "model", *(name.replace("_", " ") for name in _REFERENCE_COLUMNS)],
             (
                 [
                     pruner,
                     sparsity,
                     name,
-                    *(
-                        f"{np.mean([row[key] for row in rows]):.3f}"
-                        for key in ("forget_prob", "retain_prob", "holdout_prob", "auc", "distance_to_retrain")
-                    ),
+                    *(f"{np.mean([row[key] for row in rows]):.3f}" for key in _REFERENCE_COLUMNS),
                 ]
                 for (pruner, sparsity, name), rows in _grouped(
                     result["references"], ("pruner", "sparsity", "reference")
@@ -109,6 +104,20 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _ratios(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A row for each place: SAU over the best rival, and over mask-only where there is one."""
+
+    def words(row: Mapping[str, Any], name: str) -> list[str]:
+        return (
+            [f"{row[name]:.2f}", f"{row[f'{name}_lowest']:.2f} to {row[f'{name}_highest']:.2f}"]
+            if name in row
+            else ["", ""]
+        )
+
+    head = ["pruner", "sparsity", "order", "SAU / rival", "over seeds", "SAU / mask only", "over seeds"]
+    return _table(head, ([*_place(row), *words(row, "ratio"), *words(row, "ratio_to_mask_only")] for row in rows))
 
 
 def _place(row: Mapping[str, Any]) -> list[str]:
@@ -122,11 +131,11 @@ def _methods(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         found = []
         for objective in objectives:
             of = [c for c in its_cells if c["objective"] == objective]
-            distance, forget, utility = (
+            distance, rank, utility = (
                 np.mean([c[key] for c in of]) if of else np.nan
-                for key in ("distance_to_retrain", "forget_distance", "utility")
+                for key in ("distance_to_retrain", "decoy_place", "utility")
             )
-            found.append(f"{distance:.3f} ({forget:.3f}, {utility:.2f})" if of else "")
+            found.append(f"{distance:.3f} ({rank:.2f}, {utility:.2f})" if of else "")
         seconds = np.mean([c["seconds"] / c["steps"] for c in its_cells])
         edge = np.mean([c["at_edge"] for c in its_cells])
         rows.append([*place, method, *found, f"{seconds:.3g}", f"{edge:.0%}"])
@@ -147,7 +156,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], target: Path) -> list[Path]:
     """Draw `target`.svg and `target`.png: one panel per place, one line per method through the looks no other look of
-    that method beats on both forget distance (down) and utility (up), over all objectives, learning rates and seeds.
+    that method beats on both forget distance by averages (down) and utility (up), over all objectives, rates and seeds.
 
     Args:
         cells: with their `looks`.
@@ -164,7 +173,7 @@ def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[st
         panel.set_axis_off()
     for panel, ((pruner, order, sparsity), its_cells) in zip(panels, places.items(), strict=False):
         for number, (method, cells_of) in enumerate(_grouped(its_cells, ("redistribution",)).items()):
-            points = _undominated([(p["forget_distance"], p["utility"]) for c in cells_of for p in c["looks"]])
+            points = _undominated([(p["average_distance"], p["utility"]) for c in cells_of for p in c["looks"]])
             colour = _COLOURS.get(method[0], f"C{number}")
             panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=method[0], color=colour)
         gold = [
@@ -174,7 +183,7 @@ def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[st
         ]
         panel.plot([0], [np.mean(gold)], marker="*", markersize=12, color="black", linestyle="", label="retrained")
         panel.set_title(f"{pruner} {sparsity}, {order}", fontsize=9)
-        panel.set_xlabel("forget distance", fontsize=8)
+        panel.set_xlabel("forget distance, averages only", fontsize=8)
         panel.set_ylabel("utility", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)

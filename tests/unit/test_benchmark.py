@@ -4,11 +4,25 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sau import benchmark
-from sau.benchmark import Cell, Reading, Spec, compare, distances, grid, load_spec, prepare, run_cell, side
+from sau.benchmark import (
+    Cell,
+    Reading,
+    Spec,
+    compare,
+    distances,
+    grid,
+    load_spec,
+    mean_target,
+    prepare,
+    rank,
+    run_cell,
+    side,
+)
 from sau.benchmark_report import _undominated, frontier, markdown
 from sau.errors import ConfigError
 from sau.params import merge, read_yaml
@@ -85,22 +99,50 @@ def test_a_bad_size_is_refused(tmp_path, bad):
         load_spec(tmp_path / "bad.yaml", DEFAULTS)
 
 
+def reading(forget: float, retain: float, auc: float, *rows: float) -> Reading:
+    return Reading(forget, retain, holdout_prob=0.4, auc=auc, forget_prob_N=np.array(rows))
+
+
 def test_distances_by_hand():
-    before = Reading(forget_prob=0.9, retain_prob=0.8, holdout_prob=0.4, auc=0.99)
-    retrained = Reading(forget_prob=0.4, retain_prob=0.8, holdout_prob=0.4, auc=0.5)
-    found = distances(Reading(0.3, 0.6, 0.4, 0.7), before=before, retrained=retrained)
-    assert found["forget_distance"] == pytest.approx((0.1 + 0.2) / 2)
+    before = reading(0.9, 0.8, 0.99, 0.9, 0.9)
+    known = {
+        "original": before,
+        "retrained": reading(0.3, 0.8, 0.4, 0.2, 0.4),
+        "retrained-again": reading(0.5, 0.8, 0.6, 0.4, 0.6),
+    }
+    target = mean_target(known, {"original": 1.0, "retrained": 0.4, "retrained-again": 0.6})
+    found = distances(reading(0.3, 0.6, 0.7, 0.3, 0.3), 0.9, before=before, target=target)
+    assert found["average_distance"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["forget_distance"] == pytest.approx((0.1 + 0.2 + 0.4) / 3)
+    assert found["record_distance"] == pytest.approx(math.sqrt((0 + 0.2**2) / 2))
     assert found["utility"] == pytest.approx(0.75)
-    assert found["distance_to_retrain"] == pytest.approx(math.hypot(0.15, 0.25))
-    better = distances(Reading(0.4, 0.9, 0.4, 0.5), before=before, retrained=retrained)
+    assert found["distance_to_retrain"] == pytest.approx(math.hypot(0.7 / 3, 0.25))
+    better = distances(reading(0.4, 0.9, 0.5, 0.3, 0.5), 0.5, before=before, target=target)
     assert better["utility"] > 1
     assert better["distance_to_retrain"] == pytest.approx(0.0)  # more utility than retrained is no distance
+    unranked = distances(reading(0.3, 0.9, 0.7, 0.3, 0.3), None, before=before, target=target)
+    assert unranked["distance_to_retrain"] == pytest.approx(unranked["average_distance"])
+    assert "forget_distance" not in unranked
+
+
+def test_a_user_prefers_the_holdouts_level_among_models_that_are_still_useful():
+    before = reading(0.9, 0.8, 0.99)
+    useful_far, useful_near, useless_near, useless = (
+        rank(reading(*numbers), before)
+        for numbers in ((0.6, 0.8, 0.8), (0.3, 0.73, 0.5), (0.4, 0.7, 0.5), (0.4, 0.1, 0.5))
+    )
+    assert sorted([useless, useless_near, useful_far, useful_near]) == [useful_near, useful_far, useless_near, useless]
 
 
 def test_references_are_read(prepared):
     rows = prepared[1]
     assert len(rows) == 9
-    assert all(row["distance_to_retrain"] == 0 for row in rows if row["reference"] == "retrained")
+    for place in {(row["pruner"], row["sparsity"]) for row in rows}:
+        original, *retrained = (row for row in rows if (row["pruner"], row["sparsity"]) == place)
+        # Both retrained models are equally far from their own mean, in opposite directions.
+        assert retrained[0]["record_distance"] == pytest.approx(retrained[1]["record_distance"])
+        assert original["record_distance"] > retrained[0]["record_distance"] > 0
+        assert original["decoy_place"] > max(row["decoy_place"] for row in retrained)
     assert all(row["utility"] == 1 for row in rows if row["reference"] == "original")
     assert not list(prepared[0].glob("*.part"))
 
@@ -119,7 +161,11 @@ def test_every_method_is_measured_as_the_sparse_model_it_would_ship(spec, prepar
         seen.clear()
         record = run_cell(spec, "demo", cell, prepared[0])
         assert len(record["looks"]) == 4
-        assert record["distance_to_retrain"] == min(look["distance_to_retrain"] for look in record["looks"])
+        nearest = min(record["looks"], key=lambda look: look["distance_to_retrain"])
+        assert all(record["informed"][key] == nearest[key] for key in ("lr", "steps", "average_distance"))
+        chosen = next(look for look in record["looks"] if all(look[key] == record[key] for key in ("lr", "steps")))
+        assert chosen["forget_prob"] == record["forget_prob"]
+        assert 0 <= record["decoy_place"] <= 1
         assert math.isfinite(record["utility"])
         assert all((lm.mask is None) == (cell.sparsity == 0) for lm in seen)
 
@@ -146,7 +192,8 @@ def test_the_future_mask_leaves_the_dense_function(spec, prepared):
 
 def made(redistribution: str, seed: int, distance: float) -> dict:
     cell = Cell("npo", redistribution, "wanda", 0.5, "prune-unlearn", seed)
-    numbers = {"distance_to_retrain": distance, "forget_distance": distance, "utility": 1.0}
+    names = ("distance_to_retrain", "forget_distance", "record_distance")
+    numbers = dict.fromkeys(names, distance) | {"decoy_place": 0.5, "utility": 1.0}
     return asdict(cell) | numbers | {"lr": 0.1, "steps": 4, "seconds": 2.0, "at_edge": False}
 
 
@@ -181,7 +228,8 @@ def test_page_and_picture(tmp_path, spec, prepared):
         for method in ("none", "importance", "unmasked-same-mask")
     ]
     head = {"size": "x", "command": "sau benchmark", "commit": "c" * 40, "hardware": "h", "budget": {"text": "b"}}
-    page = markdown({**head, "cells": cells, "references": prepared[1], **compare(cells)})
+    informed = compare([cell | cell["informed"] for cell in cells])["ratio"]
+    page = markdown({**head, "cells": cells, "references": prepared[1], **compare(cells), "informed": informed})
     assert "| wanda | 2:4 | prune-unlearn | importance |" in page
     assert "nan" not in page
     for path in frontier(cells, prepared[1], tmp_path / "picture"):
