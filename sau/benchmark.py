@@ -48,7 +48,7 @@ from sau.registry import checked
 from sau.sparsity.mask import apply_mask, future_mask
 from sau.sparsity.pruners import prune
 from sau.text import Encoded, answer_logps
-from sau.unlearn.loop import finetune, unlearn
+from sau.unlearn.loop import adapted, finetune, unlearn
 from sau.verify.checks.decoy_rank import place as place_among_decoys
 from sau.verify.decoys import find_secrets
 from sau.verify.readings import sum_logps
@@ -61,6 +61,7 @@ DEMO = "demo"
 DENSE, MASK_ONLY, SAME_MASK, NEW_MASK = "dense", "none", "unmasked-same-mask", "unmasked-new-mask"
 RIVALS = (SAME_MASK, NEW_MASK)
 REFERENCES = ("original", "retrained", "retrained-again")
+ADAPTED = "base-adapted"
 UTILITY_FLOOR = 0.9
 NUM_DECOYS, MAX_DECOY_RECORDS = 19, 40
 NOWHERE = "none"  # the pruner and the order of what is never pruned
@@ -71,7 +72,8 @@ class Spec(BaseModel):
 
     Attributes:
         params: of every model: how it is made, trained, pruned and recovered. Its `unlearn` section is what the
-            objectives are laid over; learning rate, steps and stop rule are the benchmark's own.
+            objectives are laid over; learning rate, steps and stop rule are the benchmark's own, and the base model is
+            adapted once for all.
         num_forget, num_retain, num_holdout: people, of 20 rows each.
         objectives: name -> parameters of `unlearn`, the same for every method.
         redistributions: name -> a redistribution: the methods that move survivors only. `RIVALS` come on top.
@@ -203,6 +205,7 @@ def models_digest(spec: Spec, data: str) -> str:
     """SHA-256 of all that the shared models depend on, apart from the code and the seed."""
     people = {"num_forget", "num_retain", "num_holdout"}
     recipe = spec.params.model_dump(mode="json", include={"num_threads", "model", "train", "prune", "recover"})
+    recipe["adapt"] = spec.params.model_dump(mode="json")["unlearn"]["adapt"]
     fields = [recipe, spec.model_dump(include=people), data]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -324,6 +327,7 @@ def prepare(
     params, rows = spec.params, load_rows(spec, data, seed)
     with seeded(seed, params.num_threads):
         _shared(folder, "base", params, partial(_base, params, seed))
+        _shared(folder, ADAPTED, params, partial(_adapted, folder, params, rows, seed))
         for name in REFERENCES:
             _shared(folder, name, params, partial(_trained, folder, name, params, rows, seed))
         references = []
@@ -388,6 +392,12 @@ def _base(params: Params, seed: int) -> LanguageModel:
         rows = [row for number in range(tiny.pretrain_people) for row in demo_rows(f"pretrain-{number}", seed=0)]
         finetune(lm, lm.encode(rows), FinetuneParams(epochs=1, lr=tiny.pretrain_lr, batch_size=16), seed=seed)
     return lm
+
+
+def _adapted(folder: Path, params: Params, rows: Mapping[str, list[Row]], seed: int) -> LanguageModel:
+    """What `unlearn` would make of the base model each time anew; the base model itself where it does not adapt."""
+    lm = _to_device(open_model(folder / "base", prompt=params.model.prompt))
+    return adapted(lm, lm.encode(rows["retain"]), params.unlearn.adapt, seed=seed) if params.unlearn.adapt else lm
 
 
 def _train_rows(name: str, rows: Mapping[str, list[Row]]) -> list[Row]:
@@ -539,12 +549,13 @@ def trajectory(
             "lr": lr,
             "max_steps": spec.looks[-1],
             "stop": None,
+            "adapt": None,  # done once for all
         },
         f"objective {cell.objective}",
     )
     lm.mask = mask if masked else None
     parts = (rows["forget"], rows["retain"], rows["holdout"])
-    base = _to_device(open_model(folder / "base", prompt=spec.params.model.prompt))
+    base = _to_device(open_model(folder / ADAPTED, prompt=spec.params.model.prompt))
     try:
         with future_mask(lm.model, mask) if masked and pruned_last and mask else nullcontext():
             unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, progress=look)

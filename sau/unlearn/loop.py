@@ -148,7 +148,7 @@ def unlearn(
     never_seen = lm.encode(holdout[i] for i in _sample(holdout, seed))
     kept = lm.encode(retain)
     if base is not None and params.adapt:
-        base = _adapted(base, kept, params.adapt, seed=seed, num_threads=num_threads)
+        base = adapted(base, kept, params.adapt, seed=seed, num_threads=num_threads)
     setting = Setting(lm, forget, lm.encode(forget), kept, never_seen, base)
     watched = {
         "forget_logp": (setting.forget, _sample(forget, seed)),
@@ -189,10 +189,10 @@ def unlearn(
     return History(steps, stopped, trajectory, time.monotonic() - started)
 
 
-def _adapted(
-    base: LanguageModel, retain: list[Encoded], params: AdaptParams, *, seed: int, num_threads: int | None
+def adapted(
+    base: LanguageModel, retain: list[Encoded], params: AdaptParams, *, seed: int, num_threads: int | None = None
 ) -> LanguageModel:
-    """A copy of the base model that has seen some of the retain rows and none to forget."""
+    """A copy of the base model that has been finetuned on some of the retain rows, and has seen none to forget."""
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))[: params.max_rows].tolist()
     copied = LanguageModel(copy.deepcopy(base.model), base.tokenizer, base.prompt)
     finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads)
