@@ -33,7 +33,7 @@ from sau.stages import CHECKPOINT, RECIPES, run
 from sau.verify.check import Bench, Evidence
 from sau.verify.checks.decoy_rank import DecoyRankCheck
 from sau.verify.decoys import find_secrets
-from sau.verify.policy import load_policy
+from sau.verify.policy import Policy, load_policy
 from sau.verify.readings import sum_logps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,17 +52,24 @@ def trained(folder: Path, params: dict, left_out: Sequence[str]) -> LanguageMode
     return open_sparse(folder / CHECKPOINT)
 
 
-def judged(lm: LanguageModel, rows: list[Row], retain: list[Row], holdout: list[Row]) -> dict[str, float | str | int]:
-    """The check's measurement of one person's rows."""
-    policy = load_policy("standard")
-    check = next(c for c in policy.checks if isinstance(c, DecoyRankCheck))
+def read_decoys(lm: LanguageModel, rows: list[Row], retain: list[Row], holdout: list[Row], policy: Policy) -> Evidence:
+    """What a model makes of the decoys of one person's rows."""
     secrets = find_secrets(rows, retain, holdout, num_decoys=policy.num_decoys, seed=0)
     texts = [{**rows[s.row], "answer": text} for s in secrets for text in (rows[s.row]["answer"], *s.decoys)]
     scores = np.split(sum_logps(lm, lm.encode(texts)), np.cumsum([1 + len(s.decoys) for s in secrets])[:-1])
+    return Evidence({}, decoys=tuple(scores), exact=tuple(s.exact for s in secrets))
+
+
+def judged(evidence: Evidence, policy: Policy, reference: Evidence | None = None) -> dict[str, float | str | int]:
+    """The check's measurement of one person, by the policy's own decoy ranking.
+
+    Args:
+        reference: of the model that never saw the person, for decoys that are not exact.
+    """
+    check = next(c for c in policy.checks if isinstance(c, DecoyRankCheck))
     alpha = 1 - policy.confidence
-    evidence = Evidence({}, decoys=tuple(scores), exact=tuple(s.exact for s in secrets))
-    measured = check.measure(evidence, Bench(before=None, reference=None, alpha=alpha, seed=0))
-    fewest = min(len(s.decoys) for s in secrets)
+    measured = check.measure(evidence, Bench(before=None, reference=reference, alpha=alpha, seed=0))
+    fewest = min(len(scores) - 1 for scores in evidence.decoys)
     verdict = measured.verdict(measured.p, alpha)
     return {"rows": measured.n, "fewest_decoys": fewest, "place": measured.value, "p": measured.p, "verdict": verdict}
 
@@ -77,6 +84,15 @@ def summary(results: list[dict]) -> dict[str, float | int]:
         "mean_place": float(np.mean([r["place"] for r in results])),
         "fewest_decoys": min(r["fewest_decoys"] for r in results),
     }
+
+
+def print_table(result: dict[str, dict[str, float | int]]) -> None:
+    """One line for each summary."""
+    columns = list(next(iter(result.values())))
+    print("\n| | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, its in result.items():
+        print(f"| {name} | " + " | ".join(f"{v:.4g}" for v in its.values()) + " |", flush=True)
 
 
 def main() -> None:
@@ -100,8 +116,11 @@ def main() -> None:
         retain, holdout = (load_records(data / part).to_list() for part in ("train", "holdout"))
         shutil.rmtree(Path(scratch) / "all")
 
+    policy = load_policy("standard")
+
     def each(lm: LanguageModel, people: Sequence[str]) -> list[dict]:
-        return [judged(lm, demo_rows(p, seed=1), [r for r in retain if r["subject_id"] != p], holdout) for p in people]
+        others = {p: [row for row in retain if row["subject_id"] != p] for p in people}
+        return [judged(read_decoys(lm, demo_rows(p, seed=1), others[p], holdout, policy), policy) for p in people]
 
     strangers = [f"stranger-{number}" for number in range(options.strangers)]
     found = {
@@ -111,11 +130,7 @@ def main() -> None:
         "false alarms: strangers, by the second model": each(retrained, strangers),
     }
     result = {name: summary(its) for name, its in found.items()}
-    columns = list(next(iter(result.values())))
-    print("\n| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for name, its in result.items():
-        print(f"| {name} | " + " | ".join(f"{v:.4g}" for v in its.values()) + " |")
+    print_table(result)
     print(f"\n{time.process_time() - started:.0f} s of CPU time")
     if options.json:
         options.json.write_text(json.dumps({"summary": result, "people": found}, indent=1) + "\n")

@@ -6,10 +6,11 @@ Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchma
 original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
 (calibrated, its own stop), and gives every model to the battery as the candidate. The candidate that has to pass is
 `retrained-again`, trained without the rows in another order: `retrained` itself is the reference, and would be compared
-with itself. What is there already is kept, so a run that was cut off goes on; base and retrained models, which do not
-depend on the forget rows, may be copied from the folder of another number of people.
+with itself. With `--alone` there is no battery, only the decoy ranking, of one person at a time.
 
-Training multiplies in bfloat16 (autocast; weights and optimizer stay float32), the battery reads in float32.
+What is there already is kept, so a run that was cut off goes on; base and retrained models, which do not depend on the
+forget rows, may be copied from the folder of another number of people. Training multiplies in bfloat16 (autocast;
+weights and optimizer stay float32), the battery reads in float32.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from decoy_power import judged, print_table, read_decoys, summary
 
 from sau import benchmark
 from sau.checkpoint import open_model, read_manifest, save_sparse
@@ -26,6 +28,7 @@ from sau.models import seeded
 from sau.params import UnlearnParams, read_yaml
 from sau.unlearn.loop import unlearn
 from sau.verify import load_policy, verify_each
+from sau.verify.check import Evidence
 from sau.verify.report import render_html
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=60, help="of SAU, which stops by itself")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="only the decoy ranking, of one person at a time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     spec = benchmark.load_spec(ROOT / "benchmarks" / "smollm2.yaml", read_yaml(ROOT / "params.yaml"))
@@ -69,7 +73,9 @@ def main() -> None:
         sources = references(spec, args) | {
             name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
         }
-    if not args.only_unlearn:
+    if args.alone:
+        alone(args, rows, sources)
+    elif not args.only_unlearn:
         judge(args, rows, sources)
 
 
@@ -123,6 +129,27 @@ def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
             print(*(f"  {c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n", flush=True)
             if args.json:
                 args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def alone(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
+    """Does the decoy ranking see each person of the forget set alone in the original, and not in retrained-again?"""
+    policy = load_policy(args.policy)
+    people = {row["subject_id"]: [other for other in rows["forget"] if other["subject_id"] == row["subject_id"]]
+              for row in rows["forget"]}  # fmt: skip
+    evidence: dict[str, dict[str, Evidence]] = {}
+    with seeded(SEED, args.threads):
+        for name, folder in sources.items():
+            lm = open_model(folder)
+            others = (rows["retain"], rows["holdout"], policy)
+            evidence[name] = {person: read_decoys(lm, its, *others) for person, its in people.items()}
+    found = {
+        name: [judged(own, policy, evidence["retrained"][person]) for person, own in its.items()]
+        for name, its in evidence.items()
+        if name != "retrained"
+    }
+    print_table({name: summary(its) for name, its in found.items()})
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
