@@ -33,14 +33,15 @@ from sau.benchmark import (  # noqa: E402
     Spec,
     compare,
     digest,
+    frontier,
     grid,
     load_spec,
+    markdown,
     models_digest,
     prepare,
     run_cell,
     side,
 )
-from sau.benchmark_report import frontier, markdown  # noqa: E402
 from sau.errors import ConfigError  # noqa: E402
 from sau.params import read_yaml  # noqa: E402
 from tasks.tracking import Tracking  # noqa: E402

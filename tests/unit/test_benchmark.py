@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from sau import benchmark
 from sau.benchmark import (
     Cell,
     Reading,
     Spec,
     compare,
     distances,
+    frontier,
     grid,
     load_spec,
+    markdown,
     mean_target,
+    measure,
     prepare,
     rank,
     run_cell,
     side,
 )
-from sau.benchmark_report import _undominated, frontier, markdown
+from sau.benchmark.report import _undominated
+from sau.checkpoint import open_model
 from sau.errors import ConfigError
 from sau.params import merge, read_yaml
 from sau.sparsity.mask import check_mask, future_mask
@@ -150,13 +153,13 @@ def test_references_are_read(prepared):
 def test_every_method_is_measured_as_the_sparse_model_it_would_ship(spec, prepared, monkeypatch):
     seen = []
 
-    def watching(lm, sets, measure=benchmark.measure):
+    def watching(lm, sets):
         seen.append(lm)
         if lm.mask is not None:
             check_mask(lm.model, lm.mask)
         return measure(lm, sets)
 
-    monkeypatch.setattr(benchmark, "measure", watching)
+    monkeypatch.setattr("sau.benchmark.cell.measure", watching)
     for cell in (cell for cell in grid(spec) if cell.sparsity != "2:4"):
         seen.clear()
         record = run_cell(spec, "demo", cell, prepared[0])
@@ -180,7 +183,7 @@ def test_a_cell_is_the_same_twice(spec, prepared):
 def test_the_future_mask_leaves_the_dense_function(spec, prepared):
     folder = prepared[0]
     prompt = spec.params.model.prompt
-    dense, sparse = (benchmark.open_model(folder / name, prompt=prompt) for name in ("original", "original-wanda-0.5"))
+    dense, sparse = (open_model(folder / name, prompt=prompt) for name in ("original", "original-wanda-0.5"))
     ids = torch.arange(2, 22)[None]
     with torch.no_grad():
         expected = dense.model(ids).logits

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sau.benchmark import DENSE
+from sau.benchmark.spec import DENSE
 
 _COLOURS = {
     "none": "#7f7f7f",
