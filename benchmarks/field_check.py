@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "redistribution": "importance",
         "lr": 4e-5,
         "batch_size": 8,
-        "adapt": {"epochs": 2, "lr": 1e-4, "batch_size": 8, "freeze_embeddings": True},
+        "alpha": 3.0,
         "stop": {"eval_every": 5, "margin_nats": 0.05},
     },
 }
@@ -97,7 +97,7 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
             rows["holdout"],
             UnlearnParams(max_steps=args.max_steps if settings["stop"] else args.steps, **settings),
             seed=SEED,
-            base=open_model(args.folder / "base", prompt=lm.prompt),
+            base=benchmark.adapted_base(args.folder, lm.prompt),
             num_threads=args.threads,
             progress=lambda step, total, values: print(f"{name} {step}/{total} {values['loss']:.3f}", flush=True),
         )

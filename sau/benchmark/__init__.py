@@ -22,7 +22,7 @@ in different orders, are averaged: where one retraining ends is partly luck.
 from sau.benchmark.cell import run_cell, trajectory
 from sau.benchmark.compare import compare
 from sau.benchmark.distance import REFERENCES, UTILITY_FLOOR, Reading, distances, mean_target, measure, rank
-from sau.benchmark.models import encoded, load_rows, prepare, reference
+from sau.benchmark.models import adapted_base, encoded, load_rows, prepare, reference
 from sau.benchmark.report import frontier, markdown
 from sau.benchmark.spec import DEMO, Cell, Spec, digest, grid, load_spec, models_digest, side
 
@@ -33,6 +33,7 @@ __all__ = [
     "Cell",
     "Reading",
     "Spec",
+    "adapted_base",
     "compare",
     "digest",
     "distances",

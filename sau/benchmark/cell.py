@@ -128,7 +128,7 @@ def trajectory(
     )
     lm.mask = mask if masked else None
     parts = (rows["forget"], rows["retain"], rows["holdout"])
-    base = adapted_base(folder, spec.params)
+    base = adapted_base(folder, spec.params.model.prompt)
     try:
         with future_mask(lm.model, mask) if masked and pruned_last and mask else nullcontext():
             unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, progress=look)

@@ -190,6 +190,6 @@ def encoded(lm: LanguageModel, rows: Mapping[str, list[Row]]) -> dict[str, list[
     return {part: lm.encode(its_rows) for part, its_rows in rows.items()}
 
 
-def adapted_base(folder: Path, params: Params) -> LanguageModel:
+def adapted_base(folder: Path, prompt: str) -> LanguageModel:
     """The base model as `prepare` has adapted it to the retain rows."""
-    return _to_device(open_model(folder / _ADAPTED, prompt=params.model.prompt))
+    return _to_device(open_model(folder / _ADAPTED, prompt=prompt))
