@@ -61,7 +61,7 @@ class Ours:
         self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), [])
         self.lr = lr
         self.frame = _training(lm, freeze_embeddings=True)
-        optimizer = SurvivorAdamW(self.frame.__enter__(), {}, lr=lr)
+        optimizer = SurvivorAdamW(self.frame.__enter__(), {})
         params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
         self._step = _UnlearnStep(self.setting, TokenMeanNpo(beta=BETA), NoRedistribution(), optimizer, params, 0)
         if order:

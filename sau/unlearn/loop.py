@@ -82,7 +82,7 @@ def finetune(
     epoch_loss = 0.0
     started = time.monotonic()
     with seeded(seed, num_threads), _training(lm, params.freeze_embeddings) as parameters:
-        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=params.lr)
+        optimizer = SurvivorAdamW(parameters, lm.mask or {})
         order = _batches(sequences, params.batch_size, seed)
         for step in range(1, total + 1):
             batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
@@ -162,7 +162,7 @@ def unlearn(
     ):
         if not parameters:
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
-        optimizer = SurvivorAdamW(parameters, lm.mask or {}, lr=lr)
+        optimizer = SurvivorAdamW(parameters, lm.mask or {})
         step_once = _UnlearnStep(setting, objective, redistribution, optimizer, params, seed)
         trajectory = [{"step": 0, **_measure(setting, watched)}]
         frontier = None
@@ -215,6 +215,7 @@ class _UnlearnStep:
         self.objective, self.redistribution = objective, redistribution
         self.objective_state = objective.start(setting)
         self.redistribution_state = redistribution.start(optimizer.layers, setting)
+        self.forget_gradients: dict[str, Tensor] = {}  # [S] of the forget term alone, within a step
         self.hidden_block = objective.hidden_block(setting.lm.model)
         # Two generators: the order of forget rows must not depend on the retain set.
         self.forget_order = _batches(setting.forget, params.batch_size, seed)
@@ -230,13 +231,17 @@ class _UnlearnStep:
         loss = self.params.gamma * values["forget_loss"]
         for layer in self.optimizer.layers:
             if layer.weight.grad is not None:
-                layer.forget_gradient_S = layer.gather(layer.gradient_OI)
                 self.redistribution.observe(layer, self.redistribution_state)
+                if self.redistribution.project:
+                    self.forget_gradients[layer.name] = layer.gather(layer.gradient_OI)
         if self.objective.has_retain_term and self.params.alpha:
             values["retain_loss"] = self._backward(
                 self.setting.retain, self.retain_order, self.objective.retain_loss, self.params.alpha
             )
             loss += self.params.alpha * values["retain_loss"]
+        if self.redistribution.reads_gradient:
+            for layer in self.optimizer.layers:
+                layer.check_gradient()
         norm = self.optimizer.step(lr=lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute)
         self.objective.after_step(self.objective_state)
         return {"loss": loss, **values, "gradient_norm": norm}
@@ -260,7 +265,10 @@ class _UnlearnStep:
 
     def _redistribute(self, layer: Survivors, step_S: Tensor) -> Tensor:
         taken_S = self.redistribution.redistribute(layer, step_S, self.redistribution_state)
-        return project_off(taken_S, layer.retain_gradient_S) if self.redistribution.project else taken_S
+        if self.redistribution.project:
+            forget_gradient_S = self.forget_gradients.pop(layer.name, 0.0)
+            taken_S = project_off(taken_S, layer.gather(layer.gradient_OI) - forget_gradient_S)
+        return taken_S
 
 
 @contextlib.contextmanager

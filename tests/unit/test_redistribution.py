@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from sau.data.demo import demo_rows
-from sau.errors import ConfigError
+from sau.errors import ConfigError, DivergedError
 from sau.models import LanguageModel, base_model
 from sau.params import ModelParams, PruneParams, TinyParams, UnlearnParams
 from sau.registry import build, discover
 from sau.sparsity.mask import check_mask
 from sau.sparsity.pruners import prune
+from sau.text import collate
 from sau.unlearn.loop import unlearn
-from sau.unlearn.objectives.base import Setting
+from sau.unlearn.objectives.base import Setting, forward
 from sau.unlearn.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution, project_off
 from sau.unlearn.redistribution.compensated import solve_on_survivors
@@ -53,7 +54,8 @@ def test_known():
 def test_survivors_gather_and_scatter_are_inverse():
     kept = torch.tensor([[True, False, True], [False, False, True]])
     layer = layer_of(torch.arange(1.0, 7.0).view(2, 3), kept)
-    assert layer.values_S.tolist() == [1.0, 3.0, 6.0]
+    assert layer.gather(layer.weight.detach()).tolist() == [1.0, 3.0, 6.0]
+    assert (layer.num_survivors_O.tolist(), layer.num_survivors) == ([2, 1], 3)
     assert layer.scatter(torch.tensor([7.0, 8.0, 9.0])).tolist() == [[7.0, 0.0, 8.0], [0.0, 0.0, 9.0]]
 
 
@@ -68,10 +70,9 @@ KEPT = torch.tensor([[True, True, False, False]])
 
 
 def scale(pruned: float, survivors: list[float], *, bound: float = 100.0, normalise: bool = False) -> list[float]:
+    rows = torch.tensor([pruned]), torch.tensor([sum(survivors)])
     counts = torch.tensor([len(survivors)])
-    return importance_scale(
-        torch.tensor([pruned]), torch.tensor(survivors), counts, bound=bound, normalise=normalise
-    ).tolist()
+    return importance_scale(*rows, torch.tensor(survivors), counts, bound=bound, normalise=normalise).tolist()
 
 
 def test_equal_importance_at_half_doubles_every_step():
@@ -95,9 +96,11 @@ def test_bound_and_mean():
 def test_survivors_without_importance_stay_finite():
     assert scale(5.0, [0.0, 0.0]) == [1.0, 1.0]
     assert scale(2e-30, [1e-30, 1e-30]) == pytest.approx([2.0, 2.0])
+    none, tiny = scale(1e-3, [0.0, 1e-38])  # the row's boost leaves float32
+    assert (none, 1 < tiny <= 100) == (1.0, True)
+    rows = torch.tensor([3.0, 2.0]), torch.tensor([0.0, 2.0])
     counts = torch.tensor([0, 2])  # a row without survivors
-    result = importance_scale(torch.tensor([3.0, 2.0]), torch.ones(2), counts, bound=4.0, normalise=True)
-    assert result.tolist() == [1.0, 1.0]
+    assert importance_scale(*rows, torch.ones(2), counts, bound=4.0, normalise=True).tolist() == [1.0, 1.0]
     assert scale(5.0, []) == []
 
 
@@ -106,10 +109,44 @@ def test_importance_uses_the_forget_gradient_where_weights_are_pruned():
     rule = make({"name": "importance", "decay": 0.0, "normalise": False, "bound": 100})
     state = rule.start([layer], None)
     layer.weight.grad = torch.tensor([[1.0, 1.0, 2.0, 0.0]])
-    layer.forget_gradient_S = torch.tensor([1.0, 1.0])
     rule.observe(layer, state)  # pruned importance 4, survivors 1 and 1: A/S = 2
     layer.weight.grad = torch.full((1, 4), 9.0)  # the whole loss's gradient does not matter
     assert rule.redistribute(layer, torch.tensor([0.1, -0.1]), state).tolist() == pytest.approx([0.3, -0.3])
+
+
+def test_importance_in_rows_of_any_length_is_the_formula_weight_by_weight():
+    """Several steps against plain loops, with a row of survivors only, one of one survivor and one of none."""
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(6, 9, generator=generator) > 0.4
+    kept[1], kept[2], kept[4] = True, False, torch.arange(9) == 7
+    layer = layer_of(torch.randn(6, 9, generator=generator), kept)
+    rule = make({"name": "importance", "decay": 0.7, "bound": 3.0})
+    state = rule.start([layer], None)
+    mean = torch.zeros(6, 9, dtype=torch.float64)
+    for _ in range(4):
+        layer.weight.grad = torch.randn(6, 9, generator=generator)
+        rule.observe(layer, state)
+        mean = 0.7 * mean + 0.3 * layer.weight.grad.double() ** 2
+        step = torch.randn(int(kept.sum()), generator=generator)
+        taken = rule.redistribute(layer, step.clone(), state)
+        factors = []
+        for row in range(6):
+            own = [float(mean[row, i]) for i in range(9) if kept[row, i]]
+            lost = sum(float(mean[row, i]) for i in range(9) if not kept[row, i])
+            factors += [min(3.0, 1 + lost / sum(own) * one / (sum(own) / len(own))) for one in own]
+        factors = torch.tensor(factors) / (sum(factors) / len(factors))
+        torch.testing.assert_close(taken, step * factors)
+
+
+@pytest.mark.parametrize("where", [0, 2])
+def test_importance_refuses_a_forget_gradient_that_is_not_finite(where):
+    layer = layer_of(torch.ones(1, 4), KEPT)
+    rule = make("importance")
+    state = rule.start([layer], None)
+    layer.weight.grad = torch.ones(1, 4)
+    layer.weight.grad[0, where] = float("inf")
+    with pytest.raises(DivergedError, match="forget term's gradient of w is not finite"):
+        rule.observe(layer, state)
 
 
 # -- compensated ----------------------------------------------------------------------------------
@@ -205,11 +242,25 @@ def test_projection_by_hand():
     assert project_off(torch.tensor([3.0, 1.0]), torch.zeros(2)).tolist() == [3.0, 1.0]
 
 
-def test_retain_gradient_is_what_came_after_the_forget_term():
-    layer = layer_of(torch.ones(1, 4), KEPT)
-    layer.forget_gradient_S = torch.tensor([5.0, 5.0])
-    layer.weight.grad = torch.tensor([[5.0, 6.0, 5.0, 5.0]])
-    assert layer.retain_gradient_S.tolist() == [0.0, 1.0]
+def test_projection_is_off_the_retain_terms_own_gradient(setting, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sau.unlearn.loop.project_off", lambda step_S, gradient_S: seen.append(gradient_S) or step_S)
+    rows, retain, model = setting.forget_rows, demo_rows("b", seed=1), setting.lm.model
+    params = UnlearnParams(
+        objective="grad_diff",
+        redistribution={"name": "none", "project": True},
+        lr=1e-12,  # nothing moves: the gradient can be taken again afterwards
+        max_steps=1,
+        batch_size=len(retain),
+        alpha=2.0,
+        stop=None,
+    )
+    unlearn(setting.lm, rows, retain, retain, params, seed=0, num_threads=1)
+    (2.0 * forward(model, collate(setting.retain), torch.arange(len(retain))).mean_nll).backward()
+    expected = [p.grad[setting.lm.mask[name]] for name, p in model.named_parameters() if name in setting.lm.mask]
+    assert len(seen) == len(expected)
+    for got, want in zip(seen, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
 
 
 def test_any_method_can_be_projected_and_then_lowers_the_retain_loss_less(setting):

@@ -3,7 +3,7 @@ change the survivors' step. AdamW is blind to a rescaled gradient, so redistribu
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Redistribution(Component, ABC):
     step is projected, matrix by matrix, off the gradient of the step's retain batch.
     """
 
+    reads_gradient: ClassVar[bool] = True
+    """Whether `redistribute` reads `layer.gradient_OI`: then it is refused where it is not finite, which the optimizer
+    checks at survivors only."""
+
     project: bool = False
 
     def start(self, layers: Sequence[Survivors], setting: Setting) -> Any:
@@ -41,4 +45,7 @@ class Redistribution(Component, ABC):
 
     @abstractmethod
     def redistribute(self, layer: Survivors, step_S: Tensor, state: Any) -> Tensor:
-        """The step [S] to take instead of `step_S`; `layer.gradient_OI` is now the whole loss's."""
+        """The step [S] to take instead of `step_S`; `layer.gradient_OI` is now the whole loss's.
+
+        Called when dense parameters have moved already: what it has to refuse, `observe` refuses.
+        """

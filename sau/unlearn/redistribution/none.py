@@ -11,6 +11,7 @@ from sau.unlearn.redistribution.base import Redistribution
 class NoRedistribution(Redistribution):
     """The survivors take the step AdamW made for them; what was asked of pruned weights is lost."""
 
+    reads_gradient = False
     name: Literal["none"] = "none"
 
     def redistribute(self, layer: Survivors, step_S: Tensor, state: Any) -> Tensor:
