@@ -27,7 +27,7 @@ class _Seen:
     survivors_S: Tensor
 
 
-# NumPy is four to five times faster than torch at rows of unequal length, where it can be had.
+# NumPy is three to five times faster than torch at rows of unequal length, where it can be had.
 
 
 def row_sums(values_S: Tensor, num_survivors_O: Tensor) -> Tensor:
