@@ -14,7 +14,15 @@ from sau.params import ModelParams, PruneParams, TinyParams
 from sau.registry import build
 from sau.sparsity.mask import check_mask, check_structure, prunable, sparsity
 from sau.sparsity.pruners import prune
-from sau.sparsity.pruners.base import BATCH, Pruner, decoder_blocks, halting_before, keep_highest, lowest
+from sau.sparsity.pruners.base import (
+    BATCH,
+    Pruner,
+    decoder_blocks,
+    halting_before,
+    keep_highest,
+    lowest,
+    returning_freed_memory,
+)
 from sau.sparsity.pruners.sparsegpt import gram, sparsegpt
 from sau.sparsity.pruners.wanda import wanda_score
 from sau.text import Encoded
@@ -172,6 +180,12 @@ def test_a_refusal_in_the_middle_of_the_pass_leaves_no_hook_behind(dense, rows):
     with pytest.raises(SparsityError, match="no multiple of 5"):
         prune(lm, lm.encode(rows), PruneParams(pruner="wanda", structure="1:5", sparsity=0.8))
     assert not any(linear._forward_pre_hooks for _, linear in prunable(lm.model))
+
+
+def test_without_glibc_memory_is_left_to_itself(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    with returning_freed_memory() as give_back:
+        assert give_back() is None
 
 
 class _Experts(nn.Module):

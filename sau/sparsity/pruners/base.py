@@ -5,6 +5,8 @@ of one group.
 """
 
 import contextlib
+import ctypes
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,9 @@ from sau.sparsity.mask import Mask, pack, parse_structure, prunable, unpack
 from sau.text import Batch, Encoded, by_length, collate
 
 BATCH = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_OWN_PAGES = 4 << 20
+"""Bytes: clearing fresh pages costs time, which shows where smaller tensors get them."""
 
 
 class Pruner(Component, ABC):
@@ -139,13 +144,14 @@ def halting_before(
             halted[n] = at
         return at is not None and at[1] is read_last()
 
-    with observing(linears, halt):
+    with observing(linears, halt), returning_freed_memory() as give_back:
         passes = [greenlet.greenlet(forward) for _ in batches]
         for n, batch in enumerate(batches):
             if at := passes[n].switch(batch):
                 halted[n] = at
             del at
         while turn and halted:
+            give_back()
             first = min((name for name, _ in halted.values()), key=turn.__getitem__)
             here = sorted(n for n, (name, _) in halted.items() if name == first)
             yield first, [(halted[n][1], keeps_BT[n]) for n in here]
@@ -155,6 +161,27 @@ def halting_before(
                 del turn[name]
             for n in here[1:] if turn else ():
                 go_on(n)
+
+
+@contextlib.contextmanager
+def returning_freed_memory() -> Iterator[Callable[[], object]]:
+    """While open, large tensors have pages of their own in glibc; the yielded call gives the heap's gaps back.
+
+    torch asks for aligned memory, and the gap that a tensor has left is seldom large enough for another of its size
+    (glibc 2.36 looks for the alignment on top). With all batches waiting in one heap it would grow to half as much
+    again as what is alive, each run by another amount.
+    Elsewhere than in glibc this does nothing.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+        yield lambda: None
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
+    try:
+        yield lambda: libc.malloc_trim(0)
+    finally:  # the sizes up to which glibc raises them itself
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def _real_tokens(name: str, inputs_BTI: Tensor, keep_BT: Tensor) -> Tensor:
