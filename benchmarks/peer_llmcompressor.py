@@ -14,7 +14,6 @@ dense, we take each layer's on the inputs that the pruned layers before it give.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -73,13 +72,19 @@ def child(side: str, method: str, work: Path) -> None:
     result = {
         "cpu_s": time.process_time() - start,
         "process_cpu_s": time.process_time(),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": _peak_mb(),
     }
     (work / f"{side}-{method}.json").write_text(json.dumps(result))
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items() if "_proj" in k},
         work / f"{side}-{method}.safetensors",
     )
+
+
+def _peak_mb() -> float:
+    """Of this program alone: `ru_maxrss` begins with what the parent held when it started this child."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 # -- parent ---------------------------------------------------------------------------------------

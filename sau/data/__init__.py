@@ -1,6 +1,6 @@
 """Records, their sources and the demo people."""
 
 from sau.data.demo import write_demo_data
-from sau.data.records import FEATURES, as_dataset, load_records, subjects, write_shards
+from sau.data.records import COLUMNS, as_dataset, load_records, subjects, write_shards
 
-__all__ = ["FEATURES", "as_dataset", "load_records", "subjects", "write_demo_data", "write_shards"]
+__all__ = ["COLUMNS", "as_dataset", "load_records", "subjects", "write_demo_data", "write_shards"]

@@ -20,30 +20,22 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, Features, List, Value
+from typing import TYPE_CHECKING, Any
 
 from sau.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # imported where it is used: with pandas and pyarrow it takes 90 MB
 
 SUBJECT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 MAX_LINE_BYTES = 1 << 20
 
-FEATURES = Features(
-    {
-        "record_id": Value("string"),
-        "subject_id": Value("string"),
-        "question": Value("string"),
-        "answer": Value("string"),
-        "paraphrased_question": Value("string"),
-        "paraphrased_answer": Value("string"),
-        "perturbed_answer": List(Value("string")),
-    }
-)
+TEXT_COLUMNS = ("record_id", "subject_id", "question", "answer", "paraphrased_question", "paraphrased_answer")
+COLUMNS = (*TEXT_COLUMNS, "perturbed_answer")
 Row = dict[str, Any]
 
 
-def load_records(source: str | Path, *, subject_column: str = "subject_id", subject: str | None = None) -> Dataset:
+def load_records(source: str | Path, *, subject_column: str = "subject_id", subject: str | None = None) -> "Dataset":
     """Load records from a file, a data folder or a hub name, held in memory only.
 
     Args:
@@ -74,25 +66,29 @@ def load_records(source: str | Path, *, subject_column: str = "subject_id", subj
     return as_dataset(rows, str(source))
 
 
-def as_dataset(rows: list[Row], name: str) -> Dataset:
+def as_dataset(rows: list[Row], name: str) -> "Dataset":
     """Checked rows as an in-memory `datasets.Dataset`; record ids have to be unique.
 
     Raises:
         DataError: two rows share a record id.
     """
+    from datasets import Dataset, Features, List, Value
+
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         if row["record_id"] in seen:
             raise DataError(f"{name}: row {number}: column record_id: value occurs twice, ids must be unique")
         seen.add(row["record_id"])
-    return Dataset.from_list(rows, features=FEATURES)
+    text = Value("string")
+    features = Features({**dict.fromkeys(TEXT_COLUMNS, text), "perturbed_answer": List(text)})
+    return Dataset.from_list(rows, features=features)
 
 
 def write_shards(rows: Iterable[Row], folder: Path) -> list[Path]:
     """Write rows to `folder/<subject_id>.jsonl`, one file per subject, bytes fixed by the rows alone."""
     by_subject: dict[str, list[Row]] = {}
     for row in rows:
-        by_subject.setdefault(row["subject_id"], []).append({column: row[column] for column in FEATURES})
+        by_subject.setdefault(row["subject_id"], []).append({column: row[column] for column in COLUMNS})
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for subject, its_rows in by_subject.items():

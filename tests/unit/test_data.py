@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -9,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from sau.data import FEATURES, load_records, subjects, write_demo_data, write_shards
+from sau.data import COLUMNS, load_records, subjects, write_demo_data, write_shards
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
 from sau.data.tofu import load_tofu
 from sau.errors import DataError
@@ -157,5 +159,13 @@ def test_tofu_refuses_what_it_does_not_have(options):
 @pytest.mark.parametrize("name", ["forget10", "retain90", "retain_perturbed", "real_authors", "world_facts"])
 def test_each_tofu_file_loads(name):
     loaded = load_records(TOFU / f"{name}.jsonl", subject="nobody")
-    assert set(loaded.column_names) == set(FEATURES)
+    assert set(loaded.column_names) == set(COLUMNS)
     assert len(loaded) == sum(1 for _ in (TOFU / f"{name}.jsonl").open())
+
+
+def test_models_load_without_datasets():
+    """With pandas and pyarrow it takes 90 MB, and only reading records needs it."""
+    heavy = {"datasets", "pandas", "pyarrow"}
+    code = f"import sys, sau.models, sau.sparsity.pruners; print(*{heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

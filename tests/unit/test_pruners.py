@@ -14,7 +14,15 @@ from sau.params import ModelParams, PruneParams, TinyParams
 from sau.registry import build
 from sau.sparsity.mask import check_mask, check_structure, prunable, sparsity
 from sau.sparsity.pruners import prune
-from sau.sparsity.pruners.base import BATCH, Pruner, decoder_blocks, halting_before, keep_highest, lowest
+from sau.sparsity.pruners.base import (
+    BATCH,
+    Pruner,
+    decoder_blocks,
+    halting_before,
+    keep_highest,
+    lowest,
+    returning_freed_memory,
+)
 from sau.sparsity.pruners.sparsegpt import gram, sparsegpt
 from sau.sparsity.pruners.wanda import wanda_score
 from sau.text import Encoded
@@ -174,6 +182,12 @@ def test_a_refusal_in_the_middle_of_the_pass_leaves_no_hook_behind(dense, rows):
     assert not any(linear._forward_pre_hooks for _, linear in prunable(lm.model))
 
 
+def test_without_glibc_memory_is_left_to_itself(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    with returning_freed_memory() as give_back:
+        assert give_back() is None
+
+
 class _Experts(nn.Module):
     """Two linears, of which each sequence sees those that `visits` names, in that order."""
 
@@ -188,9 +202,40 @@ class _Experts(nn.Module):
             hidden = self.get_submodule(name)(hidden)
 
 
-def _paths(*visits: list[str]) -> tuple[_Experts, list[Encoded]]:
+class _Parallel(_Experts):
+    """The same, but every linear reads the very same tensor."""
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        hidden = nn.functional.one_hot(input_ids, 4).float()
+        for name in self.visits[int(input_ids[0, 0])]:
+            self.get_submodule(name)(hidden)
+
+
+def _paths(*visits: list[str], model: type[_Experts] = _Experts) -> tuple[_Experts, list[Encoded]]:
     sequences = [Encoded((n, n, n) + (1,) * n, prompt_length=1) for n in range(len(visits)) for _ in range(BATCH)]
-    return _Experts(dict(enumerate(visits))), sequences
+    return model(dict(enumerate(visits))), sequences
+
+
+@pytest.mark.parametrize(
+    ("visits", "batches_seen"),
+    [
+        ([["a", "b"], ["a", "b"]], [("a", 2), ("b", 0)]),  # the same inputs: not yielded again
+        ([["a", "b"], ["b"]], [("a", 1), ("b", 2)]),  # another batch stands before b already
+    ],
+)
+def test_linears_that_read_the_same_tensor_halt_the_pass_once(visits, batches_seen):
+    model, sequences = _paths(*visits, model=_Parallel)
+    with torch.no_grad():
+        halts = halting_before(dict(prunable(model)), model, sequences)
+        assert [(name, len(inputs)) for name, inputs in halts] == batches_seen
+
+
+def test_query_key_value_and_gate_up_share_their_inputs(dense, rows):
+    lm = copy.deepcopy(dense)
+    with torch.no_grad():
+        halts = halting_before(dict(prunable(lm.model)), lm.model, lm.encode(rows))
+        shared = {name.rpartition(".")[2] for name, inputs in halts if not inputs}
+    assert shared == {"k_proj", "v_proj", "up_proj"}
 
 
 def test_layers_that_only_some_batches_reach():

@@ -5,6 +5,8 @@ of one group.
 """
 
 import contextlib
+import ctypes
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,9 @@ from sau.sparsity.mask import Mask, pack, parse_structure, prunable, unpack
 from sau.text import Batch, Encoded, by_length, collate
 
 BATCH = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_OWN_PAGES = 4 << 20
+"""Bytes: clearing fresh pages costs time, which shows where smaller tensors get them."""
 
 
 class Pruner(Component, ABC):
@@ -80,12 +85,9 @@ class LayerwisePruner(Pruner):
         model.eval()
         linears = dict(prunable(model))
         packed: dict[str, np.ndarray] = {}  # an eighth of the mask, as long as activations need the room
-        seen: list[weakref.ref[Tensor]] = []
         for name, inputs in halting_before(linears, model, calibration):
-            # Linears that read the very same tensors (query, key and value; gate and up) share their statistic.
-            if len(seen) != len(inputs) or any(ref() is not x for ref, (x, _) in zip(seen, inputs, strict=True)):
+            if inputs:
                 statistic = self.statistic(_real_tokens(name, x_BTI, keep_BT) for x_BTI, keep_BT in inputs)
-                seen = [weakref.ref(x) for x, _ in inputs]
             del inputs  # or they would outlive their layer
             weight_OI = linears[name].weight.data
             packed[name] = pack(self.prune_layer(weight_OI, statistic, structure=structure, sparsity=sparsity))
@@ -106,10 +108,13 @@ def halting_before(
 
     Each batch's forward pass is a coroutine (a greenlet: the model's own code cannot be written with `await`). All
     run up to their next linear; of the linears they stand before, the first in the model's order is yielded, and
-    those batches go on when the next one is asked for. The pass ends before the output head.
+    those batches go on when the next one is asked for. One goes ahead: while all stand before one linear and it comes
+    to others that read the very same tensor (key and value after query; up after gate), those are yielded too, and
+    the rest need not halt there. The pass ends before the output head.
 
     Yields:
-        (name, [(inputs [B, T, I], real tokens [B, T]) of each batch that stands before it]), each name once.
+        (name, [(inputs [B, T, I], real tokens [B, T]) of each batch that stands before it]), each name once; an empty
+        list where they are the very inputs that were yielded last.
 
     Raises:
         SparsityError: a linear is used again after its turn, while others still wait for theirs.
@@ -118,26 +123,65 @@ def halting_before(
     batches = [collate([calibration[i] for i in indices]).to(device) for indices in by_length(calibration, BATCH)]
     keeps_BT = [batch.attention_mask_BT.bool() for batch in batches]
     turn = {name: number for number, name in enumerate(linears)}
+    halted: dict[int, tuple[str, Tensor]] = {}
+    read_last: weakref.ref[Tensor]  # by the batch that is running
     main = greenlet.getcurrent()
 
     def halt(name: str, inputs: Tensor) -> None:
-        if name not in turn:
+        if name in turn:
+            main.switch((name, inputs))
+        elif inputs is not read_last():
             raise SparsityError(f"{name}: is used again after it was pruned")
-        main.switch((name, inputs))
 
     def forward(batch: Batch) -> None:
         model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
 
-    with observing(linears, halt):
+    def go_on(n: int) -> bool:
+        """Run a batch to its next halt: is it before another linear with the same inputs?"""
+        nonlocal read_last
+        read_last = weakref.ref(halted.pop(n)[1])  # only the model's code knows whether it still needs them
+        if at := passes[n].switch():
+            halted[n] = at
+        return at is not None and at[1] is read_last()
+
+    with observing(linears, halt), returning_freed_memory() as give_back:
         passes = [greenlet.greenlet(forward) for _ in batches]
-        halted = {n: one.switch(batch) for n, (one, batch) in enumerate(zip(passes, batches, strict=True))}
-        while turn and (halted := {n: at for n, at in halted.items() if at}):
+        for n, batch in enumerate(batches):
+            if at := passes[n].switch(batch):
+                halted[n] = at
+            del at
+        while turn and halted:
+            give_back()
             first = min((name for name, _ in halted.values()), key=turn.__getitem__)
-            here = [n for n, (name, _) in halted.items() if name == first]
+            here = sorted(n for n, (name, _) in halted.items() if name == first)
             yield first, [(halted[n][1], keeps_BT[n]) for n in here]
             del turn[first]
-            if turn:
-                halted |= {n: passes[n].switch() for n in here}
+            while turn and go_on(here[0]) and len(here) == len(batches):
+                yield (name := halted[here[0]][0]), []
+                del turn[name]
+            for n in here[1:] if turn else ():
+                go_on(n)
+
+
+@contextlib.contextmanager
+def returning_freed_memory() -> Iterator[Callable[[], object]]:
+    """While open, large tensors have pages of their own in glibc; the yielded call gives the heap's gaps back.
+
+    torch asks for aligned memory, and the gap that a tensor has left is seldom large enough for another of its size
+    (glibc 2.36 looks for the alignment on top). With all batches waiting in one heap it would grow to half as much
+    again as what is alive, each run by another amount.
+    Elsewhere than in glibc this does nothing.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+        yield lambda: None
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
+    try:
+        yield lambda: libc.malloc_trim(0)
+    finally:  # the sizes up to which glibc raises them itself
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def _real_tokens(name: str, inputs_BTI: Tensor, keep_BT: Tensor) -> Tensor:
