@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from two threads that wait for each other
 ROOT = Path(__file__).resolve().parent.parent
 
 
