@@ -8,7 +8,6 @@ relearning from 20 of them. The retrained model goes through the same: what come
 """
 
 import argparse
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -58,23 +57,19 @@ def main() -> None:
 def come_back(spec: benchmark.Spec, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A cell's forget probability minus the retrained model's, as shipped and under every stressor."""
     cell = Cell(*(record[name] for name in ("objective", "redistribution", "pruner", "sparsity", "order", "seed")))
-    spec = spec.model_copy(update={"looks": (record["steps"],)})
     rows = benchmark.load_rows(spec, benchmark.DEMO, cell.seed)
-    shipped: list[LanguageModel] = []
     with seeded(cell.seed, spec.params.num_threads):
         original, retrained = (
             benchmark.reference(folder, name, spec, rows, cell.pruner, cell.sparsity, cell.seed)
             for name in ("original", "retrained")
         )
         sets = benchmark.encoded(original, rows)
-        benchmark.trajectory(
-            *(spec, cell, folder, rows, sets, original, record["lr"]),
-            lambda _steps, _seconds, _reading, lm: shipped.append(copy.deepcopy(lm)),
-        )
+        base = benchmark.adapted_base(folder, spec.params.model.prompt)
+        shipped, _ = benchmark.run_method(spec, cell, folder, rows, original, base, record["lr"])
         around = Surroundings(rows["forget"], None, cell.seed)
-        result = {"as shipped": excess(shipped[0], retrained, sets)}
+        result = {"as shipped": excess(shipped, retrained, sets)}
         for stressor in STRESSORS:
-            pair = (stressor.apply(lm, around) for lm in (shipped[0], retrained))
+            pair = (stressor.apply(lm, around) for lm in (shipped, retrained))
             result[stressor.id] = excess(*pair, sets)
     return {name: record[name] for name in ("redistribution", "sparsity", "seed", "lr", "steps")} | result
 

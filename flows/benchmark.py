@@ -88,7 +88,7 @@ def benchmark(
         "cell_commits": sorted({cell["commit"] for cell in cells}),
         "hardware": _hardware(),
         "budget": _budget(spec, wanted),
-        "cells": [{key: value for key, value in cell.items() if key not in ("looks", "informed")} for cell in cells],
+        "cells": [{key: value for key, value in cell.items() if key not in ("runs", "informed")} for cell in cells],
         "references": references,
         **compare(cells),
         "informed": compare([cell | cell["informed"] for cell in cells])["ratio"],
@@ -193,7 +193,7 @@ def measure_cell(
     tracking = Tracking(settings())
     place = ("objective", "redistribution", "pruner", "sparsity", "order", "seed", "lr")
     numbers = {
-        name: value for name, value in record.items() if name not in (*place, "steps", "seconds", "looks", "informed")
+        name: value for name, value in record.items() if name not in (*place, "steps", "seconds", "runs", "informed")
     }
     with tracking.run(LINE, cell.id, parent=run_id, tags={"side": side(cell.redistribution)}) as step:
         tracking.params(step, {name: record[name] for name in place})
@@ -203,15 +203,15 @@ def measure_cell(
 
 def _budget(spec: Spec, cells: list[Cell]) -> dict[str, Any]:
     seeds = len({cell.seed for cell in cells})
-    lrs, looks = ", ".join(f"{lr:g}" for lr in spec.lrs), ", ".join(map(str, spec.looks))
+    lrs = ", ".join(f"{lr:g}" for lr in spec.lrs)
     text = (
-        f"Every method has the same budget: learning rates {lrs}; measured as the sparse model it would ship after "
-        f"steps {looks}; of the looks that keep {UTILITY_FLOOR:.0%} of the retain rows' answer probability the one "
-        f"counts that brings forget rows nearest to holdout rows. {seeds} seed{'s' * (seeds > 1)}."
+        f"Every method has the same budget: {spec.steps} steps with each of the learning rates {lrs}, falling linearly "
+        f"to 0; of the runs that keep {UTILITY_FLOOR:.0%} of the retain rows' answer probability the one counts that "
+        f"brings forget rows nearest to where the product's stop rule wants them. {seeds} seed{'s' * (seeds > 1)}."
     )
     return {
         "lrs": spec.lrs,
-        "looks": spec.looks,
+        "steps": spec.steps,
         "batch_size": spec.params.unlearn.batch_size,
         "num_seeds": seeds,
         "num_cells": len(cells),

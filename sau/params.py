@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sau.errors import ConfigError
 from sau.registry import checked
@@ -98,10 +98,11 @@ class UnlearnParams(_Params):
     """Sparsity-Aware Unlearning: objective, redistribution, and how hard and how long.
 
     order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
-    from: its survivors unlearn, then the mask known in advance is laid on and the rest recovers on the retain rows.
+    from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
     """
 
     order: Literal["prune-unlearn", "unlearn-prune"] = "prune-unlearn"
+    fade_steps: int = Field(20, ge=1, le=1_000_000)
     objective: dict[str, Any] | str = "npo"
     redistribution: dict[str, Any] | str = "importance"
     lr: float = Field(gt=0, le=1)
@@ -113,6 +114,12 @@ class UnlearnParams(_Params):
     max_grad_norm: float = Field(1.0, gt=0)
     adapt: AdaptParams | None = None
     stop: StopParams | None = StopParams()
+
+    @model_validator(mode="after")
+    def _fades_in_time(self) -> Self:
+        if self.order == "unlearn-prune" and self.fade_steps > self.max_steps:
+            raise ValueError(f"fade_steps {self.fade_steps}: at most max_steps, {self.max_steps}")
+        return self
 
 
 class VerifyParams(_Params):

@@ -11,7 +11,6 @@ host, no absolute path goes into them. Metrics files carry numbers only.
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -151,30 +150,23 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[s
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
     from sau.checkpoint import open_sparse, read_manifest, save_sparse
     from sau.models import open_dense
-    from sau.sparsity.mask import apply_mask, future_mask
-    from sau.unlearn.loop import finetune, unlearn
+    from sau.unlearn.loop import unlearn
 
     lm = open_sparse(folder / PARENT)
     rows = read_split(folder)
-    pruned_last = params.unlearn.order == "unlearn-prune"
-    if pruned_last:
+    if params.unlearn.order == "unlearn-prune":
         lm.model = open_dense(folder / DENSE, prompt=lm.prompt).model
-    with future_mask(lm.model, lm.mask or {}) if pruned_last else nullcontext():
-        history = unlearn(
-            lm,
-            rows["forget"],
-            rows["retain"],
-            rows["holdout"],
-            params.unlearn,
-            seed=params.seed,
-            base=open_dense(folder / BASE, prompt=lm.prompt),
-            num_threads=params.num_threads,
-            progress=progress,
-        )
-    if pruned_last:
-        apply_mask(lm.model, lm.mask or {})
-        retain = lm.encode(rows["retain"])
-        finetune(lm, retain, params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress)
+    history = unlearn(
+        lm,
+        rows["forget"],
+        rows["retain"],
+        rows["holdout"],
+        params.unlearn,
+        seed=params.seed,
+        base=open_dense(folder / BASE, prompt=lm.prompt),
+        num_threads=params.num_threads,
+        progress=progress,
+    )
     parent = read_manifest(folder / PARENT)
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=parent.structure)
     if saved.mask_digest != parent.mask_digest:

@@ -1,4 +1,4 @@
-"""How far a sparse model is from the retrained ones, and which look a user would choose who has none of those."""
+"""How far a sparse model is from the retrained ones, and which run a user would choose who has none of those."""
 
 import math
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from sau.data.records import Row
 from sau.errors import DataError
 from sau.models import LanguageModel
 from sau.text import Encoded, answer_logps
+from sau.unlearn.calibration import Calibration
+from sau.unlearn.loop import mean_answer_logp
 from sau.verify.checks.decoy_rank import place as place_among_decoys
 from sau.verify.decoys import find_secrets
 from sau.verify.readings import sum_logps
@@ -119,11 +121,15 @@ def distances(reading: Reading, place: float | None, *, before: Reading, target:
     }
 
 
-def rank(reading: Reading, before: Reading) -> tuple[bool, float]:
-    """How a user who has no retrained model orders looks, best first: those that keep UTILITY_FLOOR of the retain rows'
-    answer probability, the nearest to making forget rows as likely as holdout rows before others; else the most useful.
-    """
+def goal_gap(lm: LanguageModel, base: LanguageModel, sets: Mapping[str, list[Encoded]]) -> float:
+    """How far the forget rows' mean answer log-probability is, in nats, from where base model and holdout say that rows
+    are which the model never saw (`sau.unlearn.calibration`): what the product's stop rule goes by."""
+    goal = Calibration(lm, base, sets["forget"], sets["holdout"]).mean_target(range(len(sets["forget"])))
+    return abs(mean_answer_logp(lm, sets["forget"]) - goal)
+
+
+def rank(reading: Reading, before: Reading, gap: float) -> tuple[bool, float]:
+    """How a user who has no retrained model orders runs, best first: those that keep UTILITY_FLOOR of the retain rows'
+    answer probability, the nearest to the goal before others (`gap`, see `goal_gap`); else the most useful."""
     utility = reading.retain_prob / before.retain_prob
-    if utility < UTILITY_FLOOR:
-        return True, -utility
-    return False, abs(reading.forget_prob - reading.holdout_prob)
+    return (True, -utility) if utility < UTILITY_FLOOR else (False, gap)

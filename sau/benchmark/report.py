@@ -39,7 +39,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "## Ratio of distances to retraining (below 1: SAU is nearer)",
         "",
-        "Learning rate and step chosen as a user would, without the retrained model:",
+        "Learning rate chosen as a user would, without the retrained model:",
         "",
         *_ratios(result["ratio"]),
         "",
@@ -155,11 +155,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], target: Path) -> list[Path]:
-    """Draw `target`.svg and `target`.png: one panel per place, one line per method through the looks no other look of
+    """Draw `target`.svg and `target`.png: one panel per place, one line per method through the runs no other run of
     that method beats on both forget distance by averages (down) and utility (up), over all objectives, rates and seeds.
 
     Args:
-        cells: with their `looks`.
+        cells: with their `runs`.
         references: the retrained model's own utility is drawn as a star at forget distance 0.
     """
     places = _grouped([c for c in cells if c["redistribution"] != DENSE], ("pruner", "order", "sparsity"))
@@ -173,7 +173,7 @@ def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[st
         panel.set_axis_off()
     for panel, ((pruner, order, sparsity), its_cells) in zip(panels, places.items(), strict=False):
         for number, (method, cells_of) in enumerate(_grouped(its_cells, ("redistribution",)).items()):
-            points = _undominated([(p["average_distance"], p["utility"]) for c in cells_of for p in c["looks"]])
+            points = _undominated([(p["average_distance"], p["utility"]) for c in cells_of for p in c["runs"]])
             colour = _COLOURS.get(method[0], f"C{number}")
             panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=method[0], color=colour)
         gold = [

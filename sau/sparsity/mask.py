@@ -87,19 +87,29 @@ def apply_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 @contextmanager
-def future_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[None]:
-    """While open, a dense model computes what it did, but only survivors are its weights: what the mask will take
-    stays as a constant beside them, W x = W_survivors x + W_pruned x. On leaving, the pruned weights are gone."""
+def fading_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[Callable[[float], None]]:
+    """While open, only the survivors are a dense model's weights; what the mask will take stands beside them as a
+    constant: W x = W_survivors x + left * W_pruned x.
+
+    Yields:
+        What sets `left`, in [0, 1]: 1 at first, so that the model computes what it did. On leaving, the pruned
+        weights are gone, whatever is left.
+    """
     modules: dict[str, Any] = {name: model.get_submodule(name.removesuffix(".weight")) for name in mask}
     rest = {name: module.weight.detach().masked_fill(mask[name], 0.0) for name, module in modules.items()}
     apply_mask(model, mask)
+    left = 1.0
 
     def hook(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-        return lambda _module, inputs, output: output + F.linear(inputs[0], rest[name])
+        return lambda _module, inputs, output: output + left * F.linear(inputs[0], rest[name]) if left else output
+
+    def fade(to: float) -> None:
+        nonlocal left
+        left = to
 
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
-        yield
+        yield fade
     finally:
         for handle in handles:
             handle.remove()

@@ -19,7 +19,7 @@ from sau.errors import ConfigError, DataError, DivergedError
 from sau.models import LanguageModel, seeded
 from sau.params import AdaptParams, FinetuneParams, UnlearnParams
 from sau.registry import build
-from sau.sparsity.mask import check_mask
+from sau.sparsity.mask import check_mask, fading_mask
 from sau.text import Encoded, answer_logps, collate, logits_of, targets_of, token_logps
 from sau.unlearn.frontier import Frontier
 from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
@@ -76,8 +76,8 @@ def finetune(
     """
     if not sequences:
         raise DataError("finetuning needs at least one row")
-    steps_per_epoch = math.ceil(len(sequences) / params.batch_size)
-    total = params.epochs * steps_per_epoch
+    total = num_steps(params, len(sequences))
+    steps_per_epoch = total // max(params.epochs, 1)
     trajectory: list[dict[str, float]] = []
     epoch_loss = 0.0
     started = time.monotonic()
@@ -101,6 +101,11 @@ def finetune(
     return History(total, "max_steps", trajectory, time.monotonic() - started)
 
 
+def num_steps(params: FinetuneParams, num_sequences: int) -> int:
+    """Optimizer steps of a whole finetuning."""
+    return params.epochs * math.ceil(num_sequences / params.batch_size)
+
+
 def unlearn(
     lm: LanguageModel,
     forget: list[Row],
@@ -119,7 +124,12 @@ def unlearn(
     again and again. With `params.stop`, every `eval_every` steps the mean answer log-probability (over tokens, then
     over records, at most MAX_EVAL_ROWS of a set) is measured: unlearning ends once the forget rows have come down to
     what is expected of a model that never saw them, finds its own learning rate on the way, and leaves the best state
-    it has seen (`sau.params.StopParams`). A model without a mask is unlearned densely.
+    it has seen (`sau.params.StopParams`). Without it, all steps are taken, the learning rate falling linearly to 0. A
+    model without a mask is unlearned densely.
+
+    With order `unlearn-prune` the model's weights are dense still, and its mask is the one that it will get: what the
+    mask takes fades away evenly over the first `fade_steps` steps and is gone after them, so that unlearning sees it
+    go, and no pruning or recovery afterwards brings anything back.
 
     Args:
         lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step.
@@ -156,8 +166,10 @@ def unlearn(
     }
     started = time.monotonic()
     stopped, lr = "max_steps", params.lr
+    to_fade = params.fade_steps if params.order == "unlearn-prune" and lm.mask else 0
     with (
         seeded(seed, num_threads),
+        fading_mask(lm.model, lm.mask or {}) if to_fade else contextlib.nullcontext() as fade,
         _training(lm, params.freeze_embeddings, lambda name: objective.trains(name, lm.model)) as parameters,
     ):
         if not parameters:
@@ -170,13 +182,17 @@ def unlearn(
             frontier = Frontier(params.stop, [p for _, p in parameters], trajectory[0]["retain_logp"])
             frontier.judge(0, trajectory[0])
         for step in range(1, params.max_steps + 1):
+            rate = lr if params.stop else lr * (1 - (step - 1) / params.max_steps)
             with _naming(step, objective.name):
-                values = step_once(lr)
+                values = step_once(rate)
+            if fade:
+                fade(max(1 - step / to_fade, 0.0))
             if progress:
                 progress(step, params.max_steps, values)
-            if step != params.max_steps and not (params.stop and step % params.stop.eval_every == 0):
+            due = params.stop and step % params.stop.eval_every == 0 and step >= to_fade
+            if step != params.max_steps and not due:
                 continue
-            trajectory.append({"step": step, "lr": lr, **values, **_measure(setting, watched)})
+            trajectory.append({"step": step, "lr": rate, **values, **_measure(setting, watched)})
             advice = frontier.judge(step, trajectory[-1]) if frontier else "go on"
             if advice == "done":
                 stopped = "target"

@@ -14,8 +14,11 @@ from sau.benchmark import (
     Spec,
     compare,
     distances,
+    encoded,
     frontier,
+    goal_gap,
     grid,
+    load_rows,
     load_spec,
     markdown,
     mean_target,
@@ -29,7 +32,7 @@ from sau.benchmark.report import _undominated
 from sau.checkpoint import open_model
 from sau.errors import ConfigError
 from sau.params import merge, read_yaml
-from sau.sparsity.mask import check_mask, future_mask
+from sau.sparsity.mask import check_mask, fading_mask
 
 ROOT = Path(__file__).parents[2]
 SIZES = sorted((ROOT / "benchmarks").glob("*.yaml"))
@@ -52,6 +55,7 @@ def spec() -> Spec:
         },
         "train": {"epochs": 6, "lr": 0.005, "batch_size": 10},
         "recover": {"epochs": 1, "lr": 0.002, "batch_size": 10},
+        "unlearn": {"fade_steps": 2},
     }
     return Spec(
         params=merge(DEFAULTS, params),
@@ -64,7 +68,7 @@ def spec() -> Spec:
         sparsities=(0.0, 0.5, "2:4"),
         orders=("prune-unlearn", "unlearn-prune"),
         lrs=(0.002, 0.004),
-        looks=(1, 3),
+        steps=3,
         num_seeds=1,
     )
 
@@ -91,9 +95,7 @@ def test_the_grid_is_complete(spec):
     assert cells[-1].id == "grad_diff/unmasked-new-mask/wanda/2:4/unlearn-prune/0"
 
 
-@pytest.mark.parametrize(
-    "bad", ["lrs: []", "looks: [8, 4]", "looks: [0, 4]", "surprise: 1", "sparsities: ['1:4']", "sparsities: [1.5]"]
-)
+@pytest.mark.parametrize("bad", ["lrs: []", "steps: 0", "surprise: 1", "sparsities: ['1:4']", "sparsities: [1.5]"])
 def test_a_bad_size_is_refused(tmp_path, bad):
     key = bad.partition(":")[0]
     lines = [line for line in (ROOT / "benchmarks/tiny.yaml").read_text().splitlines() if not line.startswith(key)]
@@ -128,13 +130,21 @@ def test_distances_by_hand():
     assert "forget_distance" not in unranked
 
 
-def test_a_user_prefers_the_holdouts_level_among_models_that_are_still_useful():
+def test_a_user_prefers_what_is_near_the_goal_among_models_that_are_still_useful():
     before = reading(0.9, 0.8, 0.99)
     useful_far, useful_near, useless_near, useless = (
-        rank(reading(*numbers), before)
-        for numbers in ((0.6, 0.8, 0.8), (0.3, 0.73, 0.5), (0.4, 0.7, 0.5), (0.4, 0.1, 0.5))
+        rank(reading(0.4, retain, 0.5), before, gap)
+        for retain, gap in ((0.8, 0.3), (0.73, 0.1), (0.7, 0.0), (0.1, 0.0))
     )
     assert sorted([useless, useless_near, useful_far, useful_near]) == [useful_near, useful_far, useless_near, useless]
+
+
+def test_a_model_that_never_saw_the_rows_is_nearer_to_the_goal(spec, prepared):
+    folder, prompt = prepared[0], spec.params.model.prompt
+    base = open_model(folder / "base-adapted", prompt=prompt)
+    original, retrained = (open_model(folder / name, prompt=prompt) for name in ("original", "retrained"))
+    sets = encoded(original, load_rows(spec, "demo", 0))
+    assert goal_gap(retrained, base, sets) < 0.5 * goal_gap(original, base, sets)
 
 
 def test_references_are_read(prepared):
@@ -163,10 +173,13 @@ def test_every_method_is_measured_as_the_sparse_model_it_would_ship(spec, prepar
     for cell in (cell for cell in grid(spec) if cell.sparsity != "2:4"):
         seen.clear()
         record = run_cell(spec, "demo", cell, prepared[0])
-        assert len(record["looks"]) == 4
-        nearest = min(record["looks"], key=lambda look: look["distance_to_retrain"])
-        assert all(record["informed"][key] == nearest[key] for key in ("lr", "steps", "average_distance"))
-        chosen = next(look for look in record["looks"] if all(look[key] == record[key] for key in ("lr", "steps")))
+        assert [run["lr"] for run in record["runs"]] == [*spec.lrs]
+        # A method that sees the mask coming unlearns for the two steps that others recover.
+        sees_it_coming = cell.order == "unlearn-prune" and cell.redistribution in spec.redistributions
+        assert {run["steps"] for run in record["runs"]} == {5 if sees_it_coming else 3}
+        nearest = min(record["runs"], key=lambda run: run["distance_to_retrain"])
+        assert all(record["informed"][key] == nearest[key] for key in ("lr", "average_distance"))
+        chosen = next(run for run in record["runs"] if run["lr"] == record["lr"])
         assert chosen["forget_prob"] == record["forget_prob"]
         assert 0 <= record["decoy_place"] <= 1
         assert math.isfinite(record["utility"])
@@ -180,17 +193,23 @@ def test_a_cell_is_the_same_twice(spec, prepared):
         assert first[name] == again[name]
 
 
-def test_the_future_mask_leaves_the_dense_function(spec, prepared):
+def test_a_fading_mask_goes_from_the_dense_function_to_the_sparse_one(spec, prepared):
     folder = prepared[0]
     prompt = spec.params.model.prompt
     dense, sparse = (open_model(folder / name, prompt=prompt) for name in ("original", "original-wanda-0.5"))
     ids = torch.arange(2, 22)[None]
     with torch.no_grad():
         expected = dense.model(ids).logits
-        with future_mask(dense.model, sparse.mask):
+        with fading_mask(dense.model, sparse.mask) as fade:
             check_mask(dense.model, sparse.mask)
             torch.testing.assert_close(dense.model(ids).logits, expected, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(dense.model(ids).logits, expected, atol=1e-3)
+            fade(0.5)
+            halfway = dense.model(ids).logits
+            fade(0.0)
+            faded = dense.model(ids).logits
+        torch.testing.assert_close(dense.model(ids).logits, faded, rtol=0, atol=0)
+        assert not torch.allclose(faded, expected, atol=1e-3)
+        assert 0 < (halfway - expected).norm() < (faded - expected).norm()
 
 
 def made(redistribution: str, seed: int, distance: float) -> dict:

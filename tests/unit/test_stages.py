@@ -83,7 +83,7 @@ def test_unlearn_prune_starts_from_the_dense_model(forget):
     """The dense model answers better than the pruned one, and that is where its trajectory begins."""
     started = {}
     for order in ("prune-unlearn", "unlearn-prune"):
-        parameters(forget, order=order, max_steps=1)
+        parameters(forget, order=order, max_steps=1, fade_steps=1)
         run("snapshot", forget)
         run("unlearn", forget)
         started[order] = json.loads((forget / "metrics" / "unlearn.json").read_text())["trajectory"][0]["forget_logp"]

@@ -59,6 +59,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.fixture
+def dense(trained, pruned) -> LanguageModel:
+    """Not pruned yet, but it is known what will go."""
+    lm = copy.deepcopy(trained)
+    lm.mask = pruned.mask
+    return lm
+
+
 # -- batches --------------------------------------------------------------------------------------
 
 
@@ -310,7 +318,7 @@ def test_gradient_difference_without_its_retain_term_is_gradient_ascent(pruned):
 def test_gamma_weighs_forget_and_alpha_weighs_retain(pruned):
     def change(**weights: float) -> tuple[float, float]:
         lm = copy.deepcopy(pruned)
-        first, last = run(lm, params(objective="grad_diff", max_steps=8, **weights)).trajectory
+        first, last = run(lm, params(objective="grad_diff", max_steps=8, lr=2e-3, **weights)).trajectory
         return last["forget_logp"] - first["forget_logp"], last["retain_logp"] - first["retain_logp"]
 
     assert change(gamma=0.0, alpha=1.0)[1] > 0  # retain only: ordinary finetuning
@@ -408,3 +416,55 @@ def test_objective_that_may_move_nothing_is_refused(lm, monkeypatch):
     monkeypatch.setattr(GradAscent, "trains", lambda self, parameter, model: False)
     with pytest.raises(ConfigError, match="none of this model's parameters may move"):
         run(lm, params(objective="grad_ascent"))
+
+
+# -- learning rate and fading ---------------------------------------------------------------------
+
+
+def test_without_a_stop_rule_the_rate_falls_to_zero(lm, monkeypatch):
+    rates = []
+    step = SurvivorAdamW.step
+
+    def watched(self, *, lr, **options):
+        rates.append(lr)
+        return step(self, lr=lr, **options)
+
+    monkeypatch.setattr(SurvivorAdamW, "step", watched)
+    history = run(lm, params(max_steps=4, lr=0.004))
+    assert rates == pytest.approx([0.004, 0.003, 0.002, 0.001])
+    assert history.trajectory[-1]["lr"] == pytest.approx(0.001)
+
+
+def test_what_the_mask_takes_fades_away_while_survivors_unlearn(dense):
+    sequences = dense.encode(FORGET)
+    before = mean_answer_logp(dense, sequences)
+    readings = []
+    parameters = params(order="unlearn-prune", fade_steps=2, max_steps=4)
+    history = run(dense, parameters, progress=lambda *_: readings.append(mean_answer_logp(dense, sequences)))
+    check_mask(dense.model, dense.mask)
+    assert history.trajectory[0]["forget_logp"] == pytest.approx(before, abs=1e-4)
+    # Gone by the second step: leaving changes nothing any more.
+    assert mean_answer_logp(dense, sequences) == readings[3]
+    assert history.trajectory[-1]["forget_logp"] == pytest.approx(readings[3], abs=1e-5)
+    halfway = copy.deepcopy(dense)
+    with pytest.raises(KeyboardInterrupt):
+        run(halfway, parameters, progress=interrupt)
+    check_mask(halfway.model, halfway.mask)
+    assert abs(mean_answer_logp(halfway, sequences) - readings[0]) > 0.01
+
+
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_no_state_is_judged_that_still_has_what_will_go(dense):
+    stop = StopParams(eval_every=1, margin_nats=10.0, overshoot_nats=100.0, utility_floor=0.0)
+    history = run(dense, params(order="unlearn-prune", fade_steps=3, max_steps=8, stop=stop))
+    assert (history.stopped, history.steps) == ("target", 3)
+    assert [reading["step"] for reading in history.trajectory] == [0, 3]
+
+
+def test_fading_takes_no_more_steps_than_there_are():
+    with pytest.raises(ValueError, match="fade_steps 20: at most max_steps, 4"):
+        params(order="unlearn-prune")
+    assert params().fade_steps == 20
