@@ -81,9 +81,10 @@ class StopParams(_Params):
 
     Goal: the forget rows' mean answer log-probability is at most `margin_nats` above what the calibration expects of a
     model that never saw them (`sau.unlearn.calibration`). Floor: the retain rows' answers keep at least
-    `utility_floor` of their (geometric mean) probability. Below the floor, or more than `overshoot_nats` beyond the
-    goal, the weights go back to the best state and the learning rate is halved; where `patience` readings bring no
-    tenth of the way left, it is doubled. At most `max_changes` times together; 0 leaves the learning rate as given.
+    `utility_floor` of their (geometric mean) probability. Below the floor the weights go back to the best state, at
+    half the learning rate and twice the weight of the retain term; more than `overshoot_nats` beyond the goal they go
+    back at half the learning rate; where `patience` readings bring no tenth of the way left, it is doubled. At most
+    `max_changes` times together; 0 leaves both as given.
     """
 
     eval_every: int = Field(4, ge=1, le=10_000)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sau.params import StopParams
 
-Advice = Literal["go on", "done", "harder", "back"]
+Advice = Literal["go on", "done", "harder", "back", "protect"]
 
 
 @dataclass
@@ -50,7 +50,9 @@ class Frontier:
         self._gaps.append(above)
         if self._changes == self.params.max_changes:
             return "go on"
-        if not useful or above < 0:
+        if not useful:
+            return self._change("protect")
+        if above < 0:
             return self._change("back")
         recent = self._gaps[-self.params.patience - 1 :]
         if len(recent) > self.params.patience and recent[-1] > 0.9 * recent[0]:

@@ -141,7 +141,7 @@ def unlearn(
 
     Returns:
         Measurements before the first step, at every check and at the end: step, forget_logp, retain_logp,
-        holdout_logp, target_logp, and after a step also lr, loss, forget_loss, retain_loss (where there is one),
+        holdout_logp, target_logp, and after a step also lr, alpha, loss, forget_loss, retain_loss (where there is one),
         gradient_norm. With `params.stop` `steps` is that of the state left, which need not be the last measured.
 
     Raises:
@@ -192,15 +192,17 @@ def unlearn(
             due = params.stop and step % params.stop.eval_every == 0 and step >= to_fade
             if step != params.max_steps and not due:
                 continue
-            trajectory.append({"step": step, "lr": rate, **values, **_measure(setting, watched)})
+            settings = {"step": step, "lr": rate, "alpha": step_once.alpha}
+            trajectory.append({**settings, **values, **_measure(setting, watched)})
             advice = frontier.judge(step, trajectory[-1]) if frontier else "go on"
             if advice == "done":
                 stopped = "target"
                 break
-            if frontier and (advice == "back" or step == params.max_steps):
+            if frontier and (advice in ("back", "protect") or step == params.max_steps):
                 frontier.restore()
                 optimizer.restart()
-            lr *= {"back": 0.5, "harder": 2.0}.get(advice, 1.0)
+            lr *= {"back": 0.5, "protect": 0.5, "harder": 2.0}.get(advice, 1.0)
+            step_once.alpha *= {"protect": 2.0}.get(advice, 1.0)
     steps = frontier.step if frontier else params.max_steps
     return History(steps, stopped, trajectory, time.monotonic() - started)
 
@@ -228,6 +230,7 @@ class _UnlearnStep:
         seed: int,
     ) -> None:
         self.setting, self.params, self.optimizer = setting, params, optimizer
+        self.alpha = params.alpha  # doubled by the loop where utility breaks
         self.objective, self.redistribution = objective, redistribution
         self.objective_state = objective.start(setting)
         self.redistribution_state = redistribution.start(optimizer.layers, setting)
@@ -250,11 +253,11 @@ class _UnlearnStep:
                 self.redistribution.observe(layer, self.redistribution_state)
                 if self.redistribution.project:
                     self.forget_gradients[layer.name] = layer.gather(layer.gradient_OI)
-        if self.objective.has_retain_term and self.params.alpha:
+        if self.objective.has_retain_term and self.alpha:
             values["retain_loss"] = self._backward(
-                self.setting.retain, self.retain_order, self.objective.retain_loss, self.params.alpha
+                self.setting.retain, self.retain_order, self.objective.retain_loss, self.alpha
             )
-            loss += self.params.alpha * values["retain_loss"]
+            loss += self.alpha * values["retain_loss"]
         if self.redistribution.reads_gradient:
             for layer in self.optimizer.layers:
                 layer.check_gradient()

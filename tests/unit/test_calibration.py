@@ -178,7 +178,7 @@ def test_broken_utility_goes_back_to_the_best_state_that_kept_it():
     for step, (forget, retain) in enumerate(((-0.1, -0.1), (-0.8, -0.15), (-1.9, -0.1 + math.log(0.8)))):
         weight.data.fill_(step)
         advice = watch.judge(step, reading(forget, retain=retain))
-    assert advice == "back"
+    assert advice == "protect"
     watch.restore()
     assert (watch.step, weight.item()) == (1, 1.0)
 
@@ -186,7 +186,7 @@ def test_broken_utility_goes_back_to_the_best_state_that_kept_it():
 def test_reaching_the_goal_with_broken_utility_is_not_done():
     watch, _ = frontier(utility_floor=0.9)
     watch.judge(0, reading(-0.1))
-    assert watch.judge(1, reading(-2.0, retain=-1.0)) == "back"
+    assert watch.judge(1, reading(-2.0, retain=-1.0)) == "protect"
 
 
 def test_a_leap_beyond_the_goal_goes_back():

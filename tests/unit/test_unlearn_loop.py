@@ -264,6 +264,19 @@ def test_a_far_too_large_learning_rate_is_taken_back_and_the_best_state_is_kept(
     assert mean_answer_logp(lm, lm.encode(FORGET)) == pytest.approx(left["forget_logp"], rel=1e-3)
 
 
+def test_too_little_weight_on_the_retain_rows_is_raised_until_the_goal_is_in_reach(trained):
+    lm = copy.deepcopy(trained)
+    stop = StopParams(eval_every=2, utility_floor=0.9, margin_nats=0.1)
+    parameters = {"objective": "calibrated", "lr": 5e-3, "max_steps": 80}
+    before = mean_answer_logp(lm, lm.encode(RETAIN))
+    history = run(lm, params(alpha=0.05, stop=stop, **parameters))
+    alphas = [entry["alpha"] for entry in history.trajectory[1:]]
+    assert alphas == sorted(alphas)
+    assert alphas[0] == 0.05 < 0.2 <= alphas[-1]
+    assert history.stopped == "target"
+    assert mean_answer_logp(lm, lm.encode(RETAIN)) >= before + math.log(0.9) - 1e-4
+
+
 def test_a_far_too_small_learning_rate_is_raised(trained):
     lm = copy.deepcopy(trained)
     stop = StopParams(eval_every=1, patience=2)
