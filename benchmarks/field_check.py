@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=60, help="of SAU, which stops by itself")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
+    parser.add_argument("--candidates", nargs="*", help="judge only these, such as sau")
     parser.add_argument("--alone", action="store_true", help="only the decoy ranking, of one person at a time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -110,7 +111,8 @@ def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
     """The verdict of every candidate, beside the same two controls."""
     found: list[dict[str, Any]] = []
     controls = {name: partial(open_model, sources[name]) for name in ("original", "retrained")}
-    candidates = {name: folder for name, folder in sources.items() if name != "retrained"}
+    wanted = args.candidates or sources
+    candidates = {name: folder for name, folder in sources.items() if name != "retrained" and name in wanted}
     with seeded(SEED, args.threads):
         results = verify_each(
             candidates=[(partial(open_model, folder), read_manifest(folder).digest) for folder in candidates.values()],
