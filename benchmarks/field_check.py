@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=60, help="of SAU, which stops by itself")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
-    parser.add_argument("--candidates", nargs="*", help="judge only these, such as sau")
+    parser.add_argument("--candidates", nargs="*", help="read only these, such as original sau; default: all")
     parser.add_argument("--alone", action="store_true", help="only the decoy ranking, of one person at a time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -74,10 +74,11 @@ def main() -> None:
         sources = references(spec, args) | {
             name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
         }
+    wanted = {"retrained", *(args.candidates or sources)}
     if args.alone:
-        alone(args, rows, sources)
+        alone(args, rows, {name: folder for name, folder in sources.items() if name in wanted})
     elif not args.only_unlearn:
-        judge(args, rows, sources)
+        judge(args, rows, sources, wanted)
 
 
 def references(spec: benchmark.Spec, args: argparse.Namespace) -> dict[str, Path]:
@@ -107,11 +108,10 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
     return folder
 
 
-def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
-    """The verdict of every candidate, beside the same two controls."""
+def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path], wanted: set[str]) -> None:
+    """The verdict of every candidate wanted, beside the same two controls."""
     found: list[dict[str, Any]] = []
     controls = {name: partial(open_model, sources[name]) for name in ("original", "retrained")}
-    wanted = args.candidates or sources
     candidates = {name: folder for name, folder in sources.items() if name != "retrained" and name in wanted}
     with seeded(SEED, args.threads):
         results = verify_each(
