@@ -17,7 +17,7 @@ class Frontier:
 
     A reading's gap is how far the forget rows are from their goal, in nats, on either side of it; its utility the
     geometric mean of the retain rows' answer probability as a share of what it was. Best is the smallest gap with the
-    utility at or above the floor; the first to reach its goal ends the run.
+    utility at or above the floor, or the first reading while there is none; the first to reach its goal ends the run.
 
     Attributes:
         step: of the best reading.
@@ -42,8 +42,9 @@ class Frontier:
         if not self._overshoot:  # where the rows already were beyond their goal, there is nothing to overshoot
             self._overshoot = self.params.overshoot_nats + max(-above, 0.0)
         done = useful and -self._overshoot <= above <= 0
-        if done or (useful and abs(above) < self.gap):
-            self.step, self.gap = step, abs(above)
+        better = done or (useful and abs(above) < self.gap)
+        if better or not self.state:
+            self.step, self.gap = step, abs(above) if better else math.inf
             self.state = [parameter.detach().clone() for parameter in self.parameters]
         if done:
             return "done"

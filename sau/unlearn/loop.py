@@ -180,7 +180,8 @@ def unlearn(
         frontier = None
         if params.stop:
             frontier = Frontier(params.stop, [p for _, p in parameters], trajectory[0]["retain_logp"])
-            frontier.judge(0, trajectory[0])
+            if not to_fade:  # what is there before fading cannot be gone back to
+                frontier.judge(0, trajectory[0])
         for step in range(1, params.max_steps + 1):
             rate = lr if params.stop else lr * (1 - (step - 1) / params.max_steps)
             with _naming(step, objective.name):

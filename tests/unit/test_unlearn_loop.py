@@ -477,6 +477,16 @@ def test_no_state_is_judged_that_still_has_what_will_go(dense):
     assert [reading["step"] for reading in history.trajectory] == [0, 3]
 
 
+def test_a_floor_that_fading_breaks_does_not_bring_back_the_dense_survivors(dense):
+    stop = StopParams(eval_every=1, utility_floor=1.0)
+    history = run(dense, params(order="unlearn-prune", fade_steps=3, max_steps=6, lr=1e-4, stop=stop))
+    before, *after = history.trajectory
+    assert all(reading["retain_logp"] < before["retain_logp"] for reading in after)  # it did break
+    check_mask(dense.model, dense.mask)
+    left = next(reading for reading in after if reading["step"] == history.steps)
+    assert mean_answer_logp(dense, dense.encode(RETAIN)) == pytest.approx(left["retain_logp"], abs=1e-4)
+
+
 def test_fading_takes_no_more_steps_than_there_are():
     with pytest.raises(ValueError, match="fade_steps 20: at most max_steps, 4"):
         params(order="unlearn-prune")
