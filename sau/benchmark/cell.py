@@ -98,7 +98,6 @@ def run_method(
         lm = reference(folder, "original", spec, rows, NOWHERE, 0.0, cell.seed)
     else:
         lm = copy.deepcopy(sparse)
-    retain = lm.encode(rows["retain"])
     recovery = spec.params.recover
     params = checked(
         type(spec.params.unlearn),
@@ -109,7 +108,7 @@ def run_method(
             "order": cell.order if masked else "prune-unlearn",
             "lr": lr,
             # Who sees the mask coming needs no recovery: its steps are steps of unlearning.
-            "max_steps": spec.steps + (num_steps(recovery, len(retain)) if masked and pruned_last else 0),
+            "max_steps": spec.steps + (num_steps(recovery, len(rows["retain"])) if masked and pruned_last else 0),
             "stop": None,
             "adapt": None,  # done once for all
         },
@@ -125,5 +124,5 @@ def run_method(
             apply_mask(lm.model, sparse.mask)
             lm.mask = sparse.mask
         if pruned_last:
-            finetune(lm, retain, recovery, seed=cell.seed + 1)
+            finetune(lm, lm.encode(rows["retain"]), recovery, seed=cell.seed + 1)
     return lm, history

@@ -203,7 +203,8 @@ def unlearn(
                 frontier.restore()
                 optimizer.restart()
             lr *= {"back": 0.5, "protect": 0.5, "harder": 2.0}.get(advice, 1.0)
-            step_once.alpha *= {"protect": 2.0}.get(advice, 1.0)
+            if advice == "protect":
+                step_once.alpha *= 2
     steps = frontier.step if frontier else params.max_steps
     return History(steps, stopped, trajectory, time.monotonic() - started)
 
