@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sau import benchmark
-from sau.benchmark import Cell, measure
+from sau.benchmark import Cell, measure, read
 from sau.models import LanguageModel, seeded
 from sau.params import read_yaml
 from sau.text import Encoded
@@ -76,7 +76,7 @@ def come_back(spec: benchmark.Spec, record: dict[str, Any], folder: Path) -> dic
 
 def excess(lm: LanguageModel, control: LanguageModel, sets: dict[str, list[Encoded]]) -> float:
     """Forget probability of one model minus that of the other."""
-    return measure(lm, sets).forget_prob - measure(control, sets).forget_prob
+    return measure(read(lm, sets)).forget_prob - measure(read(control, sets)).forget_prob
 
 
 if __name__ == "__main__":

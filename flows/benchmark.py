@@ -118,13 +118,16 @@ def _run(
     size: str, spec: Spec, wanted: list[Cell], data: str, finished_file: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The records of the wanted cells and of their references, those that are missing made first."""
-    key, commit = digest(spec, data), _commit()
-    folder = settings().state / LINE / models_digest(spec, data)[:12]
-    finished = {line["id"]: line["record"] for line in _whole_lines(finished_file) if line["key"] == key}
+    commit, models = _commit(), models_digest(spec, data)
+    folder = settings().state / LINE / models[:12]
+    names = {cell: f"references/{cell.pruner}/{cell.sparsity}/{cell.seed}" for cell in wanted}
+    keys = {cell.id: digest(spec, data, cell) for cell in wanted} | dict.fromkeys(names.values(), models)
+    lines = _whole_lines(finished_file)
+    finished = {line["id"]: line["record"] for line in lines if line["key"] == keys.get(line["id"])}
 
     def keep(name: str, record: Any) -> None:
         # Through JSON, so that a record is the same whether it was run now or read back.
-        line = _dump({"key": key, "id": name, "record": record})
+        line = _dump({"key": keys[name], "id": name, "record": record})
         with finished_file.open("a") as file:
             file.write(line + "\n")
         finished[name] = json.loads(line)["record"]
@@ -132,7 +135,6 @@ def _run(
     tracking = Tracking(settings())
     pending = [cell for cell in wanted if cell.id not in finished]
     log.info("benchmark %s: %d cells, %d finished before", size, len(wanted), len(wanted) - len(pending))
-    names = {cell: f"references/{cell.pruner}/{cell.sparsity}/{cell.seed}" for cell in wanted}
     with tracking.run(LINE, size, tags={"commit": commit}) as run_id, _processes(spec) as pool:
         tracking.params(run_id, spec.model_dump(exclude={"params"}))
         places = {
@@ -142,14 +144,17 @@ def _run(
         preparing = [
             prepare_seed.submit(pool, spec, data, seed, folder / f"seed-{seed}", places[seed]) for seed in places
         ]
+        running = []
         for prepared in as_completed(preparing):
             rows = prepared.result()
             for place in dict.fromkeys((row["pruner"], row["sparsity"], row["seed"]) for row in rows):
                 name = "/".join(map(str, ("references", *place)))
                 keep(name, [row for row in rows if (row["pruner"], row["sparsity"], row["seed"]) == place])
-        running = [
-            measure_cell.submit(pool, spec, data, cell, folder / f"seed-{cell.seed}", run_id) for cell in pending
-        ]
+            running += [  # those of a seed as soon as it is prepared
+                measure_cell.submit(pool, spec, data, cell, folder / f"seed-{cell.seed}", run_id)
+                for cell in pending
+                if cell.seed == rows[0]["seed"]
+            ]
         for number, measured in enumerate(as_completed(running), 1):
             record = measured.result() | {"commit": commit}
             keep(record["id"], record)

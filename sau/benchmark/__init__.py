@@ -31,6 +31,7 @@ from sau.benchmark.distance import (
     mean_target,
     measure,
     rank,
+    read,
 )
 from sau.benchmark.models import adapted_base, encoded, load_rows, prepare, reference
 from sau.benchmark.report import frontier, markdown
@@ -59,6 +60,7 @@ __all__ = [
     "models_digest",
     "prepare",
     "rank",
+    "read",
     "reference",
     "run_cell",
     "run_method",

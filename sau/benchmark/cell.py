@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sau.benchmark.distance import decoys, distances, goal_gap, mean_target, measure, rank
+from sau.benchmark.distance import decoys, distances, goal_gap, mean_target, measure, rank, read
 from sau.benchmark.models import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
 from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Spec
 from sau.data.records import Row
@@ -42,14 +42,16 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
         sparse = reference(folder, "original", spec, rows, cell.pruner, cell.sparsity, cell.seed)
         sets, hidden = encoded(sparse, rows), decoys(sparse, rows, cell.seed)
         base = adapted_base(folder, spec.params.model.prompt)
+        base_read = read(base, sets)
         for lr in spec.lrs:
             try:
                 shipped, history = run_method(spec, cell, folder, rows, sparse, base, lr)
             except DivergedError:
                 continue
-            reading = measure(shipped, sets)
+            found_now = read(shipped, sets)
+            reading = measure(found_now)
             numbers = {"lr": lr, "steps": history.steps, "seconds": history.seconds, **reading.numbers()}
-            numbers["goal_gap"] = goal_gap(shipped, base, sets)
+            numbers["goal_gap"] = goal_gap(found_now, base_read)
             runs.append(numbers | distances(reading, None, before=before, target=target))
             orders = {
                 "chosen": rank(reading, before, numbers["goal_gap"]),
@@ -116,7 +118,7 @@ def run_method(
     )
     lm.mask = sparse.mask if masked else None
     parts = (rows["forget"], rows["retain"], rows["holdout"])
-    history = unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads)
+    history = unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, watch=False)
     if not masked and sparse.mask is not None:
         if cell.redistribution == NEW_MASK:
             prune(lm, calibration(lm, rows, spec), prune_params(spec, cell.pruner, cell.sparsity))

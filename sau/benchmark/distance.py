@@ -1,17 +1,17 @@
 """How far a sparse model is from the retrained ones, and which run a user would choose who has none of those."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from sau.data.records import Row
 from sau.errors import DataError
 from sau.models import LanguageModel
 from sau.text import Encoded, answer_logps
-from sau.unlearn.calibration import Calibration
-from sau.unlearn.loop import mean_answer_logp
+from sau.unlearn.calibration import expected_logps
 from sau.verify.checks.decoy_rank import place as place_among_decoys
 from sau.verify.decoys import find_secrets
 from sau.verify.readings import sum_logps
@@ -20,6 +20,9 @@ from sau.verify.stats import auc
 REFERENCES = ("original", "retrained", "retrained-again")
 UTILITY_FLOOR = 0.9
 NUM_DECOYS, MAX_DECOY_RECORDS = 19, 40
+
+TokenLogps = Mapping[str, Sequence[Tensor]]
+"""Set -> per row the log-probabilities [n_i] of its answer's tokens."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Target:
     place: float
 
 
-def measure(lm: LanguageModel, sets: Mapping[str, list[Encoded]]) -> Reading:
-    """Read a model on the encoded rows of `forget`, `retain` and `holdout`."""
-    logps = {
-        name: np.array([float(logp.mean()) for logp in answer_logps(lm.model, sequences)])
-        for name, sequences in sets.items()
-    }
+def read(lm: LanguageModel, sets: Mapping[str, list[Encoded]]) -> TokenLogps:
+    """Per set and row the log-probabilities of the answer's tokens."""
+    return {name: answer_logps(lm.model, sequences) for name, sequences in sets.items()}
+
+
+def measure(read: TokenLogps) -> Reading:
+    """What was read of a model on `forget`, `retain` and `holdout`, in numbers."""
+    logps = {name: np.array([float(logp.mean()) for logp in rows]) for name, rows in read.items()}
     probs = {f"{name}_prob": float(np.exp(values).mean()) for name, values in logps.items()}
     return Reading(**probs, auc=auc(logps["forget"], logps["holdout"]), forget_prob_N=np.exp(logps["forget"]))
 
@@ -121,11 +126,11 @@ def distances(reading: Reading, place: float | None, *, before: Reading, target:
     }
 
 
-def goal_gap(lm: LanguageModel, base: LanguageModel, sets: Mapping[str, list[Encoded]]) -> float:
+def goal_gap(read: TokenLogps, base: TokenLogps) -> float:
     """How far the forget rows' mean answer log-probability is, in nats, from where base model and holdout say that rows
     are which the model never saw (`sau.unlearn.calibration`): what the product's stop rule goes by."""
-    goal = Calibration(lm, base, sets["forget"], sets["holdout"]).mean_target(range(len(sets["forget"])))
-    return abs(mean_answer_logp(lm, sets["forget"]) - goal)
+    goals = expected_logps(read["holdout"], base["holdout"], base["forget"])
+    return abs(float(np.mean([float((logp - goal).mean()) for logp, goal in zip(read["forget"], goals, strict=True)])))
 
 
 def rank(reading: Reading, before: Reading, gap: float) -> tuple[bool, float]:

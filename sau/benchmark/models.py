@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sau.benchmark.distance import REFERENCES, Reading, decoys, distances, mean_target, measure
+from sau.benchmark.distance import REFERENCES, Reading, decoys, distances, mean_target, measure, read
 from sau.benchmark.spec import DEMO, Sparsity, Spec
 from sau.checkpoint import open_model, save_sparse
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
@@ -94,7 +94,7 @@ def known(
     if not file.exists():
         models = {name: reference(folder, name, spec, rows, pruner, sparsity, seed) for name in REFERENCES}
         sets, hidden = encoded(models["original"], rows), decoys(models["original"], rows, seed)
-        found = {name: vars(measure(lm, sets)) | {"place": hidden.place(lm)} for name, lm in models.items()}
+        found = {name: vars(measure(read(lm, sets))) | {"place": hidden.place(lm)} for name, lm in models.items()}
         unfinished = file.with_suffix(".part")
         unfinished.write_text(json.dumps(found, default=np.ndarray.tolist))
         unfinished.rename(file)

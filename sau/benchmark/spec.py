@@ -108,10 +108,11 @@ def side(redistribution: str) -> str:
     return {DENSE: "dense", MASK_ONLY: "mask-only"}.get(redistribution, "sau")
 
 
-def digest(spec: Spec, data: str) -> str:
-    """SHA-256 of all that numbers depend on, apart from the code and the place in the grid."""
-    fields = spec.model_dump(mode="json", exclude={"num_seeds"})
-    return hashlib.sha256(json.dumps([fields, data], sort_keys=True).encode()).hexdigest()
+def digest(spec: Spec, data: str, cell: Cell) -> str:
+    """SHA-256 of all that a cell's numbers depend on, apart from the code: a grid may grow beside finished cells."""
+    fields = spec.model_dump(mode="json", include={"params", "num_forget", "num_retain", "num_holdout", "lrs", "steps"})
+    method = [spec.objectives[cell.objective], spec.redistributions.get(cell.redistribution)]
+    return hashlib.sha256(json.dumps([fields, method, asdict(cell), data], sort_keys=True).encode()).hexdigest()
 
 
 def models_digest(spec: Spec, data: str) -> str:

@@ -24,6 +24,35 @@ from sau.models import LanguageModel
 from sau.text import Encoded, answer_logps
 
 
+def expected_logps(
+    holdout: Sequence[Tensor], base_holdout: Sequence[Tensor], base_rows: Sequence[Tensor]
+) -> list[Tensor]:
+    """What a model would make of rows that it never saw, as it does of the holdout: f and shift above.
+
+    Args:
+        holdout, base_holdout: what the model and the base model make of each holdout row's answer tokens [n_i], nats.
+        base_rows: what the base model makes of the rows in question.
+
+    Returns:
+        Per row the expected log-probability [n_i] of its answer tokens, float32.
+    """
+    hardness, order = torch.cat([*base_holdout]).sort(stable=True)
+    level = isotonic_regression(torch.cat([*holdout])[order].numpy()).x
+
+    def expected(base_logp: Tensor) -> np.ndarray:
+        return np.interp(base_logp.numpy(), hardness.numpy(), level)
+
+    guessed = np.array([expected(logp).mean() for logp in base_holdout])
+    found = np.array([float(logp.mean()) for logp in holdout])
+    slope, offset = np.polyfit(guessed, found, 1) if guessed.std() > 1e-6 else (1.0, (found - guessed).mean())
+    targets = []
+    for logp in base_rows:
+        tokens = expected(logp)
+        shift = slope * tokens.mean() + offset - tokens.mean()
+        targets.append(torch.from_numpy(np.minimum(tokens + shift, 0.0)).float())
+    return targets
+
+
 class Calibration:
     """Targets for the forget rows under a model that changes.
 
@@ -47,23 +76,10 @@ class Calibration:
         seen = answer_logps(self._lm.model, self._holdout)
         mean = torch.stack([logp.mean() for logp in seen]).mean()
         self.holdout_logp = float(mean)
-        if not self.per_token:
+        if self.per_token:
+            self.targets = expected_logps(seen, self._base_holdout, self._base_forget)
+        else:
             self.targets = [mean.expand(row.num_answer_tokens) for row in self._forget]
-            return
-        hardness, order = torch.cat(self._base_holdout).sort(stable=True)
-        level = isotonic_regression(torch.cat(seen)[order].numpy()).x
-
-        def expected(base_logp: Tensor) -> np.ndarray:
-            return np.interp(base_logp.numpy(), hardness.numpy(), level)
-
-        guessed = np.array([expected(logp).mean() for logp in self._base_holdout])
-        found = np.array([float(logp.mean()) for logp in seen])
-        slope, offset = np.polyfit(guessed, found, 1) if guessed.std() > 1e-6 else (1.0, (found - guessed).mean())
-        self.targets = []
-        for logp in self._base_forget:
-            tokens = expected(logp)
-            shift = slope * tokens.mean() + offset - tokens.mean()
-            self.targets.append(torch.from_numpy(np.minimum(tokens + shift, 0.0)).float())
 
     def mean_target(self, rows: Sequence[int]) -> float:
         """Mean over these forget rows of the mean target, nats per answer token."""

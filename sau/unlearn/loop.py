@@ -117,6 +117,7 @@ def unlearn(
     base: LanguageModel | None = None,
     num_threads: int | None = None,
     progress: Progress | None = None,
+    watch: bool = True,
 ) -> History:
     """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain, survivors only.
 
@@ -138,6 +139,7 @@ def unlearn(
         seed, num_threads: fix the result bit for bit.
         base: the model before it was trained on any of these rows; with it the goal is calibrated row by row.
         progress: called after every step with (step, max_steps, numbers).
+        watch: without a stop rule, whether to measure at all.
 
     Returns:
         Measurements before the first step, at every check and at the end: step, forget_logp, retain_logp,
@@ -176,7 +178,8 @@ def unlearn(
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
         optimizer = SurvivorAdamW(parameters, lm.mask or {})
         step_once = _UnlearnStep(setting, objective, redistribution, optimizer, params, seed)
-        trajectory = [{"step": 0, **_measure(setting, watched)}]
+        watch = watch or params.stop is not None
+        trajectory = [{"step": 0, **_measure(setting, watched)}] if watch else []
         frontier = None
         if params.stop:
             frontier = Frontier(params.stop, [p for _, p in parameters], trajectory[0]["retain_logp"])
@@ -191,7 +194,7 @@ def unlearn(
             if progress:
                 progress(step, params.max_steps, values)
             due = params.stop and step % params.stop.eval_every == 0 and step >= to_fade
-            if step != params.max_steps and not due:
+            if not (watch and (due or step == params.max_steps)):
                 continue
             settings = {"step": step, "lr": rate, "alpha": step_once.alpha}
             trajectory.append({**settings, **values, **_measure(setting, watched)})

@@ -292,6 +292,17 @@ def test_without_a_stop_rule_all_steps_are_taken(lm):
     assert [entry["step"] for entry in history.trajectory] == [0, 5]
 
 
+def test_a_run_that_is_not_watched_gives_the_same_weights(pruned):
+    models = [copy.deepcopy(pruned) for _ in range(3)]
+    unwatched = run(models[0], params(max_steps=4, stop=None), watch=False)
+    watched = run(models[1], params(max_steps=4, stop=None))
+    assert unwatched.trajectory == []
+    assert [entry["step"] for entry in watched.trajectory] == [0, 4]
+    assert same(weights(models[0]), weights(models[1]))
+    # A stop rule has to see where it is, whoever is watching.
+    assert run(models[2], params(max_steps=4, stop=StopParams(eval_every=2)), watch=False).trajectory
+
+
 def test_dense_model_is_unlearned_densely(trained):
     lm = copy.deepcopy(trained)
     before = weights(lm)
