@@ -18,8 +18,8 @@ from sau.unlearn.loop import unlearn
 from sau.unlearn.objectives.base import Setting, forward
 from sau.unlearn.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution, project_off
-from sau.unlearn.redistribution.compensated import solve_on_survivors
 from sau.unlearn.redistribution.importance import importance_scale
+from sau.unlearn.redistribution.least_squares import solve_on_survivors
 
 PACKAGE = "sau.unlearn.redistribution"
 
@@ -48,7 +48,7 @@ def layer_of(weight: Tensor, kept: Tensor) -> Survivors:
 
 
 def test_known():
-    assert set(discover(Redistribution, PACKAGE)) == {"none", "importance", "compensated"}
+    assert set(discover(Redistribution, PACKAGE)) == {"none", "importance", "compensated", "natural"}
 
 
 def test_survivors_gather_and_scatter_are_inverse():
@@ -213,11 +213,12 @@ def test_compensated_by_hand():
     assert same_length.tolist() == pytest.approx([-0.1])
 
 
-def test_compensated_takes_its_inputs_from_retain_rows(setting):
+@pytest.mark.parametrize("method", ["compensated", "natural"])
+def test_inputs_are_those_of_retain_rows(setting, method):
     model = setting.lm.model
     name = "model.layers.0.mlp.gate_proj.weight"
     layer = Survivors(name, model.get_parameter(name), setting.lm.mask[name])
-    hessian = make({"name": "compensated", "num_rows": 20, "damping": 0.01}).start([layer], setting)[name]
+    hessian = make({"name": method, "num_rows": 20, "damping": 0.01}).start([layer], setting)[name]
     expected = torch.zeros(32, 32)
 
     def add(_module, args):
@@ -230,6 +231,79 @@ def test_compensated_takes_its_inputs_from_retain_rows(setting):
     handle.remove()
     expected += 0.01 * expected.diagonal().mean() * torch.eye(32)
     torch.testing.assert_close(hessian, expected, rtol=1e-3, atol=1e-3)
+
+
+# -- natural --------------------------------------------------------------------------------------
+
+
+def _natural_case(seed: int) -> tuple[Survivors, Tensor, Tensor]:
+    """A layer with a row of survivors only and one of none, its step, and what its inputs are like."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(6, 10, generator=generator) > 0.5
+    kept[1], kept[4] = True, False
+    layer = layer_of(torch.randn(6, 10, generator=generator), kept)
+    step = torch.randn(layer.num_survivors, generator=generator)
+    return layer, step, _hessian(10, generator)
+
+
+def test_natural_step_goes_furthest_along_adamws_for_what_it_changes():
+    layer, step, hessian = _natural_case(0)
+    rule = make({"name": "natural", "num_iterations": 60})
+    step_OI = layer.scatter(step)
+    taken = layer.scatter(rule.redistribute(layer, step, {"w": hessian}))
+    assert not taken[~layer.kept_OI].any()
+    torch.testing.assert_close(taken.norm(dim=1), step_OI.norm(dim=1))
+
+    def progress_per_change(step_of_O: Tensor) -> Tensor:
+        change = ((step_of_O @ hessian) * step_of_O).sum(1).sqrt()
+        return (step_of_O * step_OI).sum(1) / change
+
+    some = layer.num_survivors_O > 0
+    best = progress_per_change(taken)[some]
+    assert (best >= progress_per_change(step_OI)[some]).all()
+    for seed in range(20):  # and no other direction does better
+        other = torch.randn(taken.shape, generator=torch.Generator().manual_seed(seed)) * layer.kept_OI
+        nearby = taken + 0.1 * other * taken.norm(dim=1, keepdim=True)
+        assert (progress_per_change(nearby)[some] <= best + 1e-4).all()
+    few = layer.scatter(make("natural").redistribute(layer, step, {"w": hessian}))
+    assert progress_per_change(few)[some].mean() > progress_per_change(step_OI)[some].mean()
+
+
+def test_natural_step_imitates_the_dense_natural_step():
+    layer, step, hessian = _natural_case(1)
+    dense = layer.scatter(step) @ torch.linalg.inv(hessian)
+    masked = layer.gather(dense)
+    taken = layer.scatter(make({"name": "natural", "num_iterations": 60}).redistribute(layer, step, {"w": hessian}))
+    for row in range(6):
+        of = layer.kept_OI[row]
+        if not of.any():
+            continue
+        # Least squares in the layer's outputs, by hand; the rule keeps its direction.
+        best = torch.linalg.solve(hessian[of][:, of], (dense[row] @ hessian)[of])
+        torch.testing.assert_close(taken[row, of] / taken[row].norm(), best / best.norm(), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(layer.gather(taken) / taken.norm(), masked / masked.norm(), atol=1e-2)
+
+
+def test_natural_step_with_equal_uncorrelated_inputs_is_adamws():
+    layer, step, _ = _natural_case(2)
+    taken = make("natural").redistribute(layer, step, {"w": 3.0 * torch.eye(10)})
+    torch.testing.assert_close(taken, step)
+
+
+def test_natural_forgets_more_for_what_retain_rows_lose(setting):
+    """With the retain term off, at steps of the same length."""
+    price = {}
+    for method in ("none", "natural"):
+        lm = copy.deepcopy(setting.lm)
+        params = UnlearnParams(
+            objective="grad_diff", redistribution=method, lr=1e-3, max_steps=8, batch_size=20, alpha=0.0, stop=None
+        )
+        rows, retain = setting.forget_rows, demo_rows("b", seed=1)
+        first, last = unlearn(lm, rows, retain, retain, params, seed=0, num_threads=1).trajectory
+        check_mask(lm.model, lm.mask)
+        assert last["forget_logp"] < first["forget_logp"]
+        price[method] = (first["retain_logp"] - last["retain_logp"]) / (first["forget_logp"] - last["forget_logp"])
+    assert price["natural"] < price["none"]
 
 
 # -- projection -----------------------------------------------------------------------------------
