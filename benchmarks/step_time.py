@@ -1,6 +1,6 @@
 """What SAU costs on top of a plain step, in one run.
 
-    python benchmarks/step_time.py [--steps 7] [--compensated]
+    python benchmarks/step_time.py [--steps 7] [--sides none importance natural compensated]
 
 A model of SmolLM2-135M's shape with random weights, 50% of every block matrix pruned; NPO, batches of 8
 random sequences of 60 tokens, embeddings frozen, one thread. The plain step is the same loop without a mask. Sides take
@@ -33,7 +33,7 @@ from sau.unlearn.redistribution.base import Redistribution
 
 NUM_ROWS, NUM_TOKENS, PROMPT = 32, 60, 20
 LR = 1e-5
-SIDES = ("plain", "none", "importance")
+SIDES = ("none", "importance")
 
 
 def smollm2_shape() -> Any:
@@ -125,13 +125,13 @@ def _tensors(thing: Any) -> Iterator[torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="SAU's step over the plain step")
     parser.add_argument("--steps", type=int, default=7, help="rounds after one that is not counted")
-    parser.add_argument("--compensated", action="store_true", help="one more side; slow")
+    parser.add_argument("--sides", nargs="+", default=SIDES, help="redistributions; natural and compensated are slow")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = smollm2_shape()
     mask = half_mask(model)
     apply_mask(model, mask)
-    names = (*SIDES, *(["compensated"] if args.compensated else []))
+    names = ("plain", *args.sides)
     sides = {name: Side(name, model, {} if name == "plain" else mask) for name in names}
     rounds = []
     for number in range(args.steps + 1):
