@@ -135,6 +135,9 @@ def goal_gap(read: TokenLogps, base: TokenLogps) -> float:
 
 def rank(reading: Reading, before: Reading, gap: float) -> tuple[bool, float]:
     """How a user who has no retrained model orders runs, best first: those that keep UTILITY_FLOOR of the retain rows'
-    answer probability, the nearest to the goal before others (`gap`, see `goal_gap`); else the most useful."""
+    answer probability, the nearest to the goal before others (`gap`, see `goal_gap`); else the most useful. What the
+    retain rows lose counts like a gap of as many nats, as both count in the distance to retraining."""
     utility = reading.retain_prob / before.retain_prob
-    return (True, -utility) if utility < UTILITY_FLOOR else (False, gap)
+    if utility < UTILITY_FLOOR:
+        return True, -utility
+    return False, math.hypot(gap, min(math.log(utility), 0.0))

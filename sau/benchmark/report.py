@@ -13,8 +13,8 @@ from sau.benchmark.spec import DENSE
 _COLOURS = {
     "none": "#7f7f7f",
     "importance": "#1f77b4",
-    "importance-project": "#17becf",
     "compensated": "#2ca02c",
+    "natural": "#9467bd",
     "unmasked-same-mask": "#d62728",
     "unmasked-new-mask": "#ff7f0e",
 }
