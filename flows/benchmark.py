@@ -212,7 +212,7 @@ def _budget(spec: Spec, cells: list[Cell]) -> dict[str, Any]:
     text = (
         f"Every method has the same budget: {spec.steps} steps with each of the learning rates {lrs}, falling linearly "
         f"to 0; of the runs that keep {UTILITY_FLOOR:.0%} of the retain rows' answer probability the one counts that "
-        "brings forget rows nearest to where the product's stop rule wants them and costs retain rows least, in nats. "
+        "brings forget rows nearest to where the product's calibration wants them and costs retain rows least. "
         f"{seeds} seed{'s' * (seeds > 1)}."
     )
     return {

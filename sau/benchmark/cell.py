@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sau.benchmark.distance import decoys, distances, goal_gap, mean_target, measure, rank, read
+from sau.benchmark.distance import Reading, decoys, distances, goal_gap, mean_target, measure, rank, read
 from sau.benchmark.models import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
 from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Spec
 from sau.data.records import Row
@@ -35,7 +35,7 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     rows = load_rows(spec, data, cell.seed)
     runs: list[dict[str, float]] = []
-    best: dict[str, tuple[Any, dict[str, Any]]] = {}
+    best: dict[str, tuple[Any, dict[str, float], Reading, LanguageModel]] = {}
     with seeded(cell.seed, spec.params.num_threads):
         readings, ranks = known(folder, spec, rows, cell.pruner, cell.sparsity, cell.seed)
         before, target = readings["original"], mean_target(readings, ranks)
@@ -57,17 +57,23 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
                 "chosen": rank(reading, before, numbers["goal_gap"]),
                 "informed": runs[-1]["distance_to_retrain"],
             }
-            better = [rule for rule, key in orders.items() if rule not in best or key < best[rule][0]]
-            if better:
-                found = numbers | distances(reading, hidden.place(shipped), before=before, target=target)
-                found["at_edge"] = lr in (min(spec.lrs), max(spec.lrs))
-                best.update({rule: (orders[rule], found) for rule in better})
-    if not runs:
-        raise DivergedError(f"cell {cell.id}: diverged with every learning rate")
+            better = (rule for rule, key in orders.items() if rule not in best or key < best[rule][0])
+            best.update({rule: (orders[rule], runs[-1], reading, shipped) for rule in better})
+        if not runs:
+            raise DivergedError(f"cell {cell.id}: diverged with every learning rate")
+        # Decoys are many rows to read: of the models that count alone, and once where they are the same.
+        models = {run["lr"]: shipped for _, run, _, shipped in best.values()}
+        places = {lr: hidden.place(shipped) for lr, shipped in models.items()}
+    chosen, informed = (
+        run
+        | distances(reading, places[run["lr"]], before=before, target=target)
+        | {"at_edge": run["lr"] in (min(spec.lrs), max(spec.lrs))}
+        for _, run, reading, _ in (best["chosen"], best["informed"])
+    )
     return {
         **asdict(cell),
-        **best["chosen"][1],
-        "informed": best["informed"][1],
+        **chosen,
+        "informed": informed,
         "cell_seconds": time.monotonic() - started,
         "runs": runs,
     }

@@ -134,10 +134,13 @@ def goal_gap(read: TokenLogps, base: TokenLogps) -> float:
 
 
 def rank(reading: Reading, before: Reading, gap: float) -> tuple[bool, float]:
-    """How a user who has no retrained model orders runs, best first: those that keep UTILITY_FLOOR of the retain rows'
-    answer probability, the nearest to the goal before others (`gap`, see `goal_gap`); else the most useful. What the
-    retain rows lose counts like a gap of as many nats, as both count in the distance to retraining."""
+    """How a user who has no retrained model orders runs, best first.
+
+    Those that keep UTILITY_FLOOR of the retain rows' answer probability come first, by sqrt(a^2 + b^2), which is built
+    as the distance to retraining is: a is how far the forget rows' answer probability is from its goal (to first order
+    the probability times `gap`, see `goal_gap`), b the utility lost. Then the others, the most useful first.
+    """
     utility = reading.retain_prob / before.retain_prob
     if utility < UTILITY_FLOOR:
         return True, -utility
-    return False, math.hypot(gap, min(math.log(utility), 0.0))
+    return False, math.hypot(reading.forget_prob * gap, max(1 - utility, 0.0))
