@@ -90,8 +90,9 @@ def benchmark(
         "budget": _budget(spec, wanted),
         "cells": [{key: value for key, value in cell.items() if key not in ("runs", "informed")} for cell in cells],
         "references": references,
-        **compare(cells),
-        "informed": compare([cell | cell["informed"] for cell in cells])["ratio"],
+        "shipped": spec.shipped,
+        **compare(cells, spec.shipped),
+        "informed": compare([cell | cell["informed"] for cell in cells], spec.shipped)["ratio"],
     }
     json_file.write_text(_dump(result, indent=1) + "\n")
     date = datetime.now(UTC).date()

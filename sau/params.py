@@ -105,7 +105,7 @@ class UnlearnParams(_Params):
     order: Literal["prune-unlearn", "unlearn-prune"] = "prune-unlearn"
     fade_steps: int = Field(20, ge=1, le=1_000_000)
     objective: dict[str, Any] | str = "npo"
-    redistribution: dict[str, Any] | str = "importance"
+    redistribution: dict[str, Any] | str = "natural"
     lr: float = Field(gt=0, le=1)
     max_steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(8, ge=1, le=1024)

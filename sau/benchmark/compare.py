@@ -8,16 +8,23 @@ import numpy as np
 from sau.benchmark.spec import side
 
 
-def compare(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def compare(cells: Sequence[Mapping[str, Any]], shipped: tuple[str, str]) -> dict[str, list[dict[str, Any]]]:
     """The best of SAU, of mask-only and of the rivals per (pruner, sparsity, order), and the ratios of their distances.
 
     The best setup (objective, redistribution) of a side has the smallest distance_to_retrain, mean over seeds. For
     the ratio of a seed, each side's setup is chosen on the OTHER seeds, so that a side with more methods to choose
     from gains nothing by luck; with one seed it is chosen on that seed. A ratio below 1 is in favour of SAU.
 
+    Args:
+        cells: of any places and seeds.
+        shipped: the setup that the product has as its default. Nothing is chosen on its side.
+
     Returns:
         `sau`, `mask_only`, `rival`: the best setup with the mean, smallest and largest distance over seeds;
-        `ratio`: SAU over rival, and SAU over mask-only, the geometric mean over seeds with the smallest and largest.
+        `ratio`: the geometric mean over seeds, with the smallest and largest, of SAU over rival (`ratio`), SAU over
+        mask-only (`ratio_to_mask_only`), the shipped setup over the rival (`shipped_ratio`) and over mask-only with the
+        same objective, which differs in the redistribution alone (`shipped_ratio_to_mask_only`). Missing where a side
+        has no cells.
     """
     result: dict[str, list[dict[str, Any]]] = {"sau": [], "mask_only": [], "rival": [], "ratio": []}
     for place in dict.fromkeys((c["pruner"], c["sparsity"], c["order"]) for c in cells if c["sparsity"] != 0):
@@ -27,14 +34,19 @@ def compare(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
         for name, its_cells in sides.items():
             if its_cells:
                 result[name.replace("-", "_")].append(where | _best(its_cells))
-        ratios = {other: _ratios(sides["sau"], sides[other]) for other in ("rival", "mask-only")}
-        if ratios["rival"]:
-            result["ratio"].append(
-                where
-                | {"held_out": len({c["seed"] for c in here}) > 1}
-                | _spread("ratio", ratios["rival"])
-                | (_spread("ratio_to_mask_only", ratios["mask-only"]) if ratios["mask-only"] else {})
-            )
+        ours = [c for c in sides["sau"] if _setup(c) == shipped]
+        plain = [c for c in sides["mask-only"] if c["objective"] == shipped[0]]
+        ratios = {
+            "ratio": _ratios(sides["sau"], sides["rival"]),
+            "ratio_to_mask_only": _ratios(sides["sau"], sides["mask-only"]),
+            "shipped_ratio": _ratios(ours, sides["rival"]),
+            "shipped_ratio_to_mask_only": _ratios(ours, plain),
+        }
+        if ratios["ratio"]:
+            row = where | {"held_out": len({c["seed"] for c in here}) > 1}
+            for name, found in ratios.items():
+                row |= _spread(name, found) if found else {}
+            result["ratio"].append(row)
     return result
 
 

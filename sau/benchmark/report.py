@@ -107,17 +107,18 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _ratios(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A row for each place: SAU over the best rival, and over mask-only where there is one."""
+    """A row for each place; every ratio with its smallest and largest over seeds."""
 
-    def words(row: Mapping[str, Any], name: str) -> list[str]:
-        return (
-            [f"{row[name]:.2f}", f"{row[f'{name}_lowest']:.2f} to {row[f'{name}_highest']:.2f}"]
-            if name in row
-            else ["", ""]
-        )
+    def words(row: Mapping[str, Any], name: str) -> str:
+        if name not in row:
+            return ""
+        return f"{row[name]:.2f} ({row[f'{name}_lowest']:.2f} to {row[f'{name}_highest']:.2f})"
 
-    head = ["pruner", "sparsity", "order", "SAU / rival", "over seeds", "SAU / mask only", "over seeds"]
-    return _table(head, ([*_place(row), *words(row, "ratio"), *words(row, "ratio_to_mask_only")] for row in rows))
+    names = ("ratio", "ratio_to_mask_only", "shipped_ratio", "shipped_ratio_to_mask_only")
+    head = ["SAU / rival", "SAU / mask only", "as shipped / rival", "as shipped / the same, mask only"]
+    return _table(
+        ["pruner", "sparsity", "order", *head], ([*_place(row), *(words(row, name) for name in names)] for row in rows)
+    )
 
 
 def _place(row: Mapping[str, Any]) -> list[str]:

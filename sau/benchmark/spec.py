@@ -52,6 +52,16 @@ class Spec(BaseModel):
     steps: int = Field(ge=1, le=1_000_000)
     num_seeds: int = Field(ge=1, le=100)
 
+    @property
+    def shipped(self) -> tuple[str, str]:
+        """Objective and redistribution that `params` gives the product, by name."""
+        unlearn = self.params.unlearn
+        objective, redistribution = (
+            config if isinstance(config, str) else config["name"]
+            for config in (unlearn.objective, unlearn.redistribution)
+        )
+        return objective, redistribution
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -111,6 +121,8 @@ def side(redistribution: str) -> str:
 def digest(spec: Spec, data: str, cell: Cell) -> str:
     """SHA-256 of all that a cell's numbers depend on, apart from the code: a grid may grow beside finished cells."""
     fields = spec.model_dump(mode="json", include={"params", "num_forget", "num_retain", "num_holdout", "lrs", "steps"})
+    for name in ("objective", "redistribution", "order", "lr", "max_steps", "stop"):
+        del fields["params"]["unlearn"][name]  # the cell's own instead
     method = [spec.objectives[cell.objective], spec.redistributions.get(cell.redistribution)]
     return hashlib.sha256(json.dumps([fields, method, asdict(cell), data], sort_keys=True).encode()).hexdigest()
 

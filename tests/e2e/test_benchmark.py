@@ -26,7 +26,7 @@ SIZE = {
         },
         "train": {"epochs": 3, "lr": 0.005, "batch_size": 10},
         "recover": {"epochs": 1, "lr": 0.002, "batch_size": 10},
-        "unlearn": {"fade_steps": 2},
+        "unlearn": {"fade_steps": 2, "objective": "grad_diff", "redistribution": "importance"},
     },
     "num_forget": 1,
     "num_retain": 1,
@@ -70,6 +70,7 @@ def test_the_result_has_what_scripts_read(checkout):
     (ours,), (rival,), (ratio,) = found["sau"], found["rival"], found["ratio"]
     assert ours["redistribution"] == "importance"
     assert rival["redistribution"].startswith("unmasked")
+    assert ratio["shipped_ratio"] == ratio["ratio"]
     assert ratio["ratio"] == pytest.approx(ours["distance_to_retrain"] / rival["distance_to_retrain"], rel=1e-4)
     assert {row["reference"] for row in found["references"]} == {"original", "retrained", "retrained-again"}
     assert found["command"] == "sau benchmark --size small --json result.json"

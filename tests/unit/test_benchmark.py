@@ -57,7 +57,7 @@ def spec() -> Spec:
         },
         "train": {"epochs": 6, "lr": 0.005, "batch_size": 10},
         "recover": {"epochs": 1, "lr": 0.002, "batch_size": 10},
-        "unlearn": {"fade_steps": 2},
+        "unlearn": {"fade_steps": 2, "objective": "grad_diff", "redistribution": {"name": "importance"}},
     }
     return Spec(
         params=merge(DEFAULTS, params),
@@ -97,6 +97,7 @@ def test_a_finished_cell_is_good_as_long_as_what_it_depends_on_stays(spec):
         "sparsities": (0.5, 0.9),
         "objectives": spec.objectives | {"npo": {"objective": "npo"}},
         "redistributions": spec.redistributions | {"compensated": {"name": "compensated"}},
+        "params": spec.params.model_copy(update={"unlearn": spec.params.unlearn.model_copy(update={"lr": 0.5})}),
     }
     assert digest(spec.model_copy(update=grown), "demo", cell) == key
     changed = {
@@ -262,19 +263,25 @@ def test_more_methods_do_not_win_by_having_more_tickets():
         made("none", 0, 0.25), made("none", 1, 0.25),
         made("unmasked-new-mask", 0, 0.2), made("unmasked-new-mask", 1, 0.2),
     ]  # fmt: skip
-    result = compare(cells)
+    result = compare(cells, ("npo", "importance"))
     (ratio,) = result["ratio"]
     # What was best on the other seed is bad on this one.
     assert ratio["ratio_per_seed"] == pytest.approx([2.5, 2.5])
     assert ratio["ratio_to_mask_only"] == pytest.approx(2.0)
+    # The shipped setup is not chosen: its own distances over the rival's, and over mask-only's.
+    assert ratio["shipped_ratio_per_seed"] == pytest.approx([0.5, 2.5])
+    assert ratio["shipped_ratio_to_mask_only_per_seed"] == pytest.approx([0.4, 2.0])
     assert ratio["held_out"]
     assert result["rival"][0]["distance_to_retrain"] == pytest.approx(0.2)
     assert (result["sau"][0]["lowest"], result["sau"][0]["highest"]) == (0.1, 0.5)
 
 
 def test_one_seed_is_compared_on_itself():
-    (ratio,) = compare([made("importance", 0, 0.1), made("unmasked-same-mask", 0, 0.4)])["ratio"]
+    (ratio,) = compare([made("importance", 0, 0.1), made("unmasked-same-mask", 0, 0.4)], ("npo", "compensated"))[
+        "ratio"
+    ]
     assert ratio["ratio"] == pytest.approx(0.25)
+    assert "shipped_ratio" not in ratio
     assert not ratio["held_out"]
     assert "ratio_to_mask_only" not in ratio
 
@@ -285,8 +292,11 @@ def test_page_and_picture(tmp_path, spec, prepared):
         for method in ("none", "importance", "unmasked-same-mask")
     ]
     head = {"size": "x", "command": "sau benchmark", "commit": "c" * 40, "hardware": "h", "budget": {"text": "b"}}
-    informed = compare([cell | cell["informed"] for cell in cells])["ratio"]
-    page = markdown({**head, "cells": cells, "references": prepared[1], **compare(cells), "informed": informed})
+    shipped = spec.shipped
+    informed = compare([cell | cell["informed"] for cell in cells], shipped)["ratio"]
+    page = markdown(
+        {**head, "cells": cells, "references": prepared[1], **compare(cells, shipped), "informed": informed}
+    )
     assert "| wanda | 2:4 | prune-unlearn | importance |" in page
     assert "nan" not in page
     for path in frontier(cells, prepared[1], tmp_path / "picture"):
