@@ -3,20 +3,67 @@
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sau.benchmark.distance import Reading, decoys, distances, goal_gap, mean_target, measure, rank, read
+from sau.benchmark.distance import (
+    Decoys,
+    Reading,
+    Target,
+    TokenLogps,
+    decoys,
+    distances,
+    goal_gap,
+    mean_target,
+    measure,
+    rank,
+    read,
+)
 from sau.benchmark.models import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
-from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Spec
+from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Sparsity, Spec
 from sau.data.records import Row
 from sau.errors import DivergedError
 from sau.models import LanguageModel, seeded
 from sau.registry import checked
 from sau.sparsity.mask import apply_mask
 from sau.sparsity.pruners import prune
+from sau.text import Encoded
 from sau.unlearn.loop import History, finetune, num_steps, unlearn
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What all cells at one place of the grid with one seed share; read only."""
+
+    rows: Mapping[str, list[Row]]
+    sparse: LanguageModel
+    base: LanguageModel
+    sets: Mapping[str, list[Encoded]]
+    decoys: Decoys
+    base_logps: TokenLogps
+    before: Reading
+    target: Target
+
+
+@lru_cache(maxsize=1)  # a process takes the cells of a place one after the other
+def _place(spec_json: str, data: str, pruner: str, sparsity: Sparsity, seed: int, folder: Path) -> _Place:
+    spec = Spec.model_validate_json(spec_json)  # whose own dictionaries cannot be hashed
+    rows = load_rows(spec, data, seed)
+    readings, ranks = known(folder, spec, rows, pruner, sparsity, seed)
+    sparse = reference(folder, "original", spec, rows, pruner, sparsity, seed)
+    base, sets = adapted_base(folder, spec.params.model.prompt), encoded(sparse, rows)
+    return _Place(
+        rows=rows,
+        sparse=sparse,
+        base=base,
+        sets=sets,
+        decoys=decoys(sparse, rows, seed),
+        base_logps=read(base, sets),
+        before=readings["original"],
+        target=mean_target(readings, ranks),
+    )
 
 
 def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -33,28 +80,22 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
         DivergedError: with every learning rate.
     """
     started = time.monotonic()
-    rows = load_rows(spec, data, cell.seed)
     runs: list[dict[str, float]] = []
     best: dict[str, tuple[Any, dict[str, float], Reading, LanguageModel]] = {}
     with seeded(cell.seed, spec.params.num_threads):
-        readings, ranks = known(folder, spec, rows, cell.pruner, cell.sparsity, cell.seed)
-        before, target = readings["original"], mean_target(readings, ranks)
-        sparse = reference(folder, "original", spec, rows, cell.pruner, cell.sparsity, cell.seed)
-        sets, hidden = encoded(sparse, rows), decoys(sparse, rows, cell.seed)
-        base = adapted_base(folder, spec.params.model.prompt)
-        base_read = read(base, sets)
+        at = _place(spec.model_dump_json(), data, cell.pruner, cell.sparsity, cell.seed, folder)
         for lr in spec.lrs:
             try:
-                shipped, history = run_method(spec, cell, folder, rows, sparse, base, lr)
+                shipped, history = run_method(spec, cell, folder, at.rows, at.sparse, at.base, lr)
             except DivergedError:
                 continue
-            found_now = read(shipped, sets)
-            reading = measure(found_now)
+            logps = read(shipped, at.sets)
+            reading = measure(logps)
             numbers = {"lr": lr, "steps": history.steps, "seconds": history.seconds, **reading.numbers()}
-            numbers["goal_gap"] = goal_gap(found_now, base_read)
-            runs.append(numbers | distances(reading, None, before=before, target=target))
+            numbers["goal_gap"] = goal_gap(logps, at.base_logps)
+            runs.append(numbers | distances(reading, None, before=at.before, target=at.target))
             orders = {
-                "chosen": rank(reading, before, numbers["goal_gap"]),
+                "chosen": rank(reading, at.before, numbers["goal_gap"]),
                 "informed": runs[-1]["distance_to_retrain"],
             }
             better = (rule for rule, key in orders.items() if rule not in best or key < best[rule][0])
@@ -63,10 +104,10 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
             raise DivergedError(f"cell {cell.id}: diverged with every learning rate")
         # Decoys are many rows to read: of the models that count alone, and once where they are the same.
         models = {run["lr"]: shipped for _, run, _, shipped in best.values()}
-        places = {lr: hidden.place(shipped) for lr, shipped in models.items()}
+        places = {lr: at.decoys.place(shipped) for lr, shipped in models.items()}
     chosen, informed = (
         run
-        | distances(reading, places[run["lr"]], before=before, target=target)
+        | distances(reading, places[run["lr"]], before=at.before, target=at.target)
         | {"at_edge": run["lr"] in (min(spec.lrs), max(spec.lrs))}
         for _, run, reading, _ in (best["chosen"], best["informed"])
     )

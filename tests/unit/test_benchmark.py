@@ -30,6 +30,7 @@ from sau.benchmark import (
     run_cell,
     side,
 )
+from sau.benchmark.cell import _place
 from sau.benchmark.report import _undominated
 from sau.checkpoint import open_model
 from sau.errors import ConfigError
@@ -205,6 +206,7 @@ def test_every_method_is_measured_as_the_sparse_model_it_would_ship(spec, prepar
     monkeypatch.setattr("sau.benchmark.cell.read", watching)
     for cell in (cell for cell in grid(spec) if cell.sparsity != "2:4"):
         seen.clear()
+        _place.cache_clear()
         record = run_cell(spec, "demo", cell, prepared[0])
         assert [run["lr"] for run in record["runs"]] == [*spec.lrs]
         # A method that sees the mask coming unlearns for the two steps that others recover.
@@ -222,9 +224,14 @@ def test_every_method_is_measured_as_the_sparse_model_it_would_ship(spec, prepar
         assert all((lm.mask is None) == (cell.sparsity == 0) for lm in shipped)
 
 
-def test_a_cell_is_the_same_twice(spec, prepared):
-    cell = Cell("grad_diff", "importance", "wanda", 0.5, "unlearn-prune", 0)
-    first, again = (run_cell(spec, "demo", cell, prepared[0]) for _ in range(2))
+@pytest.mark.parametrize("order", ["prune-unlearn", "unlearn-prune"])
+def test_a_cell_is_the_same_whatever_ran_before_it(spec, prepared, order):
+    cell = Cell("grad_diff", "importance", "wanda", 0.5, order, 0)
+    _place.cache_clear()
+    first = run_cell(spec, "demo", cell, prepared[0])
+    for method in ("none", "unmasked-same-mask", "unmasked-new-mask"):
+        run_cell(spec, "demo", dataclasses.replace(cell, redistribution=method), prepared[0])
+    again = run_cell(spec, "demo", cell, prepared[0])
     for name in ("lr", "steps", "forget_prob", "retain_prob", "auc", "distance_to_retrain"):
         assert first[name] == again[name]
 
