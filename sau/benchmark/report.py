@@ -34,7 +34,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"# SAU benchmark, {result['size']}",
         "",
-        f"`{result['command']}` at commit `{result['commit']}`, {result['hardware']}.",
+        f"`{result['command']}`, cells run at commit {', '.join(result['cell_commits'])}, {result['hardware']}.",
         f"{result['budget']['text']}",
         "",
         "## Ratio of distances to retraining (below 1: SAU is nearer)",

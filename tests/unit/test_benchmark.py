@@ -298,7 +298,13 @@ def test_page_and_picture(tmp_path, spec, prepared):
         run_cell(spec, "demo", Cell("grad_diff", method, "wanda", "2:4", "prune-unlearn", 0), prepared[0])
         for method in ("none", "importance", "unmasked-same-mask")
     ]
-    head = {"size": "x", "command": "sau benchmark", "commit": "c" * 40, "hardware": "h", "budget": {"text": "b"}}
+    head = {
+        "size": "x",
+        "command": "sau benchmark",
+        "cell_commits": ["c" * 40],
+        "hardware": "h",
+        "budget": {"text": "b"},
+    }
     shipped = spec.shipped
     informed = compare([cell | cell["informed"] for cell in cells], shipped)["ratio"]
     page = markdown(
