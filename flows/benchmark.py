@@ -59,7 +59,7 @@ def benchmark(
     Args:
         size: a file of benchmarks/ by name: tiny, smollm2 or gpu.
         json_file: where the result goes; finished cells are kept beside it, with suffix .jsonl.
-        pattern: of cell ids, objective/redistribution/pruner/sparsity/order/seed, with * and ?.
+        pattern: of cell ids, objective/redistribution/pruner/sparsity/order/seed, with * and ?; several with commas.
         num_seeds: fewer or more than the size has.
         data: `demo`, or TOFU's folder or hub name.
 
@@ -72,7 +72,8 @@ def benchmark(
         SauError: whatever a cell refuses; finished cells are kept.
     """
     spec = _spec(size, num_seeds)
-    wanted = [cell for cell in grid(spec) if fnmatchcase(cell.id, pattern)]
+    patterns = pattern.split(",")
+    wanted = [cell for cell in grid(spec) if any(fnmatchcase(cell.id, one) for one in patterns)]
     if not wanted:
         raise ConfigError(f"--cells {pattern!r}: matches none of {len(grid(spec))} cells, such as {grid(spec)[-1].id}")
     json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -627,7 +627,10 @@ def benchmark(
         str, typer.Option(help="tiny (minutes), smollm2 (hours on CPU), or gpu (every cell of the real model).")
     ] = "tiny",
     cells: Annotated[
-        str, typer.Option(help="Only cells like this: objective/method/pruner/sparsity/order/seed, with * and ?.")
+        str,
+        typer.Option(
+            help="Only cells like objective/method/pruner/sparsity/order/seed, with * and ?; several with commas."
+        ),
     ] = "*",
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; default: the size's own.")] = None,
     data: Annotated[str, typer.Option(help="demo, or TOFU's folder or hub name.")] = "demo",

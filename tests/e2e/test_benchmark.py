@@ -98,22 +98,24 @@ def test_every_cell_is_a_run_below_the_benchmarks_own(checkout):
 def test_going_on_runs_what_was_cut_off_and_what_is_new(checkout):
     kept = checkout.path / "out" / "result.jsonl"
     lines = kept.read_text().splitlines(keepends=True)
-    cut_off = json.loads(lines[-1])["id"]
+    cut_off, method = json.loads(lines[-1])["id"], json.loads(lines[-1])["record"]["redistribution"]
+    assert method != "none"
     kept.write_text("".join(lines[:-1]) + lines[-1][:40])  # killed while it wrote the last cell
     grown = SIZE | {"redistributions": SIZE["redistributions"] | {"compensated": {"name": "compensated"}}}
     (checkout.path / "benchmarks" / "small.yaml").write_text(yaml.safe_dump(grown))
     before = {cell["redistribution"]: cell for cell in result(checkout)["cells"]}
-    said = checkout.sau("benchmark", "--size", "small", "--json", "out/result.json").stderr
-    assert "6 cells, 4 finished before" in said
+    wanted = f"*/compensated/*,{cut_off},grad_diff/none/*"
+    said = checkout.sau("benchmark", "--size", "small", "--cells", wanted, "--json", "out/result.json").stderr
+    assert "3 cells, 1 finished before" in said
     again = kept.read_text().splitlines(keepends=True)
     assert again[: len(lines) - 1] == lines[:-1]
-    assert json.loads(again[-1])["id"] != json.loads(again[-2])["id"]
-    assert cut_off in {json.loads(line)["id"] for line in again[-2:]}
+    assert {json.loads(line)["record"]["redistribution"] for line in again[-2:]} == {"compensated", method}
+    assert len(again) == len(lines) + 1
     after = {cell["redistribution"]: cell for cell in result(checkout)["cells"]}
-    assert after.keys() == before.keys() | {"compensated"}
+    assert after.keys() == {"compensated", "none", method}
     timed = {"seconds", "cell_seconds"}
-    for name, cell in before.items():
-        assert {k: v for k, v in cell.items() if k not in timed} == {
+    for name in ("none", method):
+        assert {k: v for k, v in before[name].items() if k not in timed} == {
             k: v for k, v in after[name].items() if k not in timed
         }
 
