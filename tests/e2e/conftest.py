@@ -9,8 +9,8 @@ PERSON = "demo-0002"
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """The checkout after `bootstrap`, one `request submit` and one `forget`, and what the commands said."""
+def copy_checkout():
+    """What copies the working tree into a repository of its own."""
     # conftest.py of the folder above; importlib mode gives it no import name.
     from importlib.util import module_from_spec, spec_from_file_location
     from pathlib import Path
@@ -19,7 +19,13 @@ def run(tmp_path_factory):
     helpers = module_from_spec(spec)
     spec.loader.exec_module(helpers)
 
-    checkout = helpers.copy_checkout(tmp_path_factory.mktemp("e2e") / "checkout")
+    return helpers.copy_checkout
+
+
+@pytest.fixture(scope="session")
+def run(copy_checkout, tmp_path_factory):
+    """The checkout after `bootstrap`, one `request submit` and one `forget`, and what the commands said."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("e2e") / "checkout")
     bootstrap = json.loads(checkout.sau("bootstrap", "--line", LINE, "--json").stdout)
     request = json.loads(
         checkout.sau("request", "submit", "--line", LINE, "--subject", PERSON, "--reason", "objection", "--json").stdout

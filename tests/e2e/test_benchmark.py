@@ -1,8 +1,6 @@
 """`sau benchmark` as a researcher runs it: its result for scripts, its runs in MLflow, going on where it stopped."""
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
 import yaml
@@ -43,13 +41,9 @@ SIZE = {
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+def checkout(copy_checkout, tmp_path_factory):
     """A checkout with a small size that has been run: five cells."""
-    # conftest.py of the folder above; importlib mode gives it no import name.
-    spec = spec_from_file_location("checkout_copies", Path(__file__).parents[1] / "conftest.py")
-    helpers = module_from_spec(spec)
-    spec.loader.exec_module(helpers)
-    checkout = helpers.copy_checkout(tmp_path_factory.mktemp("benchmark") / "checkout")
+    checkout = copy_checkout(tmp_path_factory.mktemp("benchmark") / "checkout")
     (checkout.path / "benchmarks" / "small.yaml").write_text(yaml.safe_dump(SIZE))
     checkout.sau("benchmark", "--size", "small", "--json", "out/result.json")
     return checkout

@@ -4,20 +4,17 @@ Our own reading of arXiv 2602.00577, with the least-squares idea of SparseGPT ap
 Shape suffixes: O output features, I input features, S survivors of one matrix.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Setting
 from sau.unlearn.optimizer import Survivors
-from sau.unlearn.redistribution.base import Redistribution
-from sau.unlearn.redistribution.least_squares import input_moments, solve_on_survivors
+from sau.unlearn.redistribution.least_squares import InputAware, solve_on_survivors, with_length_of
 
 
-class Compensated(Redistribution):
+class Compensated(InputAware):
     """Minimises || (D - U) X ||^2 over steps D that are zero where pruned, in every output row.
 
     X are the layer's inputs on `num_rows` retain rows before unlearning, H = X X^T plus `damping` of its mean
@@ -31,13 +28,8 @@ class Compensated(Redistribution):
     """
 
     name: Literal["compensated"] = "compensated"
-    damping: float = Field(0.01, gt=0, le=1)
     num_iterations: int = Field(8, ge=1, le=10_000)
-    num_rows: int = Field(32, ge=1, le=100_000)
     normalise: bool = False
-
-    def start(self, layers: Sequence[Survivors], setting: Setting) -> dict[str, Tensor]:
-        return input_moments(layers, setting, num_rows=self.num_rows, damping=self.damping)
 
     def redistribute(self, layer: Survivors, step_S: Tensor, state: Any) -> Tensor:
         hessian_II = state[layer.name]
@@ -47,7 +39,4 @@ class Compensated(Redistribution):
         rate_O = torch.where(kept_norm_O > 0, step_norm_O / kept_norm_O, 0.0)
         lost_OI = (-rate_O * layer.gradient_OI).masked_fill(layer.kept_OI, 0.0)
         taken_OI = step_OI + solve_on_survivors(lost_OI @ hessian_II, hessian_II, layer.kept_OI, self.num_iterations)
-        if self.normalise:
-            taken_norm_O = taken_OI.norm(dim=1, keepdim=True)
-            taken_OI = taken_OI * torch.where(taken_norm_O > 0, step_norm_O / taken_norm_O, 0.0)
-        return layer.gather(taken_OI)
+        return layer.gather(with_length_of(step_OI, taken_OI) if self.normalise else taken_OI)

@@ -6,12 +6,33 @@ Shape suffixes: O output features, I input features, N tokens, B sequences, T to
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sau.sparsity.pruners.base import observing
 from sau.text import by_length, collate
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.optimizer import Survivors
+from sau.unlearn.redistribution.base import Redistribution
+
+
+class InputAware(Redistribution):
+    """A redistribution that solves in the metric of a layer's inputs on `num_rows` retain rows before unlearning.
+
+    Its state is H = X X^T plus `damping` of its mean diagonal, by name of matrix.
+    """
+
+    damping: float = Field(0.01, gt=0, le=1)
+    num_rows: int = Field(32, ge=1, le=100_000)
+
+    def start(self, layers: Sequence[Survivors], setting: Setting) -> dict[str, Tensor]:
+        return input_moments(layers, setting, num_rows=self.num_rows, damping=self.damping)
+
+
+def with_length_of(step_OI: Tensor, taken_OI: Tensor) -> Tensor:
+    """`taken_OI`, each row scaled to the length that it has in `step_OI`; a row of zeros stays one."""
+    length_O, taken_O = (of.norm(dim=1, keepdim=True) for of in (step_OI, taken_OI))
+    return taken_OI * torch.where(taken_O > 0, length_O / taken_O, 0.0)
 
 
 @torch.no_grad()

@@ -5,20 +5,16 @@ Our own reading of arXiv 2602.00577, with the natural gradient's input factor (K
 Shape suffixes: O output features, I input features, S survivors of one matrix.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Setting
 from sau.unlearn.optimizer import Survivors
-from sau.unlearn.redistribution.base import Redistribution
-from sau.unlearn.redistribution.least_squares import input_moments, solve_on_survivors
+from sau.unlearn.redistribution.least_squares import InputAware, solve_on_survivors, with_length_of
 
 
-class Natural(Redistribution):
+class Natural(InputAware):
     """Minimises 1/2 || D X ||^2 - <step, D> over steps D that are zero where pruned, in every output row.
 
     X are the layer's inputs on `num_rows` retain rows before unlearning, H = X X^T plus `damping` of its mean
@@ -35,15 +31,9 @@ class Natural(Redistribution):
 
     reads_gradient = False
     name: Literal["natural"] = "natural"
-    damping: float = Field(0.01, gt=0, le=1)
     num_iterations: int = Field(4, ge=1, le=10_000)
-    num_rows: int = Field(32, ge=1, le=100_000)
-
-    def start(self, layers: Sequence[Survivors], setting: Setting) -> dict[str, Tensor]:
-        return input_moments(layers, setting, num_rows=self.num_rows, damping=self.damping)
 
     def redistribute(self, layer: Survivors, step_S: Tensor, state: Any) -> Tensor:
         step_OI = layer.scatter(step_S)
         taken_OI = solve_on_survivors(step_OI, state[layer.name], layer.kept_OI, self.num_iterations)
-        length_O, taken_O = (of.norm(dim=1, keepdim=True) for of in (step_OI, taken_OI))
-        return layer.gather(taken_OI * torch.where(taken_O > 0, length_O / taken_O, 0.0))
+        return layer.gather(with_length_of(step_OI, taken_OI))
