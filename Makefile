@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/sau demo
 
 test: setup check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-services: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server'

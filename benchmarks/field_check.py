@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=60, help="of SAU, which stops by itself")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only-unlearn", action="store_true")
-    parser.add_argument("--candidates", nargs="*", help="read only these, such as original sau; default: all")
+    parser.add_argument("--candidates", nargs="*", help="only these, such as original sau; default: all")
     parser.add_argument("--alone", action="store_true", help="only the decoy ranking, of one person at a time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -69,12 +69,12 @@ def main() -> None:
     params = spec.params.model_copy(update={"num_threads": args.threads})
     spec = spec.model_copy(update={"num_forget": args.people, "params": params})
     rows = benchmark.load_rows(spec, args.data, SEED)
+    wanted = {"retrained", *(args.candidates or ("original", "retrained-again", *METHODS))}
     # Without the cache: it would keep the weights of the first step until the end.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         sources = references(spec, args) | {
-            name: unlearned(name, settings, args, rows) for name, settings in METHODS.items()
+            name: unlearned(name, settings, args, rows) for name, settings in METHODS.items() if name in wanted
         }
-    wanted = {"retrained", *(args.candidates or sources)}
     if args.alone:
         alone(args, rows, {name: folder for name, folder in sources.items() if name in wanted})
     elif not args.only_unlearn:
