@@ -192,7 +192,10 @@ def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[st
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    ncols = 4 if columns > 1 else 2  # as many names as a figure of one panel has room for
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=ncols, fontsize=8, frameon=False
+    )
     paths = [target.with_name(f"{target.name}{suffix}") for suffix in (".svg", ".png")]
     # A fixed salt and no date: the same numbers give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "sau", "svg.fonttype": "none"}):
