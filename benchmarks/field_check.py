@@ -69,7 +69,7 @@ def main() -> None:
     params = spec.params.model_copy(update={"num_threads": args.threads})
     spec = spec.model_copy(update={"num_forget": args.people, "params": params})
     rows = benchmark.load_rows(spec, args.data, SEED)
-    wanted = {"retrained", *(args.candidates or ("original", "retrained-again", *METHODS))}
+    wanted = {"retrained", *(args.candidates or (*benchmark.REFERENCES, *METHODS))}
     # Without the cache: it would keep the weights of the first step until the end.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         sources = references(spec, args) | {

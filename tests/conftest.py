@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from filelock import FileLock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -47,6 +48,10 @@ class Checkout:
     def dvc(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return self.run(sys.executable, "-m", "dvc", *args, check=check, PATH=path, DVC_NO_ANALYTICS="1")
+
+    def pinned_checkpoint(self, tag: str) -> str:
+        """What DVC knows a version's checkpoint by."""
+        return yaml.safe_load(self.git("show", f"{tag}:dvc.lock"))["stages"]["package"]["outs"][0]["md5"]
 
     def clone(self, path: Path) -> "Checkout":
         self.git("clone", "--quiet", str(self.path), str(path))

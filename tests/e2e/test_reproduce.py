@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import yaml
 
 from sau.checkpoint import check_files
 
@@ -50,9 +49,8 @@ def test_a_remote_that_was_tampered_with_is_refused(run, tmp_path):
     def stored_as(md5):
         return remote / "files" / "md5" / md5[:2] / md5[2:]
 
-    stages = yaml.safe_load(run.git("show", f"{LINE}@v2:dvc.lock"))["stages"].values()
-    (folder,) = [out["md5"] for stage in stages for out in stage.get("outs", []) if out["path"] == "checkpoint"]
-    files = {file["relpath"]: file["md5"] for file in json.loads(stored_as(folder).read_text())}
+    entries = json.loads(stored_as(run.pinned_checkpoint(f"{LINE}@v2")).read_text())
+    files = {entry["relpath"]: entry["md5"] for entry in entries}
     stored = stored_as(files["sparse.safetensors"])
     stored.chmod(0o644)
     raw = bytearray(stored.read_bytes())

@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sau.checkpoint import check_files, open_sparse, read_manifest
 from sau.data.demo import demo_rows
@@ -81,8 +80,7 @@ def test_versions_are_git_tags_whose_commits_join_code_and_parent(run):
 
 def test_mlflow_stores_the_bytes_that_dvc_pins(run):
     folder = checkpoint_of(run, 2)
-    lock = yaml.safe_load(run.git("show", f"{LINE}@v2:dvc.lock"))
-    pinned = lock["stages"]["package"]["outs"][0]["md5"]
+    pinned = run.pinned_checkpoint(f"{LINE}@v2")
     entries = [
         {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "relpath": path.name} for path in sorted(folder.iterdir())
     ]
