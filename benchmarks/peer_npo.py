@@ -4,13 +4,15 @@
 
 Their side: their NPO trainer's `compute_loss` and their collator, with torch's fused AdamW and clipping as
 transformers' Trainer does them, without the Trainer's own overhead. Our side: the loop's own step.
-Both start from the same weights, dense (no mask), embeddings frozen, constant learning rate, no weight decay. The
-retain term is theirs on both sides, a mean over the batch's tokens (ours would weigh every record the same).
+Both start from the same weights, dense (no mask), constant learning rate, no weight decay. The retain term is theirs on
+both sides, a mean over the batch's tokens (ours would weigh every record the same).
 
-Two runs. `same batches`: both take the same rows at every step, drawn at random as theirs are, and the losses have to
-agree. `own batches`: each draws its own from the same rows, theirs at random, ours of similar length; this is what a
-user of each gets. Tokens are real ones, padding does not count; sides take turns, each step timed in CPU seconds;
-the work that is done once (our reference, their copy of the model) is given beside it.
+Three runs. `same batches`: both take the same rows at every step, drawn at random as theirs are, embeddings frozen on
+both sides, and the losses have to agree. `own batches`: each draws its own from the same rows, theirs at random, ours
+of similar length. `defaults`: the same, and their side moves the embeddings as well, as their trainer does; ours
+freezes them, as our loop does. This is what a user of each gets. Tokens are real ones, padding does not count; sides
+take turns, each step timed in CPU seconds; the work that is done once (our reference, their copy of the model) is given
+beside it.
 """
 
 import argparse
@@ -88,16 +90,22 @@ class Theirs:
     """open-unlearning's NPO trainer in a plain loop."""
 
     def __init__(
-        self, peer: list[Any], lm: LanguageModel, forget: list[Encoded], retain: list[Encoded], lr: float, order: Any
+        self,
+        peer: list[Any],
+        lm: LanguageModel,
+        rows: tuple[list[Row], list[Row]],
+        lr: float,
+        order: Any,
+        freeze_embeddings: bool,
     ) -> None:
         from transformers import TrainingArguments
 
         npo, collators = peer
-        self.forget, self.retain, self.order = forget, retain, order
+        self.forget, self.retain = (lm.encode(its) for its in rows)
+        self.order = order
         self.collate = collators.DataCollatorForSupervisedDataset(lm.tokenizer)
-        frozen = {
-            id(p) for m in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in m.parameters()
-        }
+        embeddings = (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) if freeze_embeddings else ()
+        frozen = {id(p) for module in embeddings for p in module.parameters()}
         for parameter in lm.model.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
         with tempfile.TemporaryDirectory() as folder:
@@ -134,14 +142,26 @@ def at_random(num_rows: int, seed: int) -> Iterator[list[int]]:
 
 
 def run(
-    peer: list[Any], lm: LanguageModel, rows: tuple[list[Row], list[Row]], lr: float, steps: int, *, shared: bool
+    peer: list[Any],
+    lm: LanguageModel,
+    rows: tuple[list[Row], list[Row]],
+    lr: float,
+    steps: int,
+    *,
+    shared: bool = False,
+    freeze_theirs: bool = True,
 ) -> dict[str, Any]:
-    """CPU seconds, tokens and losses of `steps` steps of each side, sides in turn; `shared`: on the same batches."""
+    """CPU seconds, tokens and losses of `steps` steps of each side, sides in turn.
+
+    Args:
+        shared: both on the same batches.
+        freeze_theirs: whether their side's embeddings are frozen as ours are.
+    """
     forget, retain = rows
     orders = [(at_random(len(forget), 0), at_random(len(retain), 1)) for _ in range(2)]
     copies = [LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.prompt) for _ in range(2)]
     makers: dict[str, Callable[[], Ours | Theirs]] = {
-        "theirs": lambda: Theirs(peer, copies[0], lm.encode(forget), lm.encode(retain), lr, orders[0]),
+        "theirs": lambda: Theirs(peer, copies[0], rows, lr, orders[0], freeze_theirs),
         "ours": lambda: Ours(copies[1], forget, retain, lr, orders[1] if shared else None),
     }
     sides, once = {}, {}
@@ -178,12 +198,13 @@ def run(
 def compare(
     peer: list[Any], lm: LanguageModel, rows: tuple[list[Row], list[Row]], lr: float, steps: int
 ) -> dict[str, Any]:
-    """Both runs for one model, one after the other, so that only two copies with their optimizers are in memory."""
+    """The three runs for one model, one after the other: only two copies with their optimizers are in memory."""
     return {
         "steps": steps,
         "batch_size": BATCH_SIZE,
         "same batches": run(peer, lm, rows, lr, steps, shared=True),
-        "own batches": run(peer, lm, rows, lr, steps, shared=False),
+        "own batches": run(peer, lm, rows, lr, steps),
+        "defaults": run(peer, lm, rows, lr, steps, freeze_theirs=False),
     }
 
 

@@ -7,6 +7,8 @@ pad token that equals eos cannot hide the real eos from a loss.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from sau.data.records import Row
 from sau.errors import DataError
+from sau.packing import forward_packed, packs
 
 MAX_TOKENS = 1024
 _WORTH_A_PASS = 64
@@ -57,6 +60,12 @@ class Batch:
         ids_BT, attention_BT, answer_BT = self.input_ids_BT, self.attention_mask_BT, self.answer_mask_BT
         return Batch(
             ids_BT[first:last, :length], attention_BT[first:last, :length], answer_BT[first:last, : length - 1]
+        )
+
+    def run(self, model: Any) -> Any:
+        """The model's output for all tokens but each row's last."""
+        return model(
+            input_ids=self.input_ids_BT[:, :-1], attention_mask=self.attention_mask_BT[:, :-1], use_cache=False
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -130,31 +139,53 @@ def by_length(sequences: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def logits_of(model, batch: Batch) -> Tensor:
-    """Next-token logits [N, V] in float32 at the answer tokens, those of all sequences in a row.
+@dataclass(frozen=True)
+class Pass:
+    """What goes through a model at once.
 
-    One pass for each of `batch.parts()`, so that little of the work is padding.
+    Attributes:
+        run: gives the model's output; its batch may be one row of several sequences.
+        answer_BT: bool, True where an output predicts an answer token; in order, those of the batch.
     """
-    return torch.cat([_logits_of(model, part) for part in batch.parts()])
+
+    run: Callable[[Any], Any]
+    answer_BT: Tensor
 
 
-def _logits_of(model, batch: Batch) -> Tensor:
+def passes(model: Any, batch: Batch, *, packed: bool = False) -> list[Pass]:
+    """A batch as passes that have little or no padding in them; the last token, which nothing follows, is not read.
+
+    Args:
+        packed: all sequences in one row where the model allows it (`sau.packing`), else each of `batch.parts()`. For
+            training on a CPU: of batches in order of length, as evaluation has them, little is padding.
+    """
+    lengths = (batch.attention_mask_BT.sum(1) - 1).tolist()
+    if packed and min(lengths) < max(lengths) and packs(model):
+        real_BT = batch.attention_mask_BT[:, 1:].bool()  # as many of each sequence as there are to be read
+        ids_T = batch.input_ids_BT[:, :-1][real_BT]
+        return [Pass(partial(forward_packed, input_ids_T=ids_T, lengths=lengths), batch.answer_mask_BT[real_BT][None])]
+    return [Pass(part.run, part.answer_mask_BT) for part in batch.parts()]
+
+
+def logits_of(model: Any, batch: Batch, *, packed: bool = False) -> Tensor:
+    """Next-token logits [N, V] in float32 at the answer tokens, sequence by sequence; `packed`: see `passes`."""
+    return torch.cat([_logits_of(model, one) for one in passes(model, batch, packed=packed)])
+
+
+def _logits_of(model: Any, one: Pass) -> Tensor:
     """`logits_of` in one pass.
 
     The hidden states are selected before the output head, whose product with the vocabulary is a large part of a
     small model's work and is wanted for the answer only; whatever the model does to logits after its head still
-    happens. The last column is not read at all: nothing comes after it.
+    happens.
     """
-    answer_BT = batch.answer_mask_BT
 
     def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][answer_BT][None],)
+        return (args[0][one.answer_BT][None],)
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        output = model(
-            input_ids=batch.input_ids_BT[:, :-1], attention_mask=batch.attention_mask_BT[:, :-1], use_cache=False
-        )
+        output = one.run(model)
     finally:
         hook.remove()
     return output.logits[0].float()

@@ -87,7 +87,7 @@ def finetune(
         for step in range(1, total + 1):
             batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
             optimizer.zero_grad()
-            loss = -token_logps(logits_of(lm.model, batch), targets_of(batch)).mean()
+            loss = -token_logps(logits_of(lm.model, batch, packed=True), targets_of(batch)).mean()
             with _naming(step, "finetune"):
                 value = _finite(loss)
                 loss.backward()

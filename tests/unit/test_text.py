@@ -4,12 +4,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sau.text import Batch, Encoded, answer_logps, collate, logits_of, targets_of, token_logps
+from sau.packing import packs
+from sau.text import Batch, Encoded, answer_logps, collate, logits_of, passes, targets_of, token_logps
 
 SEQUENCES = [Encoded(tuple(range(3, 3 + n)), prompt) for n, prompt in ((9, 4), (14, 6), (5, 2))]
 
 
-def small(family: str):
+def small(family: str, **options):
     """A random model with weights large enough that its logits differ."""
     config = AutoConfig.for_model(
         family,
@@ -18,9 +19,12 @@ def small(family: str):
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        **options,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -64,6 +68,49 @@ def test_a_cut_batch_has_the_same_logits():
     assert len(collate(sequences).parts()) > 1
     alone = torch.cat([logits_of(model, collate([sequence])) for sequence in sequences])
     torch.testing.assert_close(logits_of(model, collate(sequences)), alone, rtol=1e-4, atol=1e-5)
+
+
+# gpt2 and opt learn positions; cohere interleaves them.
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gpt2", "gpt_neox", "opt", "cohere"])
+def test_sequences_packed_in_a_row_have_the_logits_and_gradients_of_padded_ones(family):
+    model, batch = small(family, sliding_window=None), collate(SEQUENCES)
+    assert packs(model)
+    ((one,), found) = passes(model, batch, packed=True), []
+    assert one.answer_BT.shape == (1, 9 + 14 + 5 - 3)
+    for packed in (False, True):
+        model.zero_grad()
+        logits_NV = logits_of(model, batch, packed=packed)
+        token_logps(logits_NV, targets_of(batch)).sum().backward()
+        found.append([logits_NV, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
+
+
+# Recurrent; windows; capped scores; alibi; experts whose products depend on who else is routed to them.
+@pytest.mark.parametrize("family", ["mamba", "mistral", "gemma2", "bloom", "qwen3_moe"])
+@torch.no_grad()
+def test_what_cannot_be_packed_is_padded(family):
+    model, batch = small(family, sliding_window=4), collate(SEQUENCES)
+    assert not packs(model)
+    assert [one.answer_BT.shape for one in passes(model, batch, packed=True)] == [batch.answer_mask_BT.shape]
+    assert torch.equal(logits_of(model, batch, packed=True), logits_of(model, batch))
+
+
+@torch.no_grad()
+def test_a_model_whose_sequences_see_each_other_does_not_pack():
+    model = small("llama")
+    heard = model.model.layers[0].register_forward_hook(lambda _m, _a, output: output + 1e-7 * output.mean())
+    assert not packs(model)  # the trial is exact: what leaks is far below any tolerance
+    heard.remove()
+    assert not packs(model)  # and made once
+    assert packs(small("llama"))
+
+
+@torch.no_grad()
+def test_rows_of_one_length_are_not_packed():
+    model = small("llama")
+    batch = collate([SEQUENCES[0], SEQUENCES[0]])
+    assert [one.answer_BT.shape for one in passes(model, batch, packed=True)] == [batch.answer_mask_BT.shape]
 
 
 @torch.no_grad()
