@@ -1,12 +1,12 @@
-"""Does the battery tell the truth on a real model? SmolLM2 on TOFU, unlearned in four ways, beside the retrained one.
+"""Does the battery tell the truth on a real model? SmolLM2 on TOFU, unlearned in five ways, beside the retrained one.
 
     python benchmarks/field_check.py --data TOFU_FOLDER --people 2 --folder WORK --json OUT.json
 
 Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchmark --size smollm2` does, unlearns the
 original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
-(calibrated, its own stop), and gives every model to the battery as the candidate. The candidate that has to pass is
-`retrained-again`, trained without the rows in another order: `retrained` itself is the reference, and would be compared
-with itself. With `--alone` there is no battery, only the decoy ranking, of one person at a time.
+(calibrated, its own stop, two redistributions), and gives every model to the battery as the candidate. The candidate
+that has to pass is `retrained-again`, trained without the rows in another order: `retrained` itself is the reference,
+and would be compared with itself. With `--alone` there is no battery, only the decoy ranking, of one person at a time.
 
 What is there already is kept, so a run that was cut off goes on; base and retrained models, which do not depend on the
 forget rows, may be copied from the folder of another number of people. Training multiplies in bfloat16 (autocast;
@@ -34,18 +34,19 @@ from sau.verify.report import render_html
 ROOT = Path(__file__).resolve().parents[1]
 PRUNER, SPARSITY, SEED = "wanda", 0.5, 0
 USUAL = {"redistribution": "none", "lr": 4e-5, "batch_size": 8, "stop": None}
+SAU: dict[str, Any] = {
+    "objective": "calibrated",
+    "lr": 4e-5,
+    "batch_size": 8,
+    "alpha": 3.0,
+    "stop": {"eval_every": 5, "margin_nats": 0.05},
+}
 METHODS: dict[str, dict[str, Any]] = {
     "grad_ascent": USUAL | {"objective": "grad_ascent"},
     "grad_diff": USUAL | {"objective": "grad_diff"},
     "npo": USUAL | {"objective": "npo", "alpha": 2.0},
-    "sau": {
-        "objective": "calibrated",
-        "redistribution": "importance",
-        "lr": 4e-5,
-        "batch_size": 8,
-        "alpha": 3.0,
-        "stop": {"eval_every": 5, "margin_nats": 0.05},
-    },
+    "sau": SAU | {"redistribution": "importance"},
+    "sau-natural": SAU | {"redistribution": {"name": "natural", "num_iterations": 2}},
 }
 
 

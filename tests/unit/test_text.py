@@ -86,11 +86,22 @@ def test_sequences_packed_in_a_row_have_the_logits_and_gradients_of_padded_ones(
     assert model.config._attn_implementation == "sdpa"
 
 
-# Recurrent; windows; capped scores; alibi; experts whose products depend on who else is routed to them.
-@pytest.mark.parametrize("family", ["mamba", "mistral", "gemma2", "bloom", "qwen3_moe"])
+# Recurrence; a convolution beside attention; windows; capped scores; alibi; experts, whose products depend on who else
+# is routed to them.
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("mamba", {}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("mistral", {"sliding_window": 4}),
+        ("gemma2", {}),
+        ("bloom", {}),
+        ("qwen3_moe", {}),
+    ],
+)
 @torch.no_grad()
-def test_what_cannot_be_packed_is_padded(family):
-    model, batch = small(family, sliding_window=4), collate(SEQUENCES)
+def test_what_cannot_be_packed_is_padded(family, options):
+    model, batch = small(family, **options), collate(SEQUENCES)
     assert not packs(model)
     assert [one.answer_BT.shape for one in passes(model, batch, packed=True)] == [batch.answer_mask_BT.shape]
     assert torch.equal(logits_of(model, batch, packed=True), logits_of(model, batch))
