@@ -233,6 +233,18 @@ def test_inputs_are_those_of_retain_rows(setting, method):
     torch.testing.assert_close(hessian, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["importance", "compensated", "natural"])
+def test_a_training_that_multiplies_in_bfloat16_is_redistributed_too(setting, method):
+    params = UnlearnParams(
+        objective={"name": "grad_diff"}, redistribution={"name": method}, lr=1e-3, max_steps=2, batch_size=8, stop=None
+    )
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        history = unlearn(setting.lm, demo_rows("a", seed=1), *(demo_rows(who, seed=1) for who in "bc"), params, seed=0)
+    assert len(history.trajectory) >= 2
+    check_mask(setting.lm.model, setting.lm.mask)
+    assert all(parameter.dtype == torch.float32 for parameter in setting.lm.model.parameters())
+
+
 # -- natural --------------------------------------------------------------------------------------
 
 

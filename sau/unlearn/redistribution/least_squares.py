@@ -48,7 +48,7 @@ def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: in
         keep_BT = batch.attention_mask_BT.bool()
 
         def add(name: str, inputs_BTI: Tensor, keep_BT: Tensor = keep_BT) -> None:
-            inputs_NI = inputs_BTI[keep_BT]
+            inputs_NI = inputs_BTI[keep_BT].to(moments[name].dtype)  # autocast hands on narrower ones
             moments[name].addmm_(inputs_NI.T, inputs_NI)
 
         with observing(linears, add):
