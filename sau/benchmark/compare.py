@@ -59,12 +59,12 @@ def _setup(cell: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _mean_distances(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """Setup -> mean distance over its seeds, for setups that have every seed that any has."""
-    seeds = {c["seed"] for c in cells}
-    by_setup: dict[tuple[str, str], dict[int, float]] = {}
+    """Setup -> mean distance over its seeds, for the setups that have the most seeds."""
+    by_setup: dict[tuple[str, str], list[float]] = {}
     for c in cells:
-        by_setup.setdefault(_setup(c), {})[c["seed"]] = c["distance_to_retrain"]
-    return {setup: float(np.mean([*of.values()])) for setup, of in by_setup.items() if of.keys() == seeds}
+        by_setup.setdefault(_setup(c), []).append(c["distance_to_retrain"])
+    most = max(map(len, by_setup.values()))
+    return {setup: float(np.mean(of)) for setup, of in by_setup.items() if len(of) == most}
 
 
 def _best(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

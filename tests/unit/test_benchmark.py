@@ -301,6 +301,9 @@ def test_a_setup_that_lacks_a_seed_is_not_chosen():
     result = compare(cells, ("npo", "natural"))
     assert result["sau"][0]["redistribution"] == "natural"
     assert result["ratio"][0]["ratio_per_seed"] == pytest.approx([0.5, 0.5])
+    # Of a grid that is only begun, no setup may have every seed.
+    begun = compare([made("importance", 0, 0.1), made("natural", 1, 0.2), *cells[-3:]], ("npo", "natural"))
+    assert begun["ratio"][0]["ratio_per_seed"] == pytest.approx([0.25])
 
 
 def test_page_and_picture(tmp_path, spec, prepared):
