@@ -169,11 +169,16 @@ def passes(model: Any, batch: Batch, *, packed: bool = False) -> list[Pass]:
 
 def logits_of(model: Any, batch: Batch, *, packed: bool = False) -> Tensor:
     """Next-token logits [N, V] in float32 at the answer tokens, sequence by sequence; `packed`: see `passes`."""
-    return torch.cat([_logits_of(model, one) for one in passes(model, batch, packed=packed)])
+    return logits_in(model, passes(model, batch, packed=packed))
 
 
-def _logits_of(model: Any, one: Pass) -> Tensor:
-    """`logits_of` in one pass.
+def logits_in(model: Any, its_passes: Sequence[Pass]) -> Tensor:
+    """`logits_of` for a batch whose passes are known already."""
+    return torch.cat([_logits_in(model, one) for one in its_passes])
+
+
+def _logits_in(model: Any, one: Pass) -> Tensor:
+    """`logits_in` of one pass.
 
     The hidden states are selected before the output head, whose product with the vocabulary is a large part of a
     small model's work and is wanted for the answer only; whatever the model does to logits after its head still

@@ -19,7 +19,7 @@ from sau.data.records import Row
 from sau.models import LanguageModel
 from sau.registry import Component
 from sau.sparsity.pruners.base import decoder_blocks
-from sau.text import Batch, Encoded, answer_logps, collate, logits_of, passes, targets_of, token_logps
+from sau.text import Batch, Encoded, answer_logps, collate, logits_in, passes, targets_of, token_logps
 from sau.unlearn.calibration import Calibration
 
 
@@ -89,7 +89,7 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
             lambda _module, _args, output: hidden.append(output[0] if isinstance(output, tuple) else output)
         )
     try:
-        logits_NV = logits_of(model, batch, packed=True)
+        logits_NV = logits_in(model, its_passes)
     finally:
         if hook:
             hook.remove()
