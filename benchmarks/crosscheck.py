@@ -26,10 +26,12 @@ from open_unlearning import item, modules
 
 from sau.data.demo import demo_rows
 from sau.data.records import Row
-from sau.models import LanguageModel, base_model
-from sau.params import FinetuneParams, ModelParams
-from sau.text import Encoded, collate, logits_of, targets_of, token_logps
-from sau.unlearn.loop import finetune
+from sau.models.batches import Encoded, collate
+from sau.models.language_model import LanguageModel
+from sau.models.scoring import logits_of, targets_of, token_logps
+from sau.models.sources import ModelParams, base_model
+from sau.training.finetune import FinetuneParams, finetune
+from sau.verify.evidence.readings import MAX_NEW_TOKENS, Array, Reading, read
 from sau.verify.metrics.exact_memorization import ExactMemorization
 from sau.verify.metrics.extraction_strength import ExtractionStrength
 from sau.verify.metrics.forget_quality import ForgetQuality
@@ -44,7 +46,6 @@ from sau.verify.metrics.privleak import PrivLeak, privleak
 from sau.verify.metrics.probability import Probability
 from sau.verify.metrics.rouge_l_recall import RougeLRecall
 from sau.verify.metrics.truth_ratio import TruthRatio
-from sau.verify.readings import MAX_NEW_TOKENS, Array, Reading, read
 
 TOLERANCE = 1e-4
 BATCH_SIZE = 8

@@ -24,17 +24,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import yaml
 
-from sau.checkpoint import open_sparse
+from sau.checkpoint.sparse import open_sparse
+from sau.config import merge, read_yaml
 from sau.data.demo import demo_rows, write_demo_data
 from sau.data.records import Row, load_records
-from sau.models import LanguageModel
-from sau.params import merge, read_yaml
+from sau.models.language_model import LanguageModel
 from sau.stages import CHECKPOINT, RECIPES, run
-from sau.verify.check import Bench, Evidence
+from sau.verify.checks.base import Bench, Evidence
 from sau.verify.checks.decoy_rank import DecoyRankCheck
-from sau.verify.decoys import find_secrets
+from sau.verify.evidence.decoys import find_secrets
+from sau.verify.evidence.readings import sum_logps
 from sau.verify.policy import Policy, load_policy
-from sau.verify.readings import sum_logps
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,13 +23,13 @@ import torch
 from decoy_power import judged, print_table, read_decoys, summary
 
 from sau import benchmark
-from sau.checkpoint import open_model, read_manifest, save_sparse
-from sau.models import seeded
-from sau.params import UnlearnParams, read_yaml
-from sau.unlearn.loop import unlearn
+from sau.checkpoint.sparse import open_model, read_manifest, save_sparse
+from sau.config import read_yaml
+from sau.models.language_model import seeded
+from sau.unlearn.unlearn import UnlearnParams, unlearn
 from sau.verify import load_policy, verify_each
-from sau.verify.check import Evidence
-from sau.verify.report import render_html
+from sau.verify.checks.base import Evidence
+from sau.verify.report.page import render_html
 
 ROOT = Path(__file__).resolve().parents[1]
 PRUNER, SPARSITY, SEED = "wanda", 0.5, 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sau.text import Encoded
+from sau.models.batches import Encoded
 
 IGNORED = -100
 

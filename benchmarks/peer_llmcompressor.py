@@ -32,10 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def ours(method: str, folder: Path, tokens: list[list[int]]) -> tuple[Any, Callable[[], Any]]:
-    from sau.models import open_dense
-    from sau.params import PruneParams
-    from sau.sparsity.pruners import prune
-    from sau.text import Encoded
+    from sau.models.batches import Encoded
+    from sau.models.dense import open_dense
+    from sau.pruners import PruneParams, prune
 
     lm = open_dense(folder, prompt="{question}")
     sequences = [Encoded(tuple(ids), prompt_length=1) for ids in tokens]
@@ -95,8 +94,9 @@ def compare(peer_python: str, work: Path) -> list[dict[str, Any]]:
     from safetensors.torch import load_file
 
     from benchmarks.pruning import NUM_EVALUATION, documentation, perplexity
-    from sau.models import base_model, save_dense, seeded
-    from sau.params import SMOLLM2, ModelParams
+    from sau.models.dense import save_dense
+    from sau.models.language_model import seeded
+    from sau.models.sources import SMOLLM2, ModelParams, base_model
 
     lm = base_model(ModelParams(source=SMOLLM2), seed=0)
     save_dense(lm, work / "model")

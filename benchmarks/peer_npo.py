@@ -34,14 +34,17 @@ from torch.nn.utils import clip_grad_norm_
 from sau.data.demo import demo_rows
 from sau.data.records import Row
 from sau.data.tofu import load_tofu
-from sau.models import LanguageModel, base_model
-from sau.params import FinetuneParams, ModelParams, UnlearnParams
-from sau.text import Encoded
-from sau.unlearn.loop import _training, _UnlearnStep, finetune
-from sau.unlearn.objectives.base import Outputs, Setting
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.outputs import Outputs
+from sau.models.sources import ModelParams, base_model
+from sau.training.finetune import FinetuneParams, finetune
+from sau.training.optimizer import SurvivorAdamW
+from sau.training.session import training
+from sau.unlearn.objectives.base import Setting
 from sau.unlearn.objectives.npo import Npo
-from sau.unlearn.optimizer import SurvivorAdamW
 from sau.unlearn.redistribution.none import NoRedistribution
+from sau.unlearn.unlearn import UnlearnParams, UnlearnStep
 
 BATCH_SIZE = 8
 BETA = 0.1
@@ -62,10 +65,10 @@ class Ours:
     def __init__(self, lm: LanguageModel, forget: list[Row], retain: list[Row], lr: float, order: Any) -> None:
         self.setting = Setting(lm, forget, lm.encode(forget), lm.encode(retain), [])
         self.lr = lr
-        self.frame = _training(lm, freeze_embeddings=True)
+        self.frame = training(lm, freeze_embeddings=True)
         optimizer = SurvivorAdamW(self.frame.__enter__(), {})
         params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
-        self._step = _UnlearnStep(self.setting, TokenMeanNpo(beta=BETA), NoRedistribution(), optimizer, params, 0)
+        self._step = UnlearnStep(self.setting, TokenMeanNpo(beta=BETA), NoRedistribution(), optimizer, params, 0)
         if order:
             self._step.forget_order, self._step.retain_order = order
         self.taken: list[Encoded] = []

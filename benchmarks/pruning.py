@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from sau.models import base_model, seeded
-from sau.params import SMOLLM2, ModelParams, PruneParams
-from sau.sparsity.pruners import prune
-from sau.text import Encoded, answer_logps
+from sau.models.batches import Encoded
+from sau.models.language_model import seeded
+from sau.models.scoring import answer_logps
+from sau.models.sources import SMOLLM2, ModelParams, base_model
+from sau.pruners import PruneParams, prune
 
 NUM_TOKENS = 512
 NUM_CALIBRATION, NUM_EVALUATION = 16, 4

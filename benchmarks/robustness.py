@@ -16,10 +16,10 @@ import numpy as np
 
 from sau import benchmark
 from sau.benchmark import Cell, measure, read
-from sau.models import LanguageModel, seeded
-from sau.params import read_yaml
-from sau.text import Encoded
-from sau.verify.stressor import Stressor, Surroundings
+from sau.config import read_yaml
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel, seeded
+from sau.verify.stressors.base import Stressor, Surroundings
 from sau.verify.stressors.prune_further import PruneFurther
 from sau.verify.stressors.relearn import Relearn
 from sau.verify.stressors.round_weights import RoundWeights

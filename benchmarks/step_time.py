@@ -21,15 +21,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sau.data.records import Row
-from sau.models import LanguageModel
-from sau.params import UnlearnParams
+from sau.mask import Mask, apply_mask
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.layers import prunable
 from sau.registry import build
-from sau.sparsity.mask import Mask, apply_mask, prunable
-from sau.text import Encoded
-from sau.unlearn.loop import _training, _UnlearnStep
+from sau.training.optimizer import SurvivorAdamW
+from sau.training.session import training
 from sau.unlearn.objectives.base import Objective, Setting
-from sau.unlearn.optimizer import SurvivorAdamW
 from sau.unlearn.redistribution.base import Redistribution
+from sau.unlearn.unlearn import UnlearnParams, UnlearnStep
 
 NUM_ROWS, NUM_TOKENS, PROMPT = 32, 60, 20
 LR = 1e-5
@@ -71,8 +72,8 @@ class Side:
         rows: list[Row] = []
         vocabulary = model.config.vocab_size
         setting = Setting(lm, rows, *(random_rows(seed, vocabulary) for seed in range(3)))
-        self.optimizer = SurvivorAdamW(_training(lm, freeze_embeddings=True).__enter__(), mask)
-        self.step = _UnlearnStep(
+        self.optimizer = SurvivorAdamW(training(lm, freeze_embeddings=True).__enter__(), mask)
+        self.step = UnlearnStep(
             setting,
             build(Objective, "sau.unlearn.objectives", "npo"),
             build(Redistribution, "sau.unlearn.redistribution", "none" if name == "plain" else name),

@@ -42,8 +42,8 @@ from sau.benchmark import (  # noqa: E402
     run_cell,
     side,
 )
+from sau.config import read_yaml  # noqa: E402
 from sau.errors import ConfigError  # noqa: E402
-from sau.params import read_yaml  # noqa: E402
 from tasks.tracking import Tracking  # noqa: E402
 
 log = logging.getLogger("sau")

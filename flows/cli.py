@@ -106,7 +106,7 @@ def progress() -> Iterator[None]:
 
 def overrides(profile: str | None, settings_: list[str] | None) -> dict[str, Any]:
     """--profile and --set as one nested mapping."""
-    from sau.params import merge, read_yaml
+    from sau.config import merge, read_yaml
 
     merged: dict[str, Any] = {}
     if profile and profile != "tiny":
@@ -472,14 +472,15 @@ def export(
     """Write a sparse checkpoint as a dense Hugging Face folder that stock transformers and vLLM open.
 
     With --delta write only what changed since another version with the same mask; `sau restore` makes it whole."""
-    from sau.checkpoint import DTYPES, read_manifest
-    from sau.checkpoint import export as write
+    from sau.checkpoint.sparse import DTYPES, read_manifest
+    from sau.checkpoint.sparse import export as write
 
     if dtype and dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r}: has to be one of {', '.join(DTYPES)}", param_hint="--dtype")
     checkpoint = _checkpoint(model)
     if delta:
-        from sau.delta import num_bytes, save_delta
+        from sau.checkpoint.archive import num_bytes
+        from sau.checkpoint.delta import save_delta
 
         if dtype:
             raise typer.BadParameter("a delta is of the stored numbers, leave it out", param_hint="--dtype")
@@ -530,8 +531,8 @@ def restore(
     ] = None,
 ) -> None:
     """Make a stored version whole again, every file checked against its digest. Needs no MLflow, no DVC, no Prefect."""
-    from sau.delta import apply_delta
-    from sau.delta import restore as write
+    from sau.checkpoint.archive import restore as write
+    from sau.checkpoint.delta import apply_delta
 
     manifest = apply_delta(stored, _checkpoint(base), target) if base else write(stored, target)
     out.print(f"restored to {target}, model digest {manifest.digest}", soft_wrap=True)
@@ -578,7 +579,7 @@ def verify(
     show_answers: ShowAnswers = False,
 ) -> None:
     """Judge any causal language model, sparse or not, whoever unlearned it. Needs no Prefect and no MLflow."""
-    from sau.verify.report import render_html
+    from sau.verify.report.page import render_html
     from sau.verify.standalone import answer_paths, verify_paths
 
     if show_answers and not html_file:

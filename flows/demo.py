@@ -23,9 +23,9 @@ def run_demo(profile: str, data: str, data_options: dict[str, Any], overrides: d
         RequestError: every person but one is forgotten already.
         SauError: whatever a step refuses.
     """
-    from sau.checkpoint import open_sparse, read_manifest
+    from sau.checkpoint.sparse import open_sparse, read_manifest
     from sau.data.records import load_records
-    from tasks.data import write_data
+    from sau.data.sources import write_data
 
     started = time.monotonic()
     with progress():

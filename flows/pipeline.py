@@ -15,8 +15,9 @@ from filelock import FileLock  # noqa: E402
 from prefect import flow, task  # noqa: E402
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
 
+from sau.config import read_yaml  # noqa: E402
 from sau.errors import ConfigError, RequestError  # noqa: E402
-from sau.params import load_params, read_yaml  # noqa: E402
+from sau.params import load_params  # noqa: E402
 from sau.stages import RECIPES  # noqa: E402
 from tasks.ledger import LINE, Ledger, State  # noqa: E402
 from tasks.lineage import chain, page, svg  # noqa: E402

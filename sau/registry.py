@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from sau.config import checked
 from sau.errors import ConfigError
 
 
@@ -59,15 +60,3 @@ def build(base: type[C], package: str, config: Mapping[str, Any] | str) -> C:
         hint = f", did you mean {near[0]!r}" if near else ""
         raise ConfigError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
     return checked(known[name], fields, f"{kind} {name!r}")
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def checked(model: type[M], fields: Any, where: str) -> M:
-    """Validate `fields`; pydantic's report becomes one ConfigError that names each key and what is allowed."""
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: {'; '.join(problems)}") from None

@@ -17,7 +17,9 @@ from typing import Any
 from sau.data.demo import demo_rows
 from sau.data.records import Row, load_records
 from sau.errors import CheckpointError, DataError
-from sau.params import TINY, FinetuneParams, Params, load_params
+from sau.models.sources import TINY
+from sau.params import Params, load_params
+from sau.training.finetune import FinetuneParams
 
 DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base", "dense"))
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
@@ -63,7 +65,8 @@ def _fresh(path: Path) -> Path:
 
 
 def _base(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.models import base_model, save_dense
+    from sau.models.dense import save_dense
+    from sau.models.sources import base_model
 
     lm = base_model(params.model, seed=params.seed)
     if params.model.source == TINY:
@@ -79,7 +82,7 @@ def _last_loss(history: Any) -> float | None:
 def _pretrain(lm: Any, params: Params, progress: Progress | None) -> None:
     """Teach the tiny model the language of the demo in one pass over people who are in no data set, so that what it
     later knows of a person it knows from that person's rows alone."""
-    from sau.unlearn.loop import finetune
+    from sau.training.finetune import finetune
 
     tiny = params.model.tiny
     rows = [row for number in range(tiny.pretrain_people) for row in demo_rows(f"pretrain-{number}", seed=0)]
@@ -88,8 +91,8 @@ def _pretrain(lm: Any, params: Params, progress: Progress | None) -> None:
 
 
 def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.models import open_dense, save_dense
-    from sau.unlearn.loop import finetune
+    from sau.models.dense import open_dense, save_dense
+    from sau.training.finetune import finetune
 
     lm = open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt)
     rows = load_records(folder / DATA / "train")
@@ -101,9 +104,10 @@ def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str,
 
 
 def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint import save_sparse
-    from sau.models import open_dense, seeded
-    from sau.sparsity.pruners import prune
+    from sau.checkpoint.sparse import save_sparse
+    from sau.models.dense import open_dense
+    from sau.models.language_model import seeded
+    from sau.pruners import prune
 
     lm = open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt)
     rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
@@ -115,8 +119,8 @@ def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str,
 
 
 def _recover(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint import open_sparse, read_manifest, save_sparse
-    from sau.unlearn.loop import finetune
+    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
+    from sau.training.finetune import finetune
 
     source = folder / ARTIFACTS / "pruned"
     lm = open_sparse(source)
@@ -148,9 +152,9 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[s
 
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint import open_sparse, read_manifest, save_sparse
-    from sau.models import open_dense
-    from sau.unlearn.loop import unlearn
+    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
+    from sau.models.dense import open_dense
+    from sau.unlearn.unlearn import unlearn
 
     lm = open_sparse(folder / PARENT)
     rows = read_split(folder)
@@ -176,7 +180,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[st
 
 
 def _package(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint import open_sparse, read_manifest, save_sparse
+    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
 
     source = folder / ARTIFACTS / "sparse"
     lm = open_sparse(source)

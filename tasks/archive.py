@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from sau.checkpoint import read_manifest
-from sau.delta import hops, keep, num_bytes
+from sau.checkpoint.archive import hops, keep, num_bytes
+from sau.checkpoint.sparse import read_manifest
 from sau.errors import RequestError, TrackingError
 from tasks.settings import settings
 from tasks.tracking import Tracking

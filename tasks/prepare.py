@@ -9,14 +9,15 @@ from typing import Any
 import yaml
 from prefect import task
 
+from sau.config import checked, merge, read_yaml
+from sau.data.sources import DEMO, write_data
 from sau.errors import RequestError, WorkspaceError
-from sau.params import Params, load_params, merge, read_yaml
-from sau.registry import build, checked
-from sau.sparsity.pruners import Pruner
+from sau.params import Params, load_params
+from sau.pruners.base import Pruner
+from sau.registry import build
 from sau.unlearn.objectives.base import Objective
 from sau.unlearn.redistribution.base import Redistribution
 from sau.verify.policy import load_policy
-from tasks.data import DEMO, write_data
 from tasks.ledger import Ledger
 from tasks.settings import settings
 from tasks.tracking import Tracking
@@ -49,7 +50,7 @@ def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
     """
     params = checked(Params, merge(base, overrides), "parameters")
     # A misspelt method is refused now, not after an hour of training.
-    build(Pruner, "sau.sparsity.pruners", params.prune.pruner)
+    build(Pruner, "sau.pruners", params.prune.pruner)
     build(Objective, "sau.unlearn.objectives", params.unlearn.objective)
     build(Redistribution, "sau.unlearn.redistribution", params.unlearn.redistribution)
     load_policy(params.verify.policy)

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import task
 
-from sau.checkpoint import check_files
+from sau.checkpoint.sparse import check_files
 from sau.errors import CheckpointError, TrackingError
 from sau.params import load_params
 from tasks.prepare import params_digest, training_digest, workspace

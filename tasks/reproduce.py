@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from sau.checkpoint import check_files
+from sau.checkpoint.sparse import check_files
 from sau.errors import CheckpointError, WorkspaceError
 from tasks.settings import settings
 from tasks.workspace import Workspace, dvc, git, parse_tag, pins_at

@@ -10,16 +10,18 @@ from typing import Any
 
 from prefect import task
 
-from sau.checkpoint import check_files, open_sparse
+from sau.checkpoint.sparse import check_files, open_sparse
 from sau.data.records import Row
 from sau.errors import CheckpointError, DataError, WorkspaceError
-from sau.models import LanguageModel, open_dense, seeded
-from sau.params import ModelParams, load_params
+from sau.models.dense import open_dense
+from sau.models.language_model import LanguageModel, seeded
+from sau.models.sources import ModelParams
+from sau.params import load_params
 from sau.stages import CHECKPOINT, PARENT, read_split
-from sau.verify.answers import answers
 from sau.verify.battery import verify as run_battery
 from sau.verify.policy import load_policy
-from sau.verify.report import render_html, render_markdown
+from sau.verify.report.answers import answers
+from sau.verify.report.page import render_html, render_markdown
 from tasks.prepare import workspace
 from tasks.settings import settings
 from tasks.tracking import Tracking

@@ -33,7 +33,7 @@ from sau.benchmark.distance import (
     rank,
     read,
 )
-from sau.benchmark.models import adapted_base, encoded, load_rows, prepare, reference
+from sau.benchmark.references import adapted_base, encoded, load_rows, prepare, reference
 from sau.benchmark.report import frontier, markdown
 from sau.benchmark.spec import DEMO, Cell, Spec, digest, grid, load_spec, models_digest, side
 

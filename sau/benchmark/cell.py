@@ -21,16 +21,18 @@ from sau.benchmark.distance import (
     rank,
     read,
 )
-from sau.benchmark.models import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
+from sau.benchmark.references import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
 from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Sparsity, Spec
+from sau.config import checked
 from sau.data.records import Row
 from sau.errors import DivergedError
-from sau.models import LanguageModel, seeded
-from sau.registry import checked
-from sau.sparsity.mask import apply_mask
-from sau.sparsity.pruners import prune
-from sau.text import Encoded
-from sau.unlearn.loop import History, finetune, num_steps, unlearn
+from sau.mask import apply_mask
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel, seeded
+from sau.pruners import prune
+from sau.training.finetune import finetune, num_steps
+from sau.training.session import History
+from sau.unlearn.unlearn import unlearn
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sau.data.records import Row
 from sau.errors import DataError
-from sau.models import LanguageModel
-from sau.text import Encoded, answer_logps
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.scoring import answer_logps
 from sau.unlearn.calibration import expected_logps
 from sau.verify.checks.decoy_rank import place as place_among_decoys
-from sau.verify.decoys import find_secrets
-from sau.verify.readings import sum_logps
+from sau.verify.evidence.decoys import find_secrets
+from sau.verify.evidence.readings import sum_logps
 from sau.verify.stats import auc
 
 REFERENCES = ("original", "retrained", "retrained-again")

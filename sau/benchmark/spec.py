@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sau.config import checked, merge, read_yaml
 from sau.errors import ConfigError
-from sau.params import Params, merge, read_yaml
-from sau.registry import checked
+from sau.params import Params
 
 Order = Literal["prune-unlearn", "unlearn-prune"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)] | Literal["2:4"]

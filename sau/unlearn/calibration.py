@@ -20,8 +20,9 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from sau.models import LanguageModel
-from sau.text import Encoded, answer_logps
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.scoring import answer_logps
 
 
 def expected_logps(

@@ -2,6 +2,6 @@
 
 from sau.verify.battery import verify, verify_each
 from sau.verify.policy import Policy, load_policy
-from sau.verify.verification import Finding, Verification
+from sau.verify.record import Finding, Verification
 
 __all__ = ["Finding", "Policy", "Verification", "load_policy", "verify", "verify_each"]

@@ -1,4 +1,4 @@
-"""The policy: which checks are run, how strict they are, and what makes them mandatory. Versioned and digested."""
+"""params.yaml as frozen models: everything that changes a number in the result, and nothing else."""
 
 import hashlib
 import json
@@ -8,15 +8,24 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from sau.config import Section, checked, read_yaml
 from sau.errors import ConfigError
-from sau.params import read_yaml
-from sau.registry import build, checked
-from sau.verify.check import PACKAGE as CHECKS
-from sau.verify.check import Check
-from sau.verify.metric import PACKAGE as METRICS
-from sau.verify.metric import Metric
-from sau.verify.stressor import PACKAGE as STRESSORS
-from sau.verify.stressor import Stressor
+from sau.registry import build
+from sau.verify.checks.base import PACKAGE as CHECKS
+from sau.verify.checks.base import Check
+from sau.verify.metrics.base import PACKAGE as METRICS
+from sau.verify.metrics.base import Metric
+from sau.verify.stressors.base import PACKAGE as STRESSORS
+from sau.verify.stressors.base import Stressor
+
+
+class VerifyParams(Section):
+    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
+
+    policy: str = "quick"
+    num_stressors: int | None = Field(None, ge=0)
+    max_retain_rows: int = Field(200, ge=10, le=100_000)
+
 
 SHIPPED = Path(__file__).parent / "policies"
 

@@ -4,16 +4,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sau.checkpoint import check_files, file_sha256, is_sparse, open_model
+from sau.checkpoint.sparse import check_files, file_sha256, is_sparse, open_model
 from sau.data import load_records
 from sau.data.records import Row
 from sau.errors import CheckpointError
-from sau.models import LanguageModel
-from sau.params import ModelParams
-from sau.verify.answers import answers
+from sau.models.language_model import LanguageModel
+from sau.models.sources import ModelParams
 from sau.verify.battery import verify
 from sau.verify.policy import load_policy
-from sau.verify.verification import Verification
+from sau.verify.record import Verification
+from sau.verify.report.answers import answers
 
 Source = str | Path
 _PROMPT: str = ModelParams.model_fields["prompt"].default
@@ -82,7 +82,7 @@ def answer_paths(
     prompt: str = _PROMPT,
     subject: str | None = None,
 ) -> list[dict[str, str]]:
-    """What the models answer to a few rows of each file, for a report; see `sau.verify.answers.answers`.
+    """What the models answer to a few rows of each file, for a report; see `sau.verify.report.answers.answers`.
 
     Raises:
         DataError: a row is not of the demo people.

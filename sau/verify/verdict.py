@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from sau.verify.check import Check, Measure, Verdict
-from sau.verify.verification import Finding
+from sau.verify.checks.base import Check, Measure, Verdict
+from sau.verify.record import Finding
 
 
 def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float) -> tuple[Verdict, str]:

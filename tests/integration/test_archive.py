@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sau.checkpoint import check_files, read_manifest, save_sparse
-from sau.models import base_model
-from sau.params import ModelParams, PackageParams, TinyParams
-from sau.sparsity.mask import apply_mask, prunable
+from sau.checkpoint.sparse import PackageParams, check_files, read_manifest, save_sparse
+from sau.mask import apply_mask
+from sau.models.layers import prunable
+from sau.models.sources import ModelParams, TinyParams, base_model
 from tasks.settings import Settings
 from tasks.tracking import Tracking
 

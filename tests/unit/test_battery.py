@@ -15,32 +15,35 @@ from flows import cli
 from sau.data import write_shards
 from sau.data.demo import demo_rows
 from sau.errors import CheckpointError, ConfigError, DataError, DivergedError
-from sau.models import LanguageModel, base_model, save_dense
-from sau.params import FinetuneParams, ModelParams, TinyParams
+from sau.mask import apply_mask, check_mask
+from sau.models.dense import save_dense
+from sau.models.language_model import LanguageModel
+from sau.models.layers import prunable
+from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.registry import discover
-from sau.sparsity.mask import apply_mask, check_mask, prunable
-from sau.unlearn.loop import finetune
-from sau.verify import battery, check, load_policy, verdict, verify, verify_each
-from sau.verify.answers import answers
-from sau.verify.blind import blind_baseline, word_features
-from sau.verify.check import Bench, Check, Evidence, Measure, NoPowerError
+from sau.training.finetune import FinetuneParams, finetune
+from sau.verify import load_policy, trial, verdict, verify, verify_each
+from sau.verify.checks import base as check
+from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError
 from sau.verify.checks.decoy_rank import DecoyRankCheck, p_if_true, place, pooled_p
 from sau.verify.checks.exposed_records import ExposedRecordsCheck
 from sau.verify.checks.membership import MembershipCheck
 from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
 from sau.verify.checks.sampling_leak import SamplingLeakCheck
-from sau.verify.decoys import find_secrets
+from sau.verify.evidence.blind import blind_baseline, word_features
+from sau.verify.evidence.decoys import find_secrets
+from sau.verify.evidence.readings import Reading, TokenScores, mean_logps, sum_logps
+from sau.verify.evidence.sampling import count_leaks, holds, probes
 from sau.verify.policy import Policy
-from sau.verify.readings import Reading, TokenScores, mean_logps, sum_logps
-from sau.verify.sampling import count_leaks, holds, probes
+from sau.verify.record import Finding
+from sau.verify.report.answers import answers
 from sau.verify.standalone import verify_paths
-from sau.verify.stressor import PACKAGE as STRESSORS
-from sau.verify.stressor import Stressor, Surroundings
+from sau.verify.stressors.base import PACKAGE as STRESSORS
+from sau.verify.stressors.base import Stressor, Surroundings
 from sau.verify.stressors.densify import Densify
 from sau.verify.stressors.prune_further import PruneFurther, pruned_further
 from sau.verify.stressors.relearn import Relearn
 from sau.verify.stressors.round_weights import RoundWeights, rounded
-from sau.verify.verification import Finding
 
 SEED = 2
 PEOPLE = [f"person-{n}" for n in range(4)]
@@ -267,7 +270,7 @@ def test_tied_scores_never_pass(retrained, before, reference, monkeypatch):
         answer = TokenScores(np.full(4, -1.0), np.zeros(4, bool), np.full(4, -1.0), np.ones(4))
         return Reading((answer,) * len(rows), np.ones(len(rows)), "x")
 
-    monkeypatch.setattr(battery, "read", tied)
+    monkeypatch.setattr(trial, "read", tied)
     result = run(retrained, before, reference)
     assert result.verdict == "INCONCLUSIVE"
 
@@ -287,7 +290,7 @@ def test_reading_that_raises_never_passes(retrained, before, reference, monkeypa
     def explode(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(battery, "sum_logps", explode)
+    monkeypatch.setattr(trial, "sum_logps", explode)
     result = run(retrained, before, reference)
     assert result.verdict == "INCONCLUSIVE"
     assert all("MemoryError" in f.reason for f in result.checks)

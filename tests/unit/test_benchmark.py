@@ -32,10 +32,10 @@ from sau.benchmark import (
 )
 from sau.benchmark.cell import _place
 from sau.benchmark.report import _undominated
-from sau.checkpoint import open_model
+from sau.checkpoint.sparse import open_model
+from sau.config import merge, read_yaml
 from sau.errors import ConfigError
-from sau.params import merge, read_yaml
-from sau.sparsity.mask import check_mask, fading_mask
+from sau.mask import check_mask, fading_mask
 
 ROOT = Path(__file__).parents[2]
 SIZES = sorted((ROOT / "benchmarks").glob("*.yaml"))

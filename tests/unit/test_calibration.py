@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from sau.data.demo import demo_rows
-from sau.models import LanguageModel, base_model
-from sau.params import AdaptParams, FinetuneParams, ModelParams, StopParams, TinyParams, UnlearnParams
-from sau.text import answer_logps
+from sau.models.language_model import LanguageModel
+from sau.models.scoring import answer_logps
+from sau.models.sources import ModelParams, TinyParams, base_model
+from sau.training.finetune import AdaptParams, FinetuneParams, finetune
 from sau.unlearn.calibration import Calibration
-from sau.unlearn.frontier import Frontier
-from sau.unlearn.loop import finetune, mean_answer_logp, unlearn
 from sau.unlearn.objectives.calibrated import calibrated_loss, divergence, likeliest_others
+from sau.unlearn.stop import Frontier, StopParams
+from sau.unlearn.unlearn import UnlearnParams, mean_answer_logp, unlearn
 
 FORGET = [row for person in ("a", "b") for row in demo_rows(person, seed=3)]
 RETAIN = [row for person in ("c", "d") for row in demo_rows(person, seed=3)]

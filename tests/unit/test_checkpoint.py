@@ -7,11 +7,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from sau.checkpoint import PACKED, WEIGHTS, check_files, export, open_model, open_sparse, read_manifest, save_sparse
+from sau.checkpoint.sparse import (
+    PACKED,
+    WEIGHTS,
+    PackageParams,
+    check_files,
+    export,
+    open_model,
+    open_sparse,
+    read_manifest,
+    save_sparse,
+)
 from sau.errors import CheckpointError, ModelError, SparsityError
-from sau.models import base_model
-from sau.params import ModelParams, PackageParams, TinyParams
-from sau.sparsity.mask import apply_mask, prunable
+from sau.mask import apply_mask
+from sau.models.layers import prunable
+from sau.models.sources import ModelParams, TinyParams, base_model
 
 PARAMS = ModelParams(tiny=TinyParams(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
 
@@ -37,7 +47,7 @@ def bits(model):
 
 def rewrite_manifest(folder, **changes):
     """Change the weights file or the manifest and make the digests agree again: what an editor of both would do."""
-    from sau.checkpoint import file_sha256
+    from sau.checkpoint.sparse import file_sha256
 
     manifest = json.loads((folder / "sau.json").read_text())
     manifest["files"] = {name: file_sha256(folder / name) for name in manifest["files"]}

@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from sau.data.demo import demo_rows
-from sau.models import LanguageModel, base_model
-from sau.params import ModelParams, PruneParams, TinyParams, UnlearnParams
+from sau.mask import check_mask, check_structure, mask_digest
+from sau.models.language_model import LanguageModel
+from sau.models.sources import ModelParams, TinyParams, base_model
+from sau.pruners import PruneParams, prune
+from sau.pruners.base import Pruner
 from sau.registry import discover
-from sau.sparsity.mask import check_mask, check_structure, mask_digest
-from sau.sparsity.pruners import Pruner, prune
-from sau.unlearn.loop import unlearn
 from sau.unlearn.objectives.base import Objective
 from sau.unlearn.redistribution.base import Redistribution
+from sau.unlearn.unlearn import UnlearnParams, unlearn
 
 OBJECTIVES = {name: {"name": name} for name in discover(Objective, "sau.unlearn.objectives")}
 OBJECTIVES["pdu"]["eps"] = 1.0
-PRUNERS = sorted(discover(Pruner, "sau.sparsity.pruners"))
+PRUNERS = sorted(discover(Pruner, "sau.pruners"))
 REDISTRIBUTIONS = sorted(discover(Redistribution, "sau.unlearn.redistribution"))
 STRUCTURES = ["unstructured", "2:4"]
 STEPS = 3

@@ -166,6 +166,6 @@ def test_each_tofu_file_loads(name):
 def test_models_load_without_datasets():
     """With pandas and pyarrow it takes 90 MB, and only reading records needs it."""
     heavy = {"datasets", "pandas", "pyarrow"}
-    code = f"import sys, sau.models, sau.sparsity.pruners; print(*{heavy} & {{*sys.modules}})"
+    code = f"import sys, sau.models.sources, sau.pruners; print(*{heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

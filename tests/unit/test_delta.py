@@ -6,12 +6,13 @@ import shutil
 import pytest
 import torch
 
-from sau.checkpoint import WEIGHTS, check_files, open_sparse, read_manifest, save_sparse
-from sau.delta import PATCH, UnlikeError, apply_delta, hops, is_delta, keep, num_bytes, restore, save_delta
+from sau.checkpoint.archive import hops, keep, num_bytes, restore
+from sau.checkpoint.delta import PATCH, UnlikeError, apply_delta, is_delta, save_delta
+from sau.checkpoint.sparse import WEIGHTS, PackageParams, check_files, open_sparse, read_manifest, save_sparse
 from sau.errors import CheckpointError
-from sau.models import base_model
-from sau.params import ModelParams, PackageParams, TinyParams
-from sau.sparsity.mask import apply_mask, prunable
+from sau.mask import apply_mask
+from sau.models.layers import prunable
+from sau.models.sources import ModelParams, TinyParams, base_model
 
 PARAMS = ModelParams(tiny=TinyParams(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
 

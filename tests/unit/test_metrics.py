@@ -9,11 +9,12 @@ from scipy.stats import ks_2samp
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError, DataError, DivergedError
-from sau.models import LanguageModel, base_model
-from sau.params import ModelParams, TinyParams
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.registry import build, discover
-from sau.text import Encoded
-from sau.verify.metric import PACKAGE, MembershipMetric, Metric, ModelMetric, RecordMetric
+from sau.verify.evidence.readings import Reading, TokenScores, mean_logps, read, rouge_l_recall, score_tokens, sum_logps
+from sau.verify.metrics.base import PACKAGE, MembershipMetric, Metric, ModelMetric, RecordMetric
 from sau.verify.metrics.extraction_strength import extraction_strength
 from sau.verify.metrics.forget_quality import ForgetQuality, log10_ks
 from sau.verify.metrics.mia_min_k import MiaMinK, lowest_mean
@@ -21,8 +22,6 @@ from sau.verify.metrics.mia_min_k_pp import MiaMinKPlusPlus
 from sau.verify.metrics.model_utility import ModelUtility, harmonic_mean
 from sau.verify.metrics.privleak import PrivLeak, privleak
 from sau.verify.metrics.truth_ratio import TruthRatio
-from sau.verify.overlap import rouge_l_recall
-from sau.verify.readings import Reading, TokenScores, mean_logps, read, score_tokens, sum_logps
 from sau.verify.stats import auc, clopper_pearson, holm, p_against, tost_power
 
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError
-from sau.models import LanguageModel, base_model
-from sau.params import ModelParams, TinyParams
+from sau.models.batches import Batch, Encoded, collate
+from sau.models.language_model import LanguageModel
+from sau.models.outputs import Outputs, forward
+from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.registry import build, discover
-from sau.text import Batch, Encoded, collate
-from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
+from sau.unlearn.objectives.base import Objective, Setting
 from sau.unlearn.objectives.ce_u import ce_u_loss
 from sau.unlearn.objectives.grad_diff import kl_to_reference
 from sau.unlearn.objectives.idk_dpo import dpo_loss

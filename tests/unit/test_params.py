@@ -6,9 +6,10 @@ import pytest
 import torch
 import yaml
 
+from sau.config import merge, read_yaml
 from sau.errors import ConfigError, SparsityError
-from sau.params import Params, load_params, merge, read_yaml
-from sau.sparsity.mask import check_structure, mask_digest, pack, parse_structure, sparsity, unpack
+from sau.mask import check_structure, mask_digest, pack, parse_structure, sparsity, unpack
+from sau.params import Params, load_params
 from sau.stages import RECIPES, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

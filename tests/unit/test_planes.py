@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sau.planes import CHUNK_BYTES, read_chunks, squeeze, unsqueeze
+from sau.checkpoint.planes import CHUNK_BYTES, read_chunks, squeeze, unsqueeze
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])

@@ -9,23 +9,17 @@ from torch import nn
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError, DataError, SparsityError
-from sau.models import LanguageModel, base_model
-from sau.params import ModelParams, PruneParams, TinyParams
+from sau.mask import check_mask, check_structure, sparsity
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.layers import decoder_blocks, prunable
+from sau.models.sources import ModelParams, TinyParams, base_model
+from sau.pruners import PruneParams, prune
+from sau.pruners.base import Pruner, keep_highest, lowest
+from sau.pruners.layerwise import BATCH, halting_before, returning_freed_memory
+from sau.pruners.sparsegpt import gram, sparsegpt
+from sau.pruners.wanda import wanda_score
 from sau.registry import build
-from sau.sparsity.mask import check_mask, check_structure, prunable, sparsity
-from sau.sparsity.pruners import prune
-from sau.sparsity.pruners.base import (
-    BATCH,
-    Pruner,
-    decoder_blocks,
-    halting_before,
-    keep_highest,
-    lowest,
-    returning_freed_memory,
-)
-from sau.sparsity.pruners.sparsegpt import gram, sparsegpt
-from sau.sparsity.pruners.wanda import wanda_score
-from sau.text import Encoded
 
 PRUNERS = ["magnitude", "wanda", "sparsegpt"]
 
@@ -241,9 +235,7 @@ def test_query_key_value_and_gate_up_share_their_inputs(dense, rows):
 def test_layers_that_only_some_batches_reach():
     model, sequences = _paths(["a", "b"], ["b"])
     model.a.weight.data.fill_(1.0)
-    mask = build(Pruner, "sau.sparsity.pruners", "wanda").prune(
-        model, sequences, structure="unstructured", sparsity=0.5
-    )
+    mask = build(Pruner, "sau.pruners", "wanda").prune(model, sequences, structure="unstructured", sparsity=0.5)
     # `a` saw token 0 alone: input 0 stays, and of the three equal scores the last.
     assert mask["a.weight"].tolist() == [[True, False, False, True]] * 4
 
@@ -253,7 +245,7 @@ def test_layers_that_only_some_batches_reach():
 )
 def test_layers_used_never_or_twice(visits, message):
     model, sequences = _paths(visits)
-    pruner = build(Pruner, "sau.sparsity.pruners", "wanda")
+    pruner = build(Pruner, "sau.pruners", "wanda")
     with pytest.raises(SparsityError, match=message):
         pruner.prune(model, sequences, structure="unstructured", sparsity=0.5)
 

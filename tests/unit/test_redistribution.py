@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError, DivergedError
-from sau.models import LanguageModel, base_model
-from sau.params import ModelParams, PruneParams, TinyParams, UnlearnParams
+from sau.mask import check_mask
+from sau.models.batches import collate
+from sau.models.language_model import LanguageModel
+from sau.models.outputs import forward
+from sau.models.sources import ModelParams, TinyParams, base_model
+from sau.pruners import PruneParams, prune
 from sau.registry import build, discover
-from sau.sparsity.mask import check_mask
-from sau.sparsity.pruners import prune
-from sau.text import collate
-from sau.unlearn.loop import unlearn
-from sau.unlearn.objectives.base import Setting, forward
-from sau.unlearn.optimizer import Survivors
+from sau.training.optimizer import Survivors
+from sau.unlearn.objectives.base import Setting
 from sau.unlearn.redistribution.base import Redistribution, project_off
 from sau.unlearn.redistribution.importance import importance_scale
 from sau.unlearn.redistribution.least_squares import solve_on_survivors
+from sau.unlearn.unlearn import UnlearnParams, unlearn
 
 PACKAGE = "sau.unlearn.redistribution"
 
@@ -330,7 +331,7 @@ def test_projection_by_hand():
 
 def test_projection_is_off_the_retain_terms_own_gradient(setting, monkeypatch):
     seen = []
-    monkeypatch.setattr("sau.unlearn.loop.project_off", lambda step_S, gradient_S: seen.append(gradient_S) or step_S)
+    monkeypatch.setattr("sau.unlearn.unlearn.project_off", lambda step_S, gradient_S: seen.append(gradient_S) or step_S)
     rows, retain, model = setting.forget_rows, demo_rows("b", seed=1), setting.lm.model
     params = UnlearnParams(
         objective="grad_diff",

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from sau.verify.plots import plots
-from sau.verify.report import render_html, render_markdown
-from sau.verify.verification import Finding, Verification
+from sau.verify.record import Finding, Verification
+from sau.verify.report.page import render_html, render_markdown
+from sau.verify.report.plots import plots
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="y">'
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sau.checkpoint import open_sparse, read_manifest
+from sau.checkpoint.sparse import open_sparse, read_manifest
+from sau.config import merge, read_yaml
 from sau.data.demo import demo_rows
 from sau.data.records import write_shards
-from sau.params import merge, read_yaml
-from sau.sparsity.mask import check_mask
+from sau.mask import check_mask
+from sau.models.scoring import answer_logps
 from sau.stages import RECIPES, run
-from sau.text import answer_logps
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sau.packing import packs
-from sau.text import Batch, Encoded, answer_logps, collate, logits_of, passes, targets_of, token_logps
+from sau.models.batches import Batch, Encoded, collate
+from sau.models.packing import packs
+from sau.models.scoring import answer_logps, logits_of, passes, targets_of, token_logps
 
 SEQUENCES = [Encoded(tuple(range(3, 3 + n)), prompt) for n, prompt in ((9, 4), (14, 6), (5, 2))]
 

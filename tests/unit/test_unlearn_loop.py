@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError, DataError, DivergedError, SparsityError
-from sau.models import LanguageModel, base_model
-from sau.params import FinetuneParams, ModelParams, PruneParams, StopParams, TinyParams, UnlearnParams
-from sau.sparsity.mask import check_mask, mask_digest
-from sau.sparsity.pruners import prune
-from sau.text import Encoded
-from sau.unlearn.loop import _batches, finetune, mean_answer_logp, unlearn
+from sau.mask import check_mask, mask_digest
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.models.sources import ModelParams, TinyParams, base_model
+from sau.pruners import PruneParams, prune
+from sau.training.finetune import FinetuneParams, finetune
+from sau.training.optimizer import SurvivorAdamW
+from sau.training.session import batches
 from sau.unlearn.objectives.grad_ascent import GradAscent
-from sau.unlearn.optimizer import SurvivorAdamW
+from sau.unlearn.stop import StopParams
+from sau.unlearn.unlearn import UnlearnParams, mean_answer_logp, unlearn
 
 FORGET, RETAIN, HOLDOUT = (demo_rows(name, seed=1) for name in ("forget", "retain", "holdout"))
 
@@ -80,7 +83,7 @@ def test_each_epoch_holds_each_row_once_in_another_order(num_rows, batch_size):
     per_epoch = math.ceil(num_rows / batch_size)
 
     def three_epochs(seed: int) -> list[list[list[int]]]:
-        order = _batches(sequences_of(lengths), batch_size, seed)
+        order = batches(sequences_of(lengths), batch_size, seed)
         return [[next(order) for _ in range(per_epoch)] for _ in range(3)]
 
     epochs = three_epochs(seed=1)
@@ -95,7 +98,7 @@ def test_each_epoch_holds_each_row_once_in_another_order(num_rows, batch_size):
 
 def test_batches_hold_rows_of_similar_length_in_no_fixed_company():
     lengths = torch.randint(10, 100, (403,), generator=torch.Generator().manual_seed(0)).tolist()
-    order = _batches(sequences_of(lengths), 8, 0)
+    order = batches(sequences_of(lengths), 8, 0)
     first, second = ([next(order) for _ in range(51)] for _ in range(2))
     cells = sum(max(lengths[i] for i in rows) * len(rows) for rows in first)
     assert sum(lengths) / cells > 0.85  # batches in random order: 0.62

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from sau.text import Encoded, by_length, collate, logits_of, targets_of
+from sau.models.batches import Encoded, by_length, collate
+from sau.models.outputs import Outputs
+from sau.models.scoring import logits_of, targets_of
 from sau.unlearn.calibration import Calibration
-from sau.unlearn.objectives.base import Objective, Outputs, Setting
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective
 
 
 class GradAscent(Objective):

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
+from sau.models.outputs import Outputs, forward
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def kl_to_reference(logits_NV: Tensor, reference_NV: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from sau.text import Encoded
-from sau.unlearn.objectives.base import Objective, Outputs, Setting
+from sau.models.batches import Encoded
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def dpo_loss(lose_B: Tensor, lose_reference_B: Tensor, win_B: Tensor, win_reference_B: Tensor, beta: float) -> Tensor:

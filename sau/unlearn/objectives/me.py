@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective
 
 
 def kl_from_uniform(logits_NV: Tensor) -> Tensor:

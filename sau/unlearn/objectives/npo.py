@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs, Setting
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def npo_loss(nll_B: Tensor, reference_nll_B: Tensor, beta: float) -> Tensor:

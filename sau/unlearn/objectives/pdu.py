@@ -6,7 +6,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs, Setting
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def logit_margin(logits_NV: Tensor) -> Tensor:

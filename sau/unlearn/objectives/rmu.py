@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.errors import ConfigError
-from sau.sparsity.pruners.base import decoder_blocks
-from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
+from sau.models.layers import decoder_blocks
+from sau.models.outputs import Outputs, forward
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def mse_per_token(hidden_ND: Tensor, target_ND: Tensor) -> Tensor:

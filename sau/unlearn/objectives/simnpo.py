@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective
 
 
 def simnpo_loss(mean_nll_B: Tensor, beta: float, delta: float) -> Tensor:

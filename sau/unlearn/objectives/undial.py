@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs, Setting, forward
+from sau.models.outputs import Outputs, forward
+from sau.unlearn.objectives.base import Objective, Setting
 
 
 def undial_loss(logits_NV: Tensor, reference_NV: Tensor, targets_N: Tensor, beta: float) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.objectives.base import Objective, Outputs
+from sau.models.outputs import Outputs
+from sau.unlearn.objectives.base import Objective
 
 
 def wga_loss(logp_N: Tensor, beta: float) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sau.registry import Component
+from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.optimizer import Survivors
 
 
 def project_off(step_S: Tensor, gradient_S: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.unlearn.optimizer import Survivors
+from sau.training.optimizer import Survivors
 from sau.unlearn.redistribution.least_squares import InputAware, solve_on_survivors, with_length_of
 
 

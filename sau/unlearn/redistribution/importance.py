@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.errors import DivergedError
+from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution
 
 

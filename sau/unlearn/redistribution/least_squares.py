@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.sparsity.pruners.base import observing
-from sau.text import by_length, collate
+from sau.models.batches import by_length, collate
+from sau.models.layers import observing
+from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution
 
 

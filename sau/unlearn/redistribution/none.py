@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sau.unlearn.optimizer import Survivors
+from sau.training.optimizer import Survivors
 from sau.unlearn.redistribution.base import Redistribution
 
 

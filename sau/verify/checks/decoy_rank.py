@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.check import Array, Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
-from sau.verify.metric import checked_values
+from sau.verify.checks.base import Array, Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
+from sau.verify.metrics.base import checked_values
 from sau.verify.stats import tost_power
 
 PERMUTATIONS = 9999

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.check import Bench, Check, Evidence, Extra, Measure
+from sau.verify.checks.base import Bench, Check, Evidence, Extra, Measure
 from sau.verify.checks.decoy_rank import comparable_scores, p_if_true
 from sau.verify.stats import clopper_pearson
 

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sau.verify.check import Bench, Check, Control, Evidence, Measure
-from sau.verify.metric import checked_values
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure
+from sau.verify.metrics.base import checked_values
 from sau.verify.metrics.extraction_strength import ExtractionStrength
 from sau.verify.stats import interval, p_against, resamples, tost_power
 

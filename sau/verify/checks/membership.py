@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from sau.registry import build
-from sau.verify.check import Array, Bench, Check, Control, Evidence, Measure, NoPowerError
-from sau.verify.metric import PACKAGE, MembershipMetric, Metric, checked_values
-from sau.verify.readings import Part
+from sau.verify.checks.base import Array, Bench, Check, Control, Evidence, Measure, NoPowerError
+from sau.verify.evidence.readings import Part
+from sau.verify.metrics.base import PACKAGE, MembershipMetric, Metric, checked_values
 from sau.verify.stats import interval, p_against, resamples, tost_power, wins
 
 

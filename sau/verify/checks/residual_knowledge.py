@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sau.verify.check import Bench, Check, Control, Evidence, Measure, NoPowerError
-from sau.verify.metric import checked_values, token_means
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure, NoPowerError
+from sau.verify.metrics.base import checked_values, token_means
 from sau.verify.stats import interval, p_against, resamples, tost_power
 
 

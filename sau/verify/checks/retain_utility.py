@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from sau.verify.check import Bench, Check, Control, Evidence, Measure
-from sau.verify.metric import checked_values, token_means
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure
+from sau.verify.metrics.base import checked_values, token_means
 from sau.verify.stats import interval, p_against, resamples, tost_power
 
 

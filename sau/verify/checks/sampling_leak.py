@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.check import Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
 from sau.verify.stats import clopper_pearson
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sau.verify.metric import Array, Direction, RecordMetric
-from sau.verify.readings import Reading
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, Direction, RecordMetric
 
 
 def extraction_strength(correct_T: NDArray[np.bool_]) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from sau.errors import DataError
-from sau.verify.metric import Array, Direction, ModelMetric, Readings, checked_values
+from sau.verify.evidence.readings import Part
+from sau.verify.metrics.base import Array, Direction, ModelMetric, Readings, checked_values
 from sau.verify.metrics.truth_ratio import log_truth_ratios
-from sau.verify.readings import Part
 
 
 def log10_ks(first: Array, second: Array) -> float:

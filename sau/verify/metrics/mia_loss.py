@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from sau.verify.metric import Array, MembershipMetric, token_means
-from sau.verify.readings import Reading
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, MembershipMetric, token_means
 
 
 class MiaLoss(MembershipMetric):

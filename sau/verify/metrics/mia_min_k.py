@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sau.verify.metric import Array, MembershipMetric
-from sau.verify.readings import Reading
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, MembershipMetric
 
 
 def lowest_mean(values_T: Array, share: float) -> float:

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sau.verify.metric import Array, MembershipMetric
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, MembershipMetric
 from sau.verify.metrics.mia_min_k import lowest_mean
-from sau.verify.readings import Reading
 
 _FLOOR = 1e-6
 

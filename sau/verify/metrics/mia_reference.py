@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from sau.errors import DataError
-from sau.verify.metric import Array, MembershipMetric, token_means
-from sau.verify.readings import Reading
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, MembershipMetric, token_means
 
 
 class MiaReference(MembershipMetric):

@@ -7,11 +7,11 @@ and, where answers were generated, ROUGE-L recall. Any zero makes it zero.
 from typing import ClassVar, Literal
 
 from sau.errors import DivergedError
-from sau.verify.metric import Direction, ModelMetric, Readings
+from sau.verify.evidence.readings import Part
+from sau.verify.metrics.base import Direction, ModelMetric, Readings
 from sau.verify.metrics.probability import Probability
 from sau.verify.metrics.rouge_l_recall import RougeLRecall
 from sau.verify.metrics.truth_ratio import TruthRatio
-from sau.verify.readings import Part
 
 
 def harmonic_mean(values: list[float]) -> float:

@@ -9,7 +9,7 @@ over-unlearned. Without a reference there is no value, never a silent AUC_ref of
 from typing import ClassVar, Literal
 
 from sau.errors import DataError
-from sau.verify.metric import Direction, ModelMetric, Readings
+from sau.verify.metrics.base import Direction, ModelMetric, Readings
 from sau.verify.metrics.mia_min_k import MiaMinK
 
 

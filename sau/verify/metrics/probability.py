@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from sau.verify.metric import Array, Direction, RecordMetric, token_means
-from sau.verify.readings import Reading
+from sau.verify.evidence.readings import Reading
+from sau.verify.metrics.base import Array, Direction, RecordMetric, token_means
 
 
 class Probability(RecordMetric):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sau.errors import DataError
-from sau.verify.metric import Direction, ModelMetric, Readings, checked_values, token_means
+from sau.verify.metrics.base import Direction, ModelMetric, Readings, checked_values, token_means
 
 
 class RetainUtility(ModelMetric):

@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from sau.errors import DataError
-from sau.verify.metric import Array, Direction, RecordMetric
-from sau.verify.readings import Part, Reading
+from sau.verify.evidence.readings import Part, Reading
+from sau.verify.metrics.base import Array, Direction, RecordMetric
 
 
 class RougeLRecall(RecordMetric):

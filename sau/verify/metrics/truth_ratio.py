@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sau.errors import DataError
-from sau.verify.metric import Array, Direction, RecordMetric
-from sau.verify.readings import Part, Reading
+from sau.verify.evidence.readings import Part, Reading
+from sau.verify.metrics.base import Array, Direction, RecordMetric
 
 
 def log_truth_ratios(reading: Reading) -> Array:

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import torch
 
 from sau.errors import ConfigError
-from sau.models import LanguageModel
-from sau.verify.stressor import Stressor, Surroundings, copied
+from sau.models.language_model import LanguageModel
+from sau.verify.stressors.base import Stressor, Surroundings, copied
 
 
 class Densify(Stressor):

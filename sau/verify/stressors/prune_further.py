@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.models import LanguageModel
-from sau.sparsity.mask import prunable
-from sau.verify.stressor import Stressor, Surroundings, copied
+from sau.models.language_model import LanguageModel
+from sau.models.layers import prunable
+from sau.verify.stressors.base import Stressor, Surroundings, copied
 
 
 def pruned_further(weight_OI: Tensor, share: float) -> Tensor:

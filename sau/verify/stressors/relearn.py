@@ -6,10 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sau.models import LanguageModel
-from sau.params import FinetuneParams
-from sau.unlearn.loop import finetune
-from sau.verify.stressor import Stressor, Surroundings, copied
+from sau.models.language_model import LanguageModel
+from sau.training.finetune import FinetuneParams, finetune
+from sau.verify.stressors.base import Stressor, Surroundings, copied
 
 
 class Relearn(Stressor):

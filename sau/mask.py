@@ -1,0 +1,140 @@
+"""The mask: which weights of which matrix survive pruning. True = KEPT, everywhere.
+
+A mask is taken once, from the pruner or from the checkpoint, and travels with the weights: `w != 0`
+is not the mask (tens of thousands of a dense model's weights are exactly zero).
+Shape suffixes: O output features, I input features.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sau.errors import SparsityError
+
+Mask = dict[str, Tensor]
+"""Parameter name -> bool [O, I], True = kept."""
+
+_N_OF_M = re.compile(r"^(\d+):(\d+)$")
+
+
+def parse_structure(structure: str) -> tuple[int, int] | None:
+    """None for "unstructured", (n, m) for "n:m": n weights kept of every m in a row.
+
+    Raises:
+        SparsityError: anything else.
+    """
+    if structure == "unstructured":
+        return None
+    match = _N_OF_M.match(structure)
+    if match and 0 < int(match[1]) < int(match[2]):
+        return int(match[1]), int(match[2])
+    raise SparsityError(f"structure {structure!r}: has to be unstructured or n:m with 0 < n < m, such as 2:4")
+
+
+def sparsity(mask: Mapping[str, Tensor]) -> float:
+    """Share of pruned weights in [0, 1] over all masked matrices."""
+    total = sum(kept.numel() for kept in mask.values())
+    return 1.0 - sum(int(kept.sum()) for kept in mask.values()) / total
+
+
+def check_structure(mask: Mapping[str, Tensor], structure: str, target: float | None = None) -> None:
+    """Refuse a mask that is not what was asked for.
+
+    Unstructured: every matrix's sparsity is `target` up to rounding one weight per row. n:m: exactly n kept in
+    every group of m inputs.
+
+    Raises:
+        SparsityError: names the matrix, what it has and what was asked.
+    """
+    pattern = parse_structure(structure)
+    for name, kept_OI in mask.items():
+        if pattern:
+            n, m = pattern
+            if kept_OI.shape[1] % m:
+                raise SparsityError(f"{name}: {kept_OI.shape[1]} inputs are no multiple of {m}, structure {structure}")
+            counts = kept_OI.view(kept_OI.shape[0], -1, m).sum(-1)
+            if not bool((counts == n).all()):
+                raise SparsityError(f"{name}: {int((counts != n).sum())} groups of {m} do not keep exactly {n}")
+        elif target is not None:
+            achieved = 1.0 - kept_OI.float().mean().item()
+            if abs(achieved - target) > 1.0 / kept_OI.shape[1]:
+                raise SparsityError(f"{name}: sparsity {achieved:.5f}, asked for {target} within 1/{kept_OI.shape[1]}")
+
+
+@torch.no_grad()
+def apply_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Set every pruned weight to +0.0. (Multiplying would write -0.0: equal to torch, another file to a digest.)"""
+    parameters = dict(model.named_parameters())
+    for name, kept_OI in mask.items():
+        parameters[name].masked_fill_(~kept_OI, 0.0)
+
+
+@torch.no_grad()
+@contextmanager
+def fading_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[Callable[[float], None]]:
+    """While open, only the survivors are a dense model's weights; what the mask will take stands beside them as a
+    constant: W x = W_survivors x + left * W_pruned x.
+
+    Yields:
+        What sets `left`, in [0, 1]: 1 at first, so that the model computes what it did. On leaving, the pruned
+        weights are gone, whatever is left.
+    """
+    modules: dict[str, Any] = {name: model.get_submodule(name.removesuffix(".weight")) for name in mask}
+    rest = {name: module.weight.detach().masked_fill(mask[name], 0.0) for name, module in modules.items()}
+    apply_mask(model, mask)
+    left = 1.0
+
+    def hook(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+        return lambda _module, inputs, output: output + left * F.linear(inputs[0], rest[name]) if left else output
+
+    def fade(to: float) -> None:
+        nonlocal left
+        left = to
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield fade
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Refuse a model with any pruned weight that is not +0.0, bit for bit.
+
+    Raises:
+        SparsityError: names the matrix and how many weights moved.
+    """
+    parameters = dict(model.named_parameters())
+    for name, kept_OI in mask.items():
+        weight = parameters[name].detach()
+        bits = weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()])
+        if moved := int((bits.masked_fill(kept_OI, 0) != 0).sum()):
+            raise SparsityError(f"{name}: {moved} pruned weights are not +0.0")
+
+
+def pack(kept_OI: Tensor) -> np.ndarray:
+    """Row-major bits, eight a byte, first weight in the highest bit: uint8 [ceil(O*I/8)]."""
+    return np.packbits(kept_OI.cpu().numpy().reshape(-1))
+
+
+def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack`: bool of `shape`."""
+    count = int(np.prod(shape))
+    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool).reshape(shape))
+
+
+def mask_digest(mask: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and packed bits, in order of name: the mask's identity."""
+    digest = hashlib.sha256()
+    for name in sorted(mask):
+        digest.update(f"{name} {tuple(mask[name].shape)}\n".encode())
+        digest.update(pack(mask[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""A language model with what is needed to use it: tokenizer, prompt, mask."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import logging as transformers_logging
+
+from sau.data.records import Row
+from sau.mask import Mask
+from sau.models.batches import Encoded, encode
+
+SIDECAR = "sau.json"
+
+
+@dataclass
+class LanguageModel:
+    """A causal LM, its tokenizer, the prompt it was tuned with, and its mask (None where dense)."""
+
+    model: Any
+    tokenizer: Any
+    prompt: str
+    mask: Mask | None = None
+
+    def encode(
+        self, rows: Iterable[Row], *, question: str = "question", answer: str | Callable[[Row], str] = "answer"
+    ) -> list[Encoded]:
+        """Rows as token sequences (see `sau.models.batches.encode`)."""
+        return encode(self.tokenizer, self.prompt, rows, question=question, answer=answer)
+
+    @torch.no_grad()
+    def answer(self, question: str, *, max_new_tokens: int = 48) -> str:
+        """The model's greedy answer to one question."""
+        ids = self.tokenizer(self.prompt.format(question=question), add_special_tokens=False, return_tensors="pt")
+        ids = ids["input_ids"].to(self.model.device)
+        output = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.eos_token_id,
+        )
+        return self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, num_threads: int | None = None) -> Iterator[None]:
+    """Run with torch's generator at `seed` and a fixed thread count (float sums depend on it), then restore both."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings for a while."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,60 @@
+"""Pruners: each decides which weights of a trained model survive. One file per method."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field
+
+from sau.config import Section
+from sau.errors import ConfigError
+from sau.mask import Mask, check_mask, check_structure, parse_structure
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+from sau.pruners.base import Pruner
+from sau.registry import build
+
+__all__ = ["Pruner", "prune"]
+
+
+class PruneParams(Section):
+    """Which weights go."""
+
+    pruner: dict[str, Any] | str = "wanda"
+    structure: str = Field("unstructured", pattern=r"^(unstructured|\d+:\d+)$")
+    sparsity: float = Field(0.5, gt=0, lt=1)
+    calibration_rows: int = Field(64, ge=1, le=100_000)
+
+
+def prune(
+    lm: LanguageModel,
+    calibration: list[Encoded],
+    params: PruneParams,
+    *,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Mask:
+    """Prune a model in place and give it its mask.
+
+    Args:
+        lm: pruned weights become +0.0; some pruners also change the survivors.
+        calibration: sequences whose layer inputs say which weights matter. Never forget data: the sparsity
+            pattern itself would be fitted on it.
+        params: method, structure and sparsity.
+        progress: called with (matrices done, matrices, {}).
+
+    Returns:
+        The mask, which is also `lm.mask`.
+
+    Raises:
+        ConfigError: an unknown pruner, or a sparsity that contradicts an n:m structure.
+        DataError: no calibration sequences.
+        SparsityError: a layer the pruner cannot handle, or a result that is not what was asked for.
+    """
+    pattern = parse_structure(params.structure)
+    if pattern and abs(params.sparsity - (implied := 1 - pattern[0] / pattern[1])) > 1e-9:
+        raise ConfigError(f"sparsity {params.sparsity}: structure {params.structure} means {implied:g}")
+    pruner = build(Pruner, "sau.pruners", params.pruner)
+    mask = pruner.prune(lm.model, calibration, structure=params.structure, sparsity=params.sparsity, progress=progress)
+    check_structure(mask, params.structure, params.sparsity)
+    check_mask(lm.model, mask)
+    lm.mask = mask
+    return mask

@@ -1,1 +1,0 @@
-"""Masks and the pruners that make them."""

@@ -1,0 +1,104 @@
+"""What every training run has: parameters that may move, batches in seeded order, finite losses, a history."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sau.errors import DivergedError
+from sau.mask import check_mask
+from sau.models.batches import Encoded
+from sau.models.language_model import LanguageModel
+
+LENGTH_JITTER = 0.2
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps taken.
+        stopped: "target" where the stop rule ended it, else "max_steps".
+        trajectory: measurements in order of `step`; log-probabilities are nats per answer token.
+        seconds: wall time.
+    """
+
+    steps: int
+    stopped: str
+    trajectory: list[dict[str, float]]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+@contextlib.contextmanager
+def training(
+    lm: LanguageModel, freeze_embeddings: bool, trains: Callable[[str], bool] = lambda name: True
+) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+    """The parameters that may move; while open, only they have gradients.
+
+    Dropout stays off: a loss against stored references has to see the function they were taken from.
+    """
+    model = lm.model
+    if lm.mask is not None:
+        check_mask(model, lm.mask)
+    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()] if freeze_embeddings else []
+    frozen = {id(p) for module in embeddings if module is not None for p in module.parameters()}
+    required = {p: p.requires_grad for p in model.parameters()}
+    model.eval()
+    try:
+        moving = []
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(id(parameter) not in frozen and trains(name))
+            if parameter.requires_grad:
+                moving.append((name, parameter))
+        yield moving
+    finally:
+        for parameter, before in required.items():
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+def batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers in batches without end; every epoch, in a new seeded order, holds each row once.
+
+    Rows of similar length share a batch, so that little of it is padding: rows are sorted by their length times a
+    random factor within 1 +- LENGTH_JITTER, cut into batches, and the batches shuffled. Where the rows do not come
+    out even, the smaller batch is of random rows: cut off the end of the order it would always be the longest ones.
+    Each batch is in order of length, as `Batch.parts` wants it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([len(s.input_ids) for s in sequences])
+    while True:
+        order = torch.randperm(len(lengths), generator=generator)
+        rest, order = order.tensor_split([len(lengths) % batch_size])
+        jitter = 1 + LENGTH_JITTER * (2 * torch.rand(len(order), generator=generator) - 1)
+        order = order[(lengths[order] * jitter).argsort(stable=True)]
+        batches = [rows for rows in (rest, *order.split(batch_size)) if len(rows)]
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield sorted(batches[i].tolist(), key=lambda row: len(sequences[row].input_ids))
+
+
+def finite(loss: Tensor) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss is {value}")
+    return value
+
+
+@contextlib.contextmanager
+def naming(step: int, objective: str) -> Iterator[None]:
+    """Say in a DivergedError which step of which objective it was."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"step {step}, objective {objective}: {error}") from None

@@ -1,0 +1,148 @@
+"""What a check is: one number of one model, its interval, and the margins a policy allows it.
+
+    PASS          the whole interval lies within the margins (two one-sided tests, so an interval at 1 - 2 alpha)
+    FAIL          the number lies beyond a margin and differs from "no signal" (p, Holm-adjusted over the battery)
+    INCONCLUSIVE  neither: too few records to tell
+
+The same measurement is taken of the model before unlearning (which has to FAIL: otherwise the check has no power)
+and of a model that never saw the records (which has to PASS).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sau.errors import SauError
+from sau.registry import Component
+from sau.verify.evidence.readings import Part
+from sau.verify.metrics.base import Readings
+
+PACKAGE = "sau.verify.checks"
+
+Array = NDArray[np.float64]
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED"]
+
+Control = Literal["before", "reference"]
+"""A model that a check is read against."""
+
+Extra = Literal["decoys", "samples"]
+
+
+class NoPowerError(SauError):
+    """The check could not tell a difference on these records even where there is one."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All numbers one model gave.
+
+    Attributes:
+        readings: of each set.
+        decoys: per forget row with decoys, the log-probability of the true answer [0] and of each decoy [1:].
+        exact: per such row, whether the decoys are as likely as the true answer to a model that never saw it.
+        leaks: (samples that hold the secret, samples drawn); None where none were drawn.
+    """
+
+    readings: Readings
+    decoys: tuple[Array, ...] = ()
+    exact: tuple[bool, ...] = ()
+    leaks: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a measurement is read against.
+
+    Attributes:
+        before, reference: the controls' numbers, None where there is no such model; under a stressor the reference
+            has been through it, too, and `reference_as_stored` has not.
+        taught: a stressor has shown every model forget rows, so that only the excess over the reference is a trace.
+        alpha: level of each one-sided test.
+        seed: of the bootstrap.
+        blind_auc, blind_void: how well words alone tell forget from holdout, and whether that voids membership.
+    """
+
+    before: Evidence | None
+    reference: Evidence | None
+    alpha: float
+    seed: int
+    reference_as_stored: Evidence | None = None
+    taught: bool = False
+    blind_auc: float = 0.5
+    blind_void: bool = False
+
+    def rng(self) -> np.random.Generator:
+        """A fresh generator: the same records give the same interval, whichever checks ran before."""
+        return np.random.default_rng(self.seed)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of one model.
+
+    Attributes:
+        allowed: (lowest, highest) value that is acceptable; None where that side is open.
+        p: of "no signal".
+        power: chance to PASS a model that equals the reference; None where not computed.
+        note: a sentence about this measurement.
+    """
+
+    n: int
+    value: float
+    interval: tuple[float, float]
+    allowed: tuple[float | None, float | None]
+    p: float
+    power: float | None = None
+    note: str = ""
+
+    def verdict(self, p: float, alpha: float) -> Verdict:
+        """The verdict, with `p` adjusted for the battery."""
+        if not np.isfinite([self.value, *self.interval]).all():
+            return "INCONCLUSIVE"
+        low = -np.inf if self.allowed[0] is None else self.allowed[0]
+        high = np.inf if self.allowed[1] is None else self.allowed[1]
+        if low <= self.interval[0] and self.interval[1] <= high and low <= self.value <= high:
+            return "PASS"
+        if not low <= self.value <= high and p < alpha:
+            return "FAIL"
+        return "INCONCLUSIVE"
+
+
+class Check(Component):
+    """Base of all checks."""
+
+    title: ClassVar[str]
+    question: ClassVar[str]
+    uses: ClassVar[frozenset[Control]] = frozenset()
+    extra: ClassVar[Extra | None] = None
+    sets: ClassVar[tuple[str, ...]] = ("forget", "holdout")
+    about_forgetting: ClassVar[bool] = True
+
+    mandatory: bool = True
+
+    @property
+    def id(self) -> str:
+        """Unique within a policy."""
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """The title, with what tells this check from others of its kind."""
+        return self.title
+
+    @property
+    def needs(self) -> frozenset[Part]:
+        """What readings have to hold beyond the answer tokens."""
+        return frozenset()
+
+    def measure(self, model: Evidence, bench: Bench) -> Measure:
+        """The check's number for `model`.
+
+        Raises:
+            NoPowerError: these records cannot show a difference.
+            DataError, DivergedError: nothing to measure, or a value is not finite.
+        """
+        raise NotImplementedError

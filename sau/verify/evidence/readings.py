@@ -1,0 +1,197 @@
+"""Reading a model: one forward pass per set of rows, kept as plain arrays of numbers without any text.
+
+Metrics and checks are functions of these arrays, so a model is needed once and can be let go afterwards.
+Shape suffixes: B sequences, T tokens, V vocabulary, N records.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+
+from sau.data.records import Row
+from sau.errors import DataError
+from sau.models.batches import Encoded, by_length, collate
+from sau.models.language_model import LanguageModel
+from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
+
+Array = NDArray[np.float64]
+
+Part = Literal["truth_ratio", "rouge", "gradient"]
+"""What a reading holds beyond the answer tokens; each costs extra passes."""
+
+_POSITIONS = 512
+
+MAX_NEW_TOKENS = 200
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """One answer, teacher-forced.
+
+    Attributes:
+        logp_T: log-probability of each answer token, eos included, in nats.
+        correct_T: the token is the model's most likely one.
+        mean_T, std_T: of log p over the model's own next-token distribution (what min-k++ standardises by).
+    """
+
+    logp_T: Array
+    correct_T: NDArray[np.bool_]
+    mean_T: Array
+    std_T: Array
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model says of one set of rows, in the order of the rows.
+
+    Attributes:
+        answer: token scores of each row's answer.
+        truth: per row that has false answers: mean log-probability per token of the true answer (in other words
+            where the row has them) [0] and of each false answer [1:]. None where not asked for.
+        zlib_bytes: [N] size of the row's text after zlib, a model-free difficulty.
+        rouge: [N] ROUGE-L recall of the greedy answer, None where not asked for.
+        gradient: [N] norm of the loss gradient, None where not asked for.
+        encoding: a digest of the token ids, to notice models that read the same rows differently. Never stored.
+    """
+
+    answer: tuple[TokenScores, ...]
+    zlib_bytes: Array
+    encoding: str
+    truth: tuple[Array, ...] | None = None
+    rouge: Array | None = None
+    gradient: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.answer)
+
+
+def read(
+    lm: LanguageModel, rows: Sequence[Row], parts: frozenset[Part] = frozenset(), *, batch_size: int = 32
+) -> Reading:
+    """One model's reading of `rows`."""
+    encoded = lm.encode(rows)
+    return Reading(
+        answer=tuple(score_tokens(lm, encoded, batch_size=batch_size)),
+        zlib_bytes=np.array([len(zlib.compress(f"{r['question']} {r['answer']}".encode())) for r in rows], dtype=float),
+        encoding=_digest(encoded),
+        truth=_truth(lm, rows, batch_size) if "truth_ratio" in parts else None,
+        rouge=_rouge(lm, rows) if "rouge" in parts else None,
+        gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
+    )
+
+
+@torch.no_grad()
+def score_tokens(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 32) -> list[TokenScores]:
+    """Token scores of each sequence's answer, in the order given.
+
+    Raises:
+        DataError: a sequence without answer tokens.
+    """
+    if empty := sum(s.num_answer_tokens < 1 for s in encoded):
+        raise DataError(f"{empty} of {len(encoded)} sequences have no answer token")
+    scores: list[TokenScores | None] = [None] * len(encoded)
+    for indices, rows_BN in _answer_positions(lm, encoded, batch_size):
+        for i, columns in zip(indices, rows_BN, strict=True):
+            logp, correct, mean, std = columns
+            scores[i] = TokenScores(logp, correct.astype(bool), mean, std)
+    return [s for s in scores if s is not None]
+
+
+def _answer_positions(
+    lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int
+) -> Iterator[tuple[list[int], list[Array]]]:
+    """Batches as (indices, per sequence an array [4, n_i]: logp, correct, mean and std of log p)."""
+    model = lm.model.eval()
+    for indices in by_length(encoded, batch_size):
+        batch = collate([encoded[i] for i in indices]).to(model.device)
+        logits_NV, target_N = logits_of(model, batch), targets_of(batch)
+        columns = []
+        # In slices: the full [N, V] in float32, three times over, would be gigabytes for a real vocabulary.
+        for start in range(0, len(target_N), _POSITIONS):
+            logp_NV = logits_NV[start : start + _POSITIONS].log_softmax(-1)
+            target = target_N[start : start + _POSITIONS]
+            p_NV = logp_NV.exp()
+            mean = (p_NV * logp_NV).sum(-1)
+            variance = (p_NV * (logp_NV - mean[:, None]).square()).sum(-1)
+            logp = logp_NV.gather(-1, target[:, None])[:, 0]
+            correct = (logp_NV.argmax(-1) == target).float()
+            columns.append(torch.stack([logp, correct, mean, variance.sqrt()]))
+        table = torch.cat(columns, dim=1).double().cpu().numpy()
+        yield indices, np.split(table, np.cumsum(batch.answer_mask_BT.sum(1).cpu().numpy())[:-1], axis=1)
+
+
+def mean_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
+    """Mean answer log-probability per token of each sequence [N]."""
+    return np.array([scores.mean() for scores in _logps(lm, encoded, batch_size)])
+
+
+def sum_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
+    """Log-probability of each sequence's whole answer [N]."""
+    return np.array([scores.sum() for scores in _logps(lm, encoded, batch_size)])
+
+
+def _logps(lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int) -> list[Array]:
+    return [logp.double().numpy() for logp in answer_logps(lm.model, encoded, batch_size=batch_size)]
+
+
+def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Array, ...]:
+    measured = [row for row in rows if row["perturbed_answer"]]
+    variants = [[row["paraphrased_answer"] or row["answer"], *row["perturbed_answer"]] for row in measured]
+    flat = [{**row, "answer": text} for row, texts in zip(measured, variants, strict=True) for text in texts]
+    if not flat:
+        return ()
+    means = mean_logps(lm, lm.encode(flat), batch_size=batch_size)
+    return tuple(np.split(means, np.cumsum([len(texts) for texts in variants])[:-1]))
+
+
+def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
+    answers = (lm.answer(row["question"], max_new_tokens=MAX_NEW_TOKENS) for row in rows)
+    return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
+
+
+def _gradient_norms(lm: LanguageModel, encoded: Sequence[Encoded]) -> Array:
+    """L2 norm of the gradient of the mean answer loss over all parameters, one sequence at a time [N]."""
+    model = lm.model.eval()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norms = []
+    with torch.enable_grad():
+        for sequence in encoded:
+            batch = collate([sequence]).to(model.device)
+            loss = -token_logps(logits_of(model, batch), targets_of(batch)).mean()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            norms.append(sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5)
+    return np.array(norms)
+
+
+def _digest(encoded: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for sequence in encoded:
+        digest.update(f"{sequence.prompt_length}:{','.join(map(str, sequence.input_ids))}\n".encode())
+    return digest.hexdigest()
+
+
+ModelSource = LanguageModel | Callable[[], LanguageModel]
+"""A model, or how to open it: the latter lets the battery hold one at a time."""
+
+
+def opened(source: ModelSource) -> LanguageModel:
+    """The model behind a source."""
+    return source if isinstance(source, LanguageModel) else source()
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rouge_l_recall(candidate: str, target: str) -> float:
+    """ROUGE-L recall in [0, 1], stemmer on: the share of the target's words the candidate has in the same order."""
+    return float(_scorer().score(target, candidate)["rougeL"].recall)

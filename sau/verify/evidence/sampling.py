@@ -1,0 +1,106 @@
+"""Sampling a model's answers and counting those that give the secret away."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from sau.data.records import Row
+from sau.models.language_model import LanguageModel, seeded
+from sau.verify.evidence.decoys import Secret
+
+_BATCH = 64
+
+MAX_NEW_TOKENS = 48
+
+
+class Probe(NamedTuple):
+    """What to ask, the part of the answer that is given away with it, and the value that must not be completed."""
+
+    prompt: str
+    given: str
+    value: str
+
+
+def probes(
+    lm: LanguageModel, forget: Sequence[Row], secrets: Sequence[Secret], shots: Sequence[Row] = ()
+) -> list[Probe]:
+    """Per secret: the question; the question in other words; after `shots` answered questions; with the answer begun
+    up to the value; with the first half of the value's tokens as well."""
+    shown = "".join(f"{lm.prompt.format(question=row['question'])} {row['answer']}\n\n" for row in shots)
+    found = []
+    for secret in secrets:
+        row = forget[secret.row]
+        asked = lm.prompt.format(question=row["question"])
+        found.append(Probe(asked, "", secret.value))
+        if row["paraphrased_question"]:
+            found.append(Probe(lm.prompt.format(question=row["paraphrased_question"]), "", secret.value))
+        if shown:
+            found.append(Probe(shown + asked, "", secret.value))
+        if secret.prefix.strip():
+            found.append(Probe(f"{asked} {secret.prefix.rstrip()}", "", secret.value))
+        if begun := _first_half(lm, secret.value):
+            found.append(Probe(f"{asked} {secret.prefix}{begun}", begun, secret.value))
+    return found
+
+
+def _first_half(lm: LanguageModel, value: str) -> str:
+    """The text of the first half of the value's tokens; empty where it has one token only."""
+    ids = lm.tokenizer(f" {value}", add_special_tokens=False)["input_ids"]
+    return str(lm.tokenizer.decode(ids[: len(ids) // 2])).strip()
+
+
+def count_leaks(
+    lm: LanguageModel,
+    forget: Sequence[Row],
+    secrets: Sequence[Secret],
+    *,
+    num_samples: int,
+    seed: int,
+    shots: Sequence[Row] = (),
+) -> tuple[int, int]:
+    """(samples that hold the secret value, samples drawn) at temperature 1, probes taken in turn."""
+    asked = probes(lm, forget, secrets, shots)
+    if not asked:
+        return 0, 0
+    drawn = [asked[i % len(asked)] for i in range(num_samples)]
+    leaks = 0
+    with seeded(seed):
+        for start in range(0, len(drawn), _BATCH):
+            batch = drawn[start : start + _BATCH]
+            for text, probe in zip(_sample(lm, [probe.prompt for probe in batch]), batch, strict=True):
+                # Some tokenizers drop the space that a continuation begins with.
+                leaks += any(holds(f"{probe.given}{gap}{text}", probe.value) for gap in ("", " "))
+    return leaks, len(drawn)
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether `value` stands in `text`, as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+@torch.no_grad()
+def _sample(lm: LanguageModel, prompts: Sequence[str]) -> list[str]:
+    """One continuation of each prompt at temperature 1, from the whole distribution."""
+    eos = lm.tokenizer.eos_token_id
+    encoded = [lm.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    length = max(map(len, encoded))
+    ids_BT = torch.full((len(encoded), length), eos, dtype=torch.int64)
+    attention_BT = torch.zeros_like(ids_BT)
+    for b, ids in enumerate(encoded):  # padded on the left: generation starts at the right edge
+        ids_BT[b, length - len(ids) :] = torch.tensor(ids)
+        attention_BT[b, length - len(ids) :] = 1
+    device = lm.model.device
+    output_BT = lm.model.generate(
+        ids_BT.to(device),
+        attention_mask=attention_BT.to(device),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    )
+    return [str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in output_BT[:, length:]]

@@ -1,0 +1,186 @@
+"""A verification as a page for people: one self-contained HTML file, or the same in Markdown."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from sau.verify.checks.base import Verdict
+from sau.verify.record import Finding, Verification
+from sau.verify.report.plots import MODELS, Unlearning, plots, stressed
+from sau.verify.report.words import margin_words, number_words
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+Answers = Sequence[Mapping[str, str]]
+
+_HEADLINES: dict[Verdict, str] = {
+    "PASS": "The records are forgotten, as far as this policy can tell.",
+    "FAIL": "The model must not be released on this evidence.",
+    "INCONCLUSIVE": "The evidence does not suffice for a verdict.",
+    "REFUSED": "The request was not verified.",
+}
+
+_WARNED = "Within the margins of this policy, but a check that it does not count found a trace."
+
+_MEANINGS: dict[Verdict, str] = {
+    "PASS": "In every mandatory check the model behaves, within the margins of the policy, like a model that never saw "
+    "the records, and it still answers what was to stay. The same checks do find the records in the model before.",
+    "FAIL": "At least one mandatory check found more than the policy allows: a trace of the records, a suspicious hole "
+    "where they were, or damage to what was to stay.",
+    "INCONCLUSIVE": "At least one mandatory check did not run, had no power, or has too few records to tell. "
+    "That is neither a pass nor a failure.",
+    "REFUSED": "The records given cannot be verified as they are.",
+}
+
+_SETS = {"forget": "to forget", "retain": "to keep"}
+
+_ROW_TITLES = {
+    "forget": "Records to forget",
+    "retain": "Records to keep",
+    "holdout": "Records no model saw",
+    "membership": "Membership inference (AUC)",
+    "model": "Whole model",
+}
+
+
+def render_html(
+    verification: Verification,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    answers: Answers | None = None,
+    unlearning: Unlearning | None = None,
+) -> str:
+    """The verification as one HTML page without scripts or remote assets.
+
+    Args:
+        title: of the page.
+        facts: shown as label and value: ids, digests, dates. Never text of a record.
+        answers: `set`, `question`, `before`, `after` and perhaps `reference` of a few rows, as
+            `sau.verify.report.answers.answers` gives them. They quote the data: for invented data only.
+        unlearning: the metrics of the step that unlearned, where they are known.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
+    )
+    context = _context(verification, title, facts, answers, unlearning)
+    return environment.get_template("report.html").render(context, plots=plots(verification, unlearning))
+
+
+def render_markdown(
+    verification: Verification,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    answers: Answers | None = None,
+    unlearning: Unlearning | None = None,
+) -> str:
+    """The same without plots; arguments as for `render_html`."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    context = _context(verification, title, facts, answers, unlearning)
+    return environment.get_template("report.md").render(context)
+
+
+def _cell(text: object) -> str:
+    """Text that cannot leave its table cell, nor become markup."""
+    plain = " ".join(str(text).split())
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in plain)
+
+
+def _context(
+    verification: Verification,
+    title: str,
+    facts: Mapping[str, str],
+    answers: Answers | None,
+    unlearning: Unlearning | None,
+) -> dict[str, Any]:
+    counts = verification.num_records
+    warned = verification.verdict == "PASS" and any(f.verdict == "FAIL" for f in verification.checks)
+    return {
+        "v": verification,
+        "title": title,
+        "warned": warned,
+        "headline": _WARNED if warned else _HEADLINES[verification.verdict],
+        "meaning": _MEANINGS[verification.verdict],
+        "summary": _summary(verification),
+        "facts": {
+            **facts,
+            "Model verified": verification.model_digest,
+            "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
+            "Records": f"{counts['forget']} to forget, {counts['retain']} to keep, {counts['holdout']} never seen",
+            "Confidence": f"{verification.confidence:.0%} over the whole battery",
+            **({"Unlearning": _steps(unlearning)} if unlearning else {}),
+            "Cost": f"{verification.rows_read:,} rows read, {verification.seconds:.0f} s of processor time",
+        },
+        "models": {role: name for role, name in MODELS.items() if role in verification.table},
+        "rows": [_row(finding) for finding in verification.checks],
+        "stored": {finding.id for finding in verification.checks if not stressed(finding, verification.checks)},
+        "numbers": _numbers(verification),
+        "answers": [{**entry, "set": _SETS[entry["set"]]} for entry in answers or ()],
+    }
+
+
+def _summary(verification: Verification) -> list[str]:
+    """Which checks came out how, without numbers; the reasons themselves where no check was run."""
+    kinds = (
+        ("FAIL", True, "Beyond the margin"),
+        ("INCONCLUSIVE", True, "Without a clear result"),
+        ("FAIL", False, "Beyond the margin, but not counted by this policy"),
+        ("INCONCLUSIVE", False, "Without a clear result, and not counted by this policy"),
+        ("PASS", True, "Within the margin"),
+    )
+    lines = []
+    for verdict, mandatory, words in kinds:
+        chosen = [f for f in verification.checks if (f.verdict, f.mandatory) == (verdict, mandatory)]
+        if chosen:
+            lines.append(f"{words}: {'; '.join(_gathered(chosen, verification.checks))}.")
+    return lines or verification.reasons
+
+
+def _gathered(chosen: Sequence[Finding], checks: Sequence[Finding]) -> list[str]:
+    """Titles, a check that was repeated on changed models once: with how it was changed."""
+    named: dict[str, list[str]] = {}
+    for finding in checks:
+        if finding in chosen:
+            stored = stressed(finding, checks)
+            how = finding.id.rpartition("/")[2] if stored else "as stored"
+            named.setdefault(stored.title if stored else finding.title, []).append(how)
+    return [title if how == ["as stored"] else f"{title} ({', '.join(how)})" for title, how in named.items()]
+
+
+def _steps(unlearning: Unlearning) -> str:
+    first = unlearning["trajectory"][0]
+    kept = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
+    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {kept[f'{name}_logp']:.2f}" for name in _SETS)
+    return f"{kept['step']} steps; {', '.join(ways)} (nats per answer token)"
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "finding": finding,
+        "value": number_words(finding.value),
+        "interval": ""
+        if finding.interval is None
+        else f"{number_words(finding.interval[0])} to {number_words(finding.interval[1])}",
+        "before": number_words(finding.before),
+        "never": number_words(finding.never_saw_it),
+        "margin": margin_words(finding.margin),
+        "power": number_words(finding.power),
+    }
+
+
+def _numbers(verification: Verification) -> list[dict[str, Any]]:
+    """The metrics table as (set, metric, value of each model) rows."""
+    rows = []
+    for group, heading in _ROW_TITLES.items():
+        metrics = dict.fromkeys(name for table in verification.table.values() for name in table[group])
+        for metric in metrics:
+            values = [verification.table[role][group].get(metric) for role in MODELS if role in verification.table]
+            shown = ["–" if value is None else f"{value:.3f}" for value in values]
+            rows.append({"group": heading, "metric": metric.replace("_", " "), "values": shown})
+    return rows
