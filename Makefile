@@ -1,10 +1,11 @@
 # make demo: a fresh environment, then the whole path once.   make test: the tests.
 # make test-services: what needs a Prefect server with a worker, and (where there is one) headless Chromium.
+# make test-wheel: the wheel alone, in an environment of its own.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-services check data clean
+.PHONY: setup demo test test-services test-wheel check map data clean
 
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -22,11 +23,18 @@ test: setup check
 test-services: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server'
 
+test-wheel: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/map.py --check
+
+map: setup
+	$(BIN)/python docs/map.py
 
 data: setup
 	$(BIN)/python -c 'from pathlib import Path; from sau.data import write_demo_data; write_demo_data(Path("data"))'

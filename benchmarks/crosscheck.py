@@ -1,6 +1,6 @@
 """Our metrics and open-unlearning's own functions on the same models, rows and tokens.
 
-    python benchmarks/crosscheck.py --open-unlearning PATH [--smollm2]
+    python -m benchmarks.crosscheck --open-unlearning PATH [--smollm2]
 
 Models: the tiny one, trained here on invented people, with a second one as reference that never saw the forget rows;
 with --smollm2 also the untrained SmolLM2-135M-Instruct, its reference being itself with weights rounded to bfloat16.
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from open_unlearning import item, modules
 
+from benchmarks.open_unlearning import item, modules
 from sau.data.demo import demo_rows
 from sau.data.records import Row
 from sau.models.batches import Encoded, collate

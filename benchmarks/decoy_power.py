@@ -1,6 +1,6 @@
 """Does the decoy ranking see one person, and how often does it see somebody who was never there?
 
-    python benchmarks/decoy_power.py [--profile profiles/FILE.yaml] [--strangers 60] [--json result.json]
+    python -m benchmarks.decoy_power [--profile profiles/FILE.yaml] [--strangers 60] [--json result.json]
 
 Two sparse models are made by the recipe of `sau bootstrap`: one trained on all 16 demo people, one on half of them.
 Every person's 20 rows are then judged alone, as in a request of one person, by the check as `standard` has it.
@@ -91,8 +91,8 @@ def print_table(result: dict[str, dict[str, float | int]]) -> None:
     columns = list(next(iter(result.values())))
     print("\n| | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
-    for name, its in result.items():
-        print(f"| {name} | " + " | ".join(f"{v:.4g}" for v in its.values()) + " |", flush=True)
+    for name, persons in result.items():
+        print(f"| {name} | " + " | ".join(f"{v:.4g}" for v in persons.values()) + " |", flush=True)
 
 
 def main() -> None:
@@ -129,11 +129,11 @@ def main() -> None:
         "false alarms: strangers, by the first model": each(before, strangers),
         "false alarms: strangers, by the second model": each(retrained, strangers),
     }
-    result = {name: summary(its) for name, its in found.items()}
+    result = {name: summary(persons) for name, persons in found.items()}
     print_table(result)
     print(f"\n{time.process_time() - started:.0f} s of CPU time")
     if options.json:
-        options.json.write_text(json.dumps({"summary": result, "people": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"summary": result, "people": found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the battery tell the truth on a real model? SmolLM2 on TOFU, unlearned in five ways, beside the retrained one.
 
-    python benchmarks/field_check.py --data TOFU_FOLDER --people 2 --folder WORK --json OUT.json
+    python -m benchmarks.field_check --data TOFU_FOLDER --people 2 --folder WORK --json OUT.json
 
 Prepares `original` and `retrained` (trained, pruned, recovered) as `sau benchmark --size smollm2` does, unlearns the
 original by grad_ascent, grad_diff and npo as they are usually run (a fixed number of steps, survivors only) and by SAU
@@ -15,19 +15,22 @@ weights and optimizer stay float32), the battery reads in float32.
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from decoy_power import judged, print_table, read_decoys, summary
 
+from benchmarks.decoy_power import judged, print_table, read_decoys, summary
 from sau import benchmark
-from sau.checkpoint.sparse import open_model, read_manifest, save_sparse
+from sau.checkpoint.manifest import read_manifest
+from sau.checkpoint.sparse import open_model, save_sparse
 from sau.config import read_yaml
+from sau.data.sets import Sets
 from sau.models.language_model import seeded
 from sau.unlearn.unlearn import UnlearnParams, unlearn
-from sau.verify import load_policy, verify_each
+from sau.verify import Controls, load_policy, verify_each
 from sau.verify.checks.base import Evidence
 from sau.verify.report.page import render_html
 
@@ -88,16 +91,14 @@ def references(spec: benchmark.Spec, args: argparse.Namespace) -> dict[str, Path
     return {name: args.folder / f"{name}-{PRUNER}-{SPARSITY}" for name in benchmark.REFERENCES}
 
 
-def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, rows: dict[str, Any]) -> Path:
+def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, rows: Sets) -> Path:
     """Folder of the original unlearned by one method."""
     folder = args.folder / f"unlearned-{name}"
     if not folder.exists():
         lm = open_model(args.folder / f"original-{PRUNER}-{SPARSITY}")
         history = unlearn(
             lm,
-            rows["forget"],
-            rows["retain"],
-            rows["holdout"],
+            rows,
             UnlearnParams(max_steps=args.max_steps if settings["stop"] else args.steps, **settings),
             seed=SEED,
             base=benchmark.adapted_base(args.folder, lm.prompt),
@@ -109,19 +110,18 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
     return folder
 
 
-def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path], wanted: set[str]) -> None:
+def judge(args: argparse.Namespace, rows: Sets, sources: dict[str, Path], wanted: set[str]) -> None:
     """The verdict of every candidate wanted, beside the same two controls."""
     found: list[dict[str, Any]] = []
     controls = {name: partial(open_model, sources[name]) for name in ("original", "retrained")}
     candidates = {name: folder for name, folder in sources.items() if name != "retrained" and name in wanted}
     with seeded(SEED, args.threads):
         results = verify_each(
-            candidates=[(partial(open_model, folder), read_manifest(folder).digest) for folder in candidates.values()],
-            forget=rows["forget"],
-            retain=rows["retain"][: args.max_retain_rows],
-            holdout=rows["holdout"],
-            before=controls["original"],
-            reference=controls["retrained"],
+            candidates=[
+                (partial(open_model, folder), read_manifest(folder).weights_digest) for folder in candidates.values()
+            ],
+            sets=replace(rows, retain=rows.retain[: args.max_retain_rows]),
+            controls=Controls(controls["original"], controls["retrained"]),
             policy=load_policy(args.policy),
             seed=SEED,
         )
@@ -131,10 +131,10 @@ def judge(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
             print(name, result.verdict, flush=True)
             print(*(f"  {c.id} {c.value} {c.verdict}" for c in result.checks), sep="\n", flush=True)
             if args.json:
-                args.json.write_text(json.dumps(found, indent=1) + "\n")
+                args.json.write_text(json.dumps(found) + "\n")
 
 
-def alone(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Path]) -> None:
+def alone(args: argparse.Namespace, rows: Sets, sources: dict[str, Path]) -> None:
     """Does the decoy ranking see each person of the forget set alone in the original, and not in retrained-again?"""
     policy = load_policy(args.policy)
     people = {row["subject_id"]: [other for other in rows["forget"] if other["subject_id"] == row["subject_id"]]
@@ -144,15 +144,15 @@ def alone(args: argparse.Namespace, rows: dict[str, Any], sources: dict[str, Pat
         for name, folder in sources.items():
             lm = open_model(folder)
             others = (rows["retain"], rows["holdout"], policy)
-            evidence[name] = {person: read_decoys(lm, its, *others) for person, its in people.items()}
+            evidence[name] = {person: read_decoys(lm, persons, *others) for person, persons in people.items()}
     found = {
-        name: [judged(own, policy, evidence["retrained"][person]) for person, own in its.items()]
-        for name, its in evidence.items()
+        name: [judged(seen, policy, evidence["retrained"][person]) for person, seen in persons.items()]
+        for name, persons in evidence.items()
         if name != "retrained"
     }
-    print_table({name: summary(its) for name, its in found.items()})
+    print_table({name: summary(persons) for name, persons in found.items()})
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

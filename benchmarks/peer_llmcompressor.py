@@ -159,7 +159,7 @@ def main() -> None:
     for row in rows:
         print("| " + " | ".join(format(row[key], form) if key in row else "" for key, form in COLUMNS.items()) + " |")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """NPO against open-unlearning's trainer in one run: the same losses, and how many tokens per CPU second.
 
-    python benchmarks/peer_npo.py --open-unlearning PATH [--tofu FOLDER] [--steps 10]
+    python -m benchmarks.peer_npo --open-unlearning PATH [--tofu FOLDER] [--steps 10]
 
 Their side: their NPO trainer's `compute_loss` and their collator, with torch's fused AdamW and clipping as
 transformers' Trainer does them, without the Trainer's own overhead. Our side: the loop's own step.
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from open_unlearning import item, modules
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.open_unlearning import item, modules
 from sau.data.demo import demo_rows
 from sau.data.records import Row
 from sau.data.tofu import load_tofu
@@ -43,7 +43,6 @@ from sau.training.optimizer import SurvivorAdamW
 from sau.training.session import training
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.objectives.npo import Npo
-from sau.unlearn.redistribution.none import NoRedistribution
 from sau.unlearn.unlearn import UnlearnParams, UnlearnStep
 
 BATCH_SIZE = 8
@@ -67,8 +66,15 @@ class Ours:
         self.lr = lr
         self.frame = training(lm, freeze_embeddings=True)
         optimizer = SurvivorAdamW(self.frame.__enter__(), {})
-        params = UnlearnParams(lr=lr, max_steps=1, batch_size=BATCH_SIZE, stop=None)
-        self._step = UnlearnStep(self.setting, TokenMeanNpo(beta=BETA), NoRedistribution(), optimizer, params, 0)
+        params = UnlearnParams(
+            objective=TokenMeanNpo(beta=BETA),
+            redistribution="none",
+            lr=lr,
+            max_steps=1,
+            batch_size=BATCH_SIZE,
+            stop=None,
+        )
+        self._step = UnlearnStep(self.setting, optimizer, params, 0)
         if order:
             self._step.forget_order, self._step.retain_order = order
         self.taken: list[Encoded] = []
@@ -81,7 +87,7 @@ class Ours:
             yield sorted(rows, key=lambda row: len(sequences[row].input_ids))  # as the loop's own batches are
 
     def step(self) -> float:
-        return self._step(self.lr)["loss"]
+        return self._step(self.lr, 1.0)["loss"]
 
     def num_tokens(self) -> int:
         """Real tokens since the last call."""
@@ -104,7 +110,7 @@ class Theirs:
         from transformers import TrainingArguments
 
         npo, collators = peer
-        self.forget, self.retain = (lm.encode(its) for its in rows)
+        self.forget, self.retain = (lm.encode(part) for part in rows)
         self.order = order
         self.collate = collators.DataCollatorForSupervisedDataset(lm.tokenizer)
         embeddings = (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) if freeze_embeddings else ()

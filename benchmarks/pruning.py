@@ -96,7 +96,7 @@ def main() -> None:
                     flush=True,
                 )
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(rows) + "\n")
 
 
 if __name__ == "__main__":

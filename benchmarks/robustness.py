@@ -1,6 +1,6 @@
 """Does redistribution earn its place? How much comes back when the shipped model is rounded, pruned on, or retaught.
 
-    python benchmarks/robustness.py --results benchmarks/results/tiny.json --folder .sau/benchmark/... --json OUT.json
+    python -m benchmarks.robustness --results benchmarks/results/tiny.json --folder .sau/benchmark/... --json OUT.json
 
 Takes the calibrated cells of a finished `sau benchmark --size tiny`, trains each again with its best learning rate up
 to its best step, and reads the forget rows as shipped and after int4 rounding, 10 and 20 points more pruning, and
@@ -46,7 +46,7 @@ def main() -> None:
     ]
     found = [come_back(spec, cell, args.folder / f"seed-{cell['seed']}") for cell in cells]
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(found) + "\n")
     names = ["as shipped", *(stressor.id for stressor in STRESSORS)]
     print("| sparsity | method |", " | ".join(names), "|")
     for place in dict.fromkeys((row["sparsity"], row["redistribution"]) for row in found):

@@ -1,6 +1,6 @@
 """What SAU costs on top of a plain step, in one run.
 
-    python benchmarks/step_time.py [--steps 7] [--sides none importance natural compensated]
+    python -m benchmarks.step_time [--steps 7] [--sides none importance natural compensated]
 
 A model of SmolLM2-135M's shape with random weights, 50% of every block matrix pruned; NPO, batches of 8
 random sequences of 60 tokens, embeddings frozen, one thread. The plain step is the same loop without a mask. Sides take
@@ -25,11 +25,9 @@ from sau.mask import Mask, apply_mask
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel
 from sau.models.layers import prunable
-from sau.registry import build
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.session import training
-from sau.unlearn.objectives.base import Objective, Setting
-from sau.unlearn.redistribution.base import Redistribution
+from sau.unlearn.objectives.base import Setting
 from sau.unlearn.unlearn import UnlearnParams, UnlearnStep
 
 NUM_ROWS, NUM_TOKENS, PROMPT = 32, 60, 20
@@ -75,14 +73,19 @@ class Side:
         self.optimizer = SurvivorAdamW(training(lm, freeze_embeddings=True).__enter__(), mask)
         self.step = UnlearnStep(
             setting,
-            build(Objective, "sau.unlearn.objectives", "npo"),
-            build(Redistribution, "sau.unlearn.redistribution", "none" if name == "plain" else name),
             self.optimizer,
-            UnlearnParams(lr=LR, max_steps=1, batch_size=8, stop=None),
+            UnlearnParams(
+                objective="npo",
+                redistribution="none" if name == "plain" else name,
+                lr=LR,
+                max_steps=1,
+                batch_size=8,
+                stop=None,
+            ),
             0,
         )
         self.in_model = 0.0
-        backward = self.step._backward
+        backward = self.step.backward
 
         def timed(*args: Any) -> float:
             before = time.process_time()
@@ -90,13 +93,13 @@ class Side:
             self.in_model += time.process_time() - before
             return value
 
-        self.step._backward = timed  # type: ignore[method-assign]
+        self.step.backward = timed  # type: ignore[method-assign]
 
     def seconds(self) -> tuple[float, float]:
         """CPU seconds of one step, and of its part outside the model."""
         self.in_model = 0.0
         before = time.process_time()
-        self.step(LR)
+        self.step(LR, 1.0)
         taken = time.process_time() - before
         self.optimizer.zero_grad()
         return taken, taken - self.in_model

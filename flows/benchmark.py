@@ -9,24 +9,15 @@ import logging
 import multiprocessing
 import platform
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tasks.settings import settings
+import torch
 
-settings()  # sets the engines' environment; has to come before prefect and mlflow are imported
-
-import torch  # noqa: E402
-from prefect import flow, task  # noqa: E402
-from prefect.cache_policies import NO_CACHE  # noqa: E402
-from prefect.futures import as_completed  # noqa: E402
-from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
-
-from sau.benchmark import (  # noqa: E402
+from sau.benchmark import (
     DEMO,
     UTILITY_FLOOR,
     Cell,
@@ -42,9 +33,11 @@ from sau.benchmark import (  # noqa: E402
     run_cell,
     side,
 )
-from sau.config import read_yaml  # noqa: E402
-from sau.errors import ConfigError  # noqa: E402
-from tasks.tracking import Tracking  # noqa: E402
+from sau.config import read_yaml
+from sau.errors import ConfigError
+from tasks.engines.orchestration import NO_CACHE, ThreadPoolTaskRunner, as_completed, flow, task
+from tasks.engines.settings import settings
+from tasks.engines.tracking import Tracking
 
 log = logging.getLogger("sau")
 LINE = "benchmark"
@@ -95,7 +88,7 @@ def benchmark(
         **compare(cells, spec.shipped),
         "informed": compare([cell | cell["informed"] for cell in cells], spec.shipped)["ratio"],
     }
-    json_file.write_text(_dump(result, indent=1) + "\n")
+    json_file.write_text(_dump(result) + "\n", encoding="utf-8")
     date = datetime.now(UTC).date()
     whole = pattern == "*" and num_seeds is None
     target = settings().root / "benchmarks" / "results" / f"{date}-{size}" if whole else json_file.with_suffix("")
@@ -134,24 +127,25 @@ def _run(
             file.write(line + "\n")
         finished[name] = json.loads(line)["record"]
 
-    tracking = Tracking(settings())
+    tracking = Tracking()
     pending = [cell for cell in wanted if cell.id not in finished]
     log.info("benchmark %s: %d cells, %d finished before", size, len(wanted), len(wanted) - len(pending))
     with tracking.run(LINE, size, tags={"commit": commit}) as run_id, _processes(spec) as pool:
         tracking.params(run_id, spec.model_dump(exclude={"params"}))
-        places = {
+        conditions = {
             seed: sorted({(c.pruner, c.sparsity) for c in wanted if c.seed == seed}, key=str)
             for seed in {cell.seed for cell in pending}
         }
         preparing = [
-            prepare_seed.submit(pool, spec, data, seed, folder / f"seed-{seed}", places[seed]) for seed in places
+            prepare_seed.submit(pool, spec, data, seed, folder / f"seed-{seed}", conditions[seed])
+            for seed in conditions
         ]
         running = []
         for prepared in as_completed(preparing):
             rows = prepared.result()
-            for place in dict.fromkeys((row["pruner"], row["sparsity"], row["seed"]) for row in rows):
-                name = "/".join(map(str, ("references", *place)))
-                keep(name, [row for row in rows if (row["pruner"], row["sparsity"], row["seed"]) == place])
+            for condition in dict.fromkeys((row["pruner"], row["sparsity"], row["seed"]) for row in rows):
+                name = "/".join(map(str, ("references", *condition)))
+                keep(name, [row for row in rows if (row["pruner"], row["sparsity"], row["seed"]) == condition])
             running += [  # those of a seed as soon as it is prepared
                 measure_cell.submit(pool, spec, data, cell, folder / f"seed-{cell.seed}", run_id)
                 for cell in pending
@@ -185,10 +179,10 @@ def _processes(spec: Spec) -> ProcessPoolExecutor:
 
 @task(name="prepare", task_run_name="prepare seed {seed}", cache_policy=NO_CACHE)
 def prepare_seed(
-    pool: ProcessPoolExecutor, spec: Spec, data: str, seed: int, folder: Path, places: list[tuple[str, Any]]
+    pool: ProcessPoolExecutor, spec: Spec, data: str, seed: int, folder: Path, conditions: list[tuple[str, Any]]
 ) -> list[dict[str, Any]]:
     """The models that a seed's cells share; returns the references' rows."""
-    return pool.submit(prepare, spec, data, seed, folder, places).result()
+    return pool.submit(prepare, spec, data, seed, folder, conditions).result()
 
 
 @task(name="cell", task_run_name="{cell.id}", cache_policy=NO_CACHE)
@@ -197,13 +191,15 @@ def measure_cell(
 ) -> dict[str, Any]:
     """One cell in a process of its own, then recorded as an MLflow run; returns its record."""
     record = pool.submit(run_cell, spec, data, cell, folder).result()
-    tracking = Tracking(settings())
-    place = ("objective", "redistribution", "pruner", "sparsity", "order", "seed", "lr")
+    tracking = Tracking()
+    condition = ("objective", "redistribution", "pruner", "sparsity", "order", "seed", "lr")
     numbers = {
-        name: value for name, value in record.items() if name not in (*place, "steps", "seconds", "runs", "informed")
+        name: value
+        for name, value in record.items()
+        if name not in (*condition, "steps", "seconds", "runs", "informed")
     }
     with tracking.run(LINE, cell.id, parent=run_id, tags={"side": side(cell.redistribution)}) as step:
-        tracking.params(step, {name: record[name] for name in place})
+        tracking.params(step, {name: record[name] for name in condition})
         tracking.metrics(step, numbers | {"num_steps": record["steps"], "training_seconds": record["seconds"]})
     return {"id": cell.id, "side": side(cell.redistribution)} | record
 
@@ -247,9 +243,10 @@ def _hardware() -> str:
     return f"{accelerator}{len(models) or 1} x {name}, torch {torch.__version__}"
 
 
-_SIX_DIGITS: Callable[[str], float] = lambda text: float(f"{float(text):.6g}")  # noqa: E731
+def _six_digits(text: str) -> float:
+    return float(f"{float(text):.6g}")
 
 
-def _dump(value: Any, indent: int | None = None) -> str:
-    """JSON with six significant digits."""
-    return json.dumps(json.loads(json.dumps(value), parse_float=_SIX_DIGITS), indent=indent)
+def _dump(value: Any) -> str:
+    """Compact JSON with six significant digits."""
+    return json.dumps(json.loads(json.dumps(value), parse_float=_six_digits), separators=(",", ":"))

@@ -1,6 +1,7 @@
 """What is read from YAML and the command line: bounded files, mappings laid over each other, frozen models."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sau.errors import ConfigError
 
+MAX_YAML_BYTES = 1 << 20
 M = TypeVar("M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Parameters that belong together: frozen, no unknown keys. Each room of the library owns its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def checked(model: type[M], fields: Any, where: str) -> M:
@@ -21,11 +29,36 @@ def checked(model: type[M], fields: Any, where: str) -> M:
         raise ConfigError(f"{where}: {'; '.join(problems)}") from None
 
 
-MAX_YAML_BYTES = 1 << 20
+class _Core(yaml.SafeLoader):
+    """YAML 1.2's core schema: `2:4` is text (not the number 124), so are `on` and a date, and `1e-4` is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise ConfigError(f"line {node.start_mark.line + 1}: the key {twice!r} is given twice")
+        return super().construct_mapping(node, deep)
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_Core.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+     "-+.0123456789"),
+):  # fmt: skip
+    _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), [*_first, ""])
+_Core.add_constructor("tag:yaml.org,2002:int", lambda _loader, node: int(node.value))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, or of one word of a command line, by YAML 1.2's core schema.
+
+    Raises:
+        ConfigError: a mapping with the same key twice.
+        yaml.YAMLError: not YAML.
+    """
+    return yaml.load(text, Loader=_Core)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -45,7 +78,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = raw.decode("utf-8")
         if any(isinstance(t, yaml.AliasToken | yaml.AnchorToken) for t in yaml.scan(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{path}: YAML anchors and aliases are not allowed")
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None

@@ -1,6 +1,9 @@
 """params.yaml as one frozen model: everything that changes a number in the result, and nothing else."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -25,6 +28,20 @@ class Params(Section):
     unlearn: UnlearnParams
     package: PackageParams = PackageParams()
     verify: VerifyParams = VerifyParams()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it as canonical JSON, the defaults of the methods it names included."""
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def training_digest(self) -> str:
+        """SHA-256 of what a first version depends on: everything but how to unlearn and how to verify."""
+        return _digest(self.model_dump(mode="json", exclude={"unlearn", "verify"}))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_params(path: Path) -> Params:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from sau.config import checked
 from sau.errors import ConfigError
@@ -45,18 +45,27 @@ def discover(base: type[C], package: str) -> dict[str, type[C]]:
     return dict(sorted(found.items()))
 
 
-def build(base: type[C], package: str, config: Mapping[str, Any] | str) -> C:
+def build(base: type[C], package: str, config: Any) -> C:
     """The component that `config` describes: a name, or a mapping with `name` and the component's own fields.
 
     Raises:
         ConfigError: an unknown name (with the valid ones and the nearest), key, or value out of bounds.
     """
+    kind = base.__name__.lower()
+    if isinstance(config, base):
+        return config
+    if not isinstance(config, str | Mapping):
+        raise ConfigError(f"{kind}: {type(config).__name__}, a name or a mapping with a name is needed")
     fields = {"name": config} if isinstance(config, str) else dict(config)
     known = discover(base, package)
-    kind = base.__name__.lower()
     name = fields.get("name")
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f", did you mean {near[0]!r}" if near else ""
         raise ConfigError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
     return checked(known[name], fields, f"{kind} {name!r}")
+
+
+def built(base: type[C], package: str) -> BeforeValidator:
+    """For a pydantic field: what `build` takes becomes the component when the field is read, its defaults included."""
+    return BeforeValidator(lambda config: build(base, package, config))

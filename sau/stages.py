@@ -3,7 +3,7 @@
     bootstrap   base -> train -> prune -> recover -> package
     forget      snapshot -> unlearn -> package
 
-`python -m sau STAGE` runs one in the current folder; a flow does the same through `dvc repro`, so there is one way
+`sau stage NAME` runs one in the current folder; a flow does the same through `dvc repro`, so there is one way
 to make a model. A step's outputs are a function of its inputs and its section of params.yaml alone: no clock, no
 host, no absolute path goes into them. Metrics files carry numbers only.
 """
@@ -14,22 +14,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sau.data.demo import demo_rows
+from sau.checkpoint.manifest import read_manifest
+from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import Row, load_records
+from sau.data.sets import Sets
 from sau.errors import CheckpointError, DataError
-from sau.models.sources import TINY
+from sau.models.dense import open_dense, save_dense
+from sau.models.language_model import seeded
+from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
-from sau.training.finetune import FinetuneParams
+from sau.pruners import prune
+from sau.training.finetune import finetune
+from sau.training.pretrain import pretrain
+from sau.training.session import History, Progress
+from sau.unlearn.unlearn import unlearn
 
 DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base", "dense"))
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
 SPLIT = ARTIFACTS / "split.json"
 PARAMS = Path("params.yaml")
 
-Progress = Callable[[int, int, dict[str, float]], None]
+Metrics = dict[str, Any]
+"""A step's numbers and digests by name; `trajectory` is a list of readings. It is a JSON file that DVC keeps."""
 
 
-def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> dict[str, Any]:
+def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> Metrics:
     """Run one step in `folder` and return its metrics.
 
     Raises:
@@ -39,24 +48,24 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> 
     metrics = STAGES[stage](folder, params, progress)
     target = folder / METRICS / f"{stage}.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return metrics
 
 
-def read_split(folder: Path) -> dict[str, list[Row]]:
-    """The rows of `forget`, `retain` and `holdout` that the snapshot named, in its order.
+def read_split(folder: Path) -> Sets:
+    """The rows that the snapshot named, in its order.
 
     Raises:
         DataError: a named record is not in the data.
     """
-    named = json.loads((folder / SPLIT).read_text())
+    named = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
     rows: dict[str, list[Row]] = {}
     for part, source in (("forget", FORGET), ("retain", DATA / "train"), ("holdout", DATA / "holdout")):
         by_id = {row["record_id"]: row for row in load_records(folder / source).to_list()}
         if missing := [record for record in named[part] if record not in by_id]:
             raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
         rows[part] = [by_id[record] for record in named[part]]
-    return rows
+    return Sets(**rows)
 
 
 def _fresh(path: Path) -> Path:
@@ -64,36 +73,19 @@ def _fresh(path: Path) -> Path:
     return path
 
 
-def _base(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.models.dense import save_dense
-    from sau.models.sources import base_model
-
+def _base(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = base_model(params.model, seed=params.seed)
     if params.model.source == TINY:
-        _pretrain(lm, params, progress)
+        pretrain(lm, params.model.tiny, seed=params.seed, num_threads=params.num_threads, progress=progress)
     save_dense(lm, _fresh(folder / ARTIFACTS / "base"))
     return {"num_parameters": sum(p.numel() for p in lm.model.parameters())}
 
 
-def _last_loss(history: Any) -> float | None:
+def _last_loss(history: History) -> float | None:
     return history.trajectory[-1]["loss"] if history.trajectory else None
 
 
-def _pretrain(lm: Any, params: Params, progress: Progress | None) -> None:
-    """Teach the tiny model the language of the demo in one pass over people who are in no data set, so that what it
-    later knows of a person it knows from that person's rows alone."""
-    from sau.training.finetune import finetune
-
-    tiny = params.model.tiny
-    rows = [row for number in range(tiny.pretrain_people) for row in demo_rows(f"pretrain-{number}", seed=0)]
-    once = FinetuneParams(epochs=1, lr=tiny.pretrain_lr, batch_size=16)
-    finetune(lm, lm.encode(rows), once, seed=params.seed, num_threads=params.num_threads, progress=progress)
-
-
-def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.models.dense import open_dense, save_dense
-    from sau.training.finetune import finetune
-
+def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt)
     rows = load_records(folder / DATA / "train")
     history = finetune(
@@ -103,12 +95,7 @@ def _train(folder: Path, params: Params, progress: Progress | None) -> dict[str,
     return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
 
 
-def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint.sparse import save_sparse
-    from sau.models.dense import open_dense
-    from sau.models.language_model import seeded
-    from sau.pruners import prune
-
+def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt)
     rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
     calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
@@ -118,10 +105,7 @@ def _prune(folder: Path, params: Params, progress: Progress | None) -> dict[str,
     return {"sparsity": saved.sparsity, "num_calibration_rows": len(calibration), "mask_digest": saved.mask_digest}
 
 
-def _recover(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
-    from sau.training.finetune import finetune
-
+def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     source = folder / ARTIFACTS / "pruned"
     lm = open_sparse(source)
     rows = load_records(folder / DATA / "train")
@@ -132,7 +116,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> dict[st
     return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
 
 
-def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
+def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     parts = {
         "forget": load_records(folder / FORGET),
         "retain": load_records(folder / DATA / "train"),
@@ -141,30 +125,24 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> dict[s
     for part, rows in parts.items():
         if not len(rows):
             raise DataError(f"snapshot: the {part} set is empty")
-    kept = {(row["question"], row["answer"]) for row in parts["retain"]}
-    overlap = sum((row["question"], row["answer"]) in kept for row in parts["forget"])
+    retained = {(row["question"], row["answer"]) for row in parts["retain"]}
+    overlap = sum((row["question"], row["answer"]) in retained for row in parts["forget"])
     if overlap == len(parts["forget"]):
         raise DataError(f"snapshot: all {overlap} rows to forget are also among the rows to retain")
     (folder / ARTIFACTS).mkdir(exist_ok=True)
     split = {part: sorted(rows["record_id"]) for part, rows in parts.items()}
-    (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n")
+    (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {f"num_{part}": len(rows) for part, rows in parts.items()} | {"num_overlap": overlap}
 
 
-def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
-    from sau.models.dense import open_dense
-    from sau.unlearn.unlearn import unlearn
-
+def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = open_sparse(folder / PARENT)
-    rows = read_split(folder)
+    sets = read_split(folder)
     if params.unlearn.order == "unlearn-prune":
         lm.model = open_dense(folder / DENSE, prompt=lm.prompt).model
     history = unlearn(
         lm,
-        rows["forget"],
-        rows["retain"],
-        rows["holdout"],
+        sets,
         params.unlearn,
         seed=params.seed,
         base=open_dense(folder / BASE, prompt=lm.prompt),
@@ -179,9 +157,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> dict[st
     return {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory, **last}
 
 
-def _package(folder: Path, params: Params, progress: Progress | None) -> dict[str, Any]:
-    from sau.checkpoint.sparse import open_sparse, read_manifest, save_sparse
-
+def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     source = folder / ARTIFACTS / "sparse"
     lm = open_sparse(source)
     target = _fresh(folder / CHECKPOINT)
@@ -194,12 +170,13 @@ def _package(folder: Path, params: Params, progress: Progress | None) -> dict[st
         "num_bytes": saved.num_bytes,
         "dense_bytes": saved.dense_bytes,
         "size_ratio": saved.num_bytes / saved.dense_bytes,
-        "model_digest": saved.digest,
+        "weights_digest": saved.weights_digest,
+        "side_digest": saved.side_digest,
         "mask_digest": saved.mask_digest,
     }
 
 
-STAGES: dict[str, Callable[[Path, Params, Progress | None], dict[str, Any]]] = {
+STAGES: dict[str, Callable[[Path, Params, Progress | None], Metrics]] = {
     "base": _base,
     "train": _train,
     "prune": _prune,

@@ -1,65 +1,41 @@
 """Inputs of an attempt, pinned in its private worktree: data, parameters, and for a forget version the parent."""
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect import task
 
 from sau.config import checked, merge, read_yaml
-from sau.data.sources import DEMO, write_data
+from sau.data.sources import DEMO, DataOptions, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.params import Params, load_params
-from sau.pruners.base import Pruner
-from sau.registry import build
-from sau.unlearn.objectives.base import Objective
-from sau.unlearn.redistribution.base import Redistribution
 from sau.verify.policy import load_policy
-from tasks.ledger import Ledger
-from tasks.settings import settings
-from tasks.tracking import Tracking
-from tasks.workspace import Pin, Workspace, git, pins_at
+from tasks.engines.ledger import Ledger
+from tasks.engines.orchestration import task
+from tasks.engines.settings import settings
+from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import Attempt, Pin, git, pins_at
+from tasks.versions.record import VersionRecord
 
 PINNED = "pinned"
 
 
-def params_digest(params: Params) -> str:
-    """SHA-256 of the parameters as canonical JSON."""
-    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-def training_digest(params: Params) -> str:
-    """SHA-256 of what a first version depends on: everything but how to unlearn and how to verify."""
-    dumped = params.model_dump(mode="json", exclude={"unlearn", "verify"})
-    return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
-
-
-def workspace(name: str) -> Workspace:
-    """The worktree of an attempt by name."""
-    return Workspace(settings(), name)
-
-
 def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
-    """Parameters with overrides on top, every method they name built once on trial.
+    """Parameters with overrides on top; the policy they name is read once on trial.
 
     Raises:
         ConfigError: an unknown or out-of-bounds parameter, method or policy.
     """
     params = checked(Params, merge(base, overrides), "parameters")
-    # A misspelt method is refused now, not after an hour of training.
-    build(Pruner, "sau.pruners", params.prune.pruner)
-    build(Objective, "sau.unlearn.objectives", params.unlearn.objective)
-    build(Redistribution, "sau.unlearn.redistribution", params.unlearn.redistribution)
-    load_policy(params.verify.policy)
+    load_policy(params.verify.policy)  # refused now, not after an hour of training
     return params
 
 
 def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any]) -> Params:
     params = resolve_params(base, overrides)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
     return params
 
 
@@ -71,14 +47,14 @@ def _also_dense(recipe: Path, tag: str, pins: dict[str, Pin]) -> None:
     """
     if "artifacts/dense" not in pins:
         raise RequestError(f"order unlearn-prune: {tag} is a forget version, only a first version has its dense model")
-    stages = yaml.safe_load(recipe.read_text())
+    stages = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     stages["stages"]["unlearn"]["deps"].append("dense")
-    recipe.write_text(yaml.safe_dump(stages, sort_keys=False))
+    recipe.write_text(yaml.safe_dump(stages, sort_keys=False), encoding="utf-8")
 
 
-def _record(run_id: str, ws: Workspace, contexts: dict[str, str]) -> dict[str, str]:
+def _record(attempt: Attempt, contexts: dict[str, str]) -> dict[str, str]:
     """Log the pinned inputs to the run; returns {path: md5}."""
-    tracking = Tracking(settings())
+    tracking, ws, run_id = Tracking(), attempt.workspace, attempt.run_id
     pins = {path: ws.pin(path) for path in contexts}
     for path, context in contexts.items():
         tracking.dataset(run_id, path, pins[path], context)
@@ -87,9 +63,9 @@ def _record(run_id: str, ws: Workspace, contexts: dict[str, str]) -> dict[str, s
     return {path: pin.md5 for path, pin in pins.items()}
 
 
-@task(name="prepare", task_run_name="prepare {name}")
+@task(name="prepare", task_run_name="prepare {attempt.name}")
 def prepare_bootstrap(
-    name: str, run_id: str, source: str, data_options: dict[str, Any], overrides: dict[str, Any]
+    attempt: Attempt, source: str, data_options: DataOptions, overrides: dict[str, Any]
 ) -> dict[str, str]:
     """A worktree with a data set of `source` and the checkout's parameters with `overrides` on top.
 
@@ -97,7 +73,7 @@ def prepare_bootstrap(
         DataError, ConfigError: the source or a parameter.
         WorkspaceError: the generated demo people are not the ones that data.dvc pins.
     """
-    ws = workspace(name).open()
+    ws = attempt.workspace.open()
     if not ws.prepared:
         _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides)
         pinned = ws.pin("data")
@@ -106,28 +82,28 @@ def prepare_bootstrap(
         else:
             root = settings().root
             local = root / source  # a path in params or on the command line is relative to the checkout
-            write_data(str(local) if local.exists() else source, ws.path / "data", **data_options)
+            write_data(str(local) if local.exists() else source, ws.path / "data", data_options)
             made = ws.add("data")["data"]
             if source == DEMO and made != pinned:
                 raise WorkspaceError(f"data.dvc pins {pinned.md5}, the generated demo people have {made.md5}")
         ws.mark_prepared()
-    return _record(run_id, ws, {"data": "training"})
+    return _record(attempt, {"data": "training"})
 
 
-@task(name="snapshot inputs", task_run_name="inputs {name}")
+@task(name="snapshot inputs", task_run_name="inputs {attempt.name}")
 def prepare_forget(
-    name: str, run_id: str, line: str, request_ids: list[str], overrides: dict[str, Any]
+    attempt: Attempt, parent: VersionRecord, request_ids: list[str], overrides: dict[str, Any]
 ) -> dict[str, str]:
     """A worktree with the data set without the requested subjects, their rows apart in forget/, and the parent.
 
     Takes request ids, never subject ids: what a task is given ends up in Prefect's database.
 
     Raises:
-        RequestError: the line has no champion, or a subject is not in its data.
+        RequestError: a subject is not in the parent's data.
     """
-    ws = workspace(name).open()
+    ws = attempt.workspace.open()
     if not ws.prepared:
-        tag = Tracking(settings()).champion(line).tags["git_tag"]
+        tag = parent.tag
         pins = pins_at(settings().root, tag)
         pins |= {"base": pins.get("base") or pins["artifacts/base"]}  # handed on from version to version
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
@@ -148,35 +124,15 @@ def prepare_forget(
             shard.rename(ws.path / "forget" / shard.name)
         ws.add("data", "forget")
         ws.mark_prepared()
-    return _record(
-        run_id, ws, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"}
-    )
+    return _record(attempt, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"})
 
 
-@task(name="prepare retrain", task_run_name="prepare {name}")
-def prepare_retrain(name: str, run_id: str, like: str) -> dict[str, str]:
-    """A worktree with the data set and parameters of another worktree `like` and the bootstrap recipe."""
-    ws, other = workspace(name).open(), workspace(like)
+@task(name="prepare retrain", task_run_name="prepare {attempt.name}")
+def prepare_retrain(attempt: Attempt, like: Attempt) -> dict[str, str]:
+    """A worktree with the data set and parameters of another attempt and the bootstrap recipe."""
+    ws, other = attempt.workspace.open(), like.workspace
     if not ws.prepared:
         ws.point("data", other.pin("data"))
         shutil.copyfile(other.path / "params.yaml", ws.path / "params.yaml")
         ws.mark_prepared()
-    return _record(run_id, ws, {"data": "training"})
-
-
-def subjects_at(tag: str) -> set[str]:
-    """Subject ids of the training data that a version pins, from the directory listing that DVC keeps.
-
-    Raises:
-        WorkspaceError: the listing is in neither cache nor remote.
-    """
-    pin = pins_at(settings().root, tag)["data"]
-    listing = settings().root / ".dvc" / "cache" / "files" / "md5" / pin.md5[:2] / pin.md5[2:]
-    if not listing.is_file():
-        ws = workspace("listing").open()
-        try:
-            ws.point("data", pin)
-        finally:
-            ws.close()
-    paths = [Path(entry["relpath"]) for entry in json.loads(listing.read_text())]
-    return {path.stem for path in paths if path.parts[0] == "train"}
+    return _record(attempt, {"data": "training"})

@@ -3,26 +3,24 @@
 import logging
 from typing import Any
 
-from prefect import task
-
-from tasks.prepare import workspace
-from tasks.settings import settings
-from tasks.tracking import Tracking
+from tasks.engines.orchestration import task
+from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import Attempt
 
 log = logging.getLogger("sau")
 
 
 @task(name="stage", task_run_name="{stage}")
-def run_stage(stage: str, name: str, line: str, run_id: str) -> dict[str, Any]:
-    """Bring one DVC stage of worktree `name` up to date as a child run; returns its metrics (numbers and digests).
+def run_stage(stage: str, attempt: Attempt) -> dict[str, Any]:
+    """Bring one DVC stage of the attempt up to date as a child run; returns its metrics (numbers and digests).
 
     Raises:
         WorkspaceError: the stage failed; its own message is the end of this one.
     """
-    tracking = Tracking(settings())
+    tracking = Tracking()
     log.info("%s", stage)
-    with tracking.run(line, stage, parent=run_id) as step:
-        metrics = workspace(name).repro(stage, on_line=lambda text: log.debug("%s", text))
+    with tracking.run(attempt.line, stage, parent=attempt.run_id) as step:
+        metrics = attempt.workspace.repro(stage, on_line=lambda text: log.debug("%s", text))
         tracking.metrics(step, metrics)
-        tracking.tags(step, {key: str(value) for key, value in metrics.items() if isinstance(value, str)})
+        tracking.tags(step, {key: value for key, value in metrics.items() if isinstance(value, str)})
     return {key: value for key, value in metrics.items() if key != "trajectory"}

@@ -3,36 +3,118 @@
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from pydantic import BaseModel, ConfigDict
 
-from sau.checkpoint.sparse import check_files, open_sparse
-from sau.data.records import Row
+from sau.checkpoint.manifest import SparseCheckpoint, check_files
+from sau.checkpoint.sparse import open_sparse
+from sau.data.sets import Sets
 from sau.errors import CheckpointError, DataError, WorkspaceError
 from sau.models.dense import open_dense
-from sau.models.language_model import LanguageModel, seeded
-from sau.models.sources import ModelParams
+from sau.models.language_model import PROMPT, LanguageModel, seeded
 from sau.params import load_params
 from sau.stages import CHECKPOINT, PARENT, read_split
-from sau.verify.battery import verify as run_battery
-from sau.verify.policy import load_policy
+from sau.verify import Controls, Verification, load_policy
+from sau.verify import verify as run_battery
+from sau.verify.evidence.readings import ModelSource
 from sau.verify.report.answers import answers
 from sau.verify.report.page import render_html, render_markdown
-from tasks.prepare import workspace
-from tasks.settings import settings
-from tasks.tracking import Tracking
-from tasks.workspace import Workspace, pins_at
+from tasks.engines.orchestration import task
+from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import Attempt, Workspace, pins_at
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
 
-
-CARD = ("id", "n", "value", "before", "never_saw_it", "margin", "power", "verdict")
+RECORD = "verification.json"
 DENSE = "artifacts/dense"
 _DENSE_PLACE = "stress/dense"  # a folder of its own: the version's commit takes pointers of the top folder only
+
+
+class Judged(BaseModel):
+    """What registering has to know of a verdict.
+
+    Attributes:
+        weights_digest: what the verdict speaks of.
+        manifest_digest: of every byte of the checkpoint that was judged.
+        reference: the retrained version beside it, "" where there was none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: str
+    policy: str
+    policy_digest: str
+    weights_digest: str
+    manifest_digest: str
+    reference: str
+
+
+@task(name="verify", task_run_name="verify {attempt.line}")
+def verify(
+    attempt: Attempt,
+    *,
+    request_ids: tuple[str, ...],
+    reference: VersionRecord | None,
+    show_answers: bool = False,
+) -> Judged:
+    """Judge the attempt's stored checkpoint by the policy its params.yaml names.
+
+    The whole record and the report, as a page and as Markdown, are artifacts of the request's run.
+
+    Args:
+        reference: the retrained version, None where there is none: the checks that need it then answer INCONCLUSIVE.
+        show_answers: what the models answer goes into the report, where all rows are of the demo people.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged, or changed while it was verified.
+    """
+    tracking, ws = Tracking(), attempt.workspace
+    log.info("verify")
+    params = load_params(ws.path / "params.yaml")
+    sets = _sampled(read_split(ws.path), params.verify.max_retain_rows, params.seed)
+    model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
+    retrained = _opener(Registry(tracking).download(reference)) if reference else None
+    manifest = check_files(ws.path / CHECKPOINT)
+    with (
+        tracking.run(attempt.line, "verify", parent=attempt.run_id) as step,
+        seeded(params.seed, params.num_threads),
+    ):
+        verification = run_battery(
+            model=model,
+            sets=sets,
+            controls=Controls(before, retrained, _dense_opener(tracking, ws, attempt.line)),
+            policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
+            weights_digest=manifest.weights_digest,
+            seed=params.seed,
+            progress=lambda text: log.debug("verify %s", text),
+        )
+        if check_files(ws.path / CHECKPOINT).manifest_digest != manifest.manifest_digest:
+            raise CheckpointError(f"{attempt.line}: the checkpoint changed while it was verified")
+        models = {"before": before, "after": model, "reference": retrained}
+        shown = _answers(models, sets) if show_answers else None
+        _record(tracking, attempt, step, verification, manifest, request_ids, shown)
+    log.info("verdict %s", verification.verdict)
+    return Judged(
+        verdict=verification.verdict,
+        policy=verification.policy,
+        policy_digest=verification.policy_digest,
+        weights_digest=verification.weights_digest,
+        manifest_digest=manifest.manifest_digest,
+        reference=reference.tag if reference else "",
+    )
+
+
+def _sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
+    """The sets with at most so many of the rows to keep, a seeded choice."""
+    if len(sets.retain) <= max_retain_rows:
+        return sets
+    return Sets(sets.forget, random.Random(seed).sample(sets.retain, max_retain_rows), sets.holdout)
 
 
 def _opener(folder: Path) -> Callable[[], LanguageModel]:
@@ -48,7 +130,7 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str) -> Callable[[], 
 
     @cache
     def folder() -> Path:
-        tag = tracking.versions(line)[0].tags["git_tag"]
+        tag = Registry(tracking).all(line)[0].tag
         pins = pins_at(ws.settings.root, tag)
         if DENSE not in pins:
             raise WorkspaceError(f"{tag}: pins no {DENSE}")
@@ -58,91 +140,57 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str) -> Callable[[], 
             raise WorkspaceError(f"{tag}: {DENSE} is in neither DVC's cache nor its remote") from None
         return ws.path / _DENSE_PLACE
 
-    return lambda: open_dense(folder(), prompt=ModelParams().prompt)
+    return lambda: open_dense(folder(), prompt=PROMPT)
 
 
-@task(name="verify", task_run_name="verify {line}")
-def verify(
-    name: str,
-    line: str,
-    run_id: str,
-    *,
-    request_ids: list[str],
-    reference: tuple[str, int] | None,
-    show_answers: bool = False,
-) -> dict[str, Any]:
-    """Judge the stored checkpoint of worktree `name` by the policy its params.yaml names.
-
-    Args:
-        reference: (line, number) of the retrained model, None where there is none: the checks that need it then
-            answer INCONCLUSIVE.
-        show_answers: what the models answer goes into the report, where all rows are of the demo people.
-
-    Returns:
-        verdict, policy digest, model digest, and the checks' numbers. The whole record and the report, as a page and as
-        Markdown, are artifacts of the request's run.
-
-    Raises:
-        CheckpointError: a checkpoint is damaged, or changed while it was verified.
-    """
-    tracking, ws = Tracking(settings()), workspace(name)
-    log.info("verify")
-    params = load_params(ws.path / "params.yaml")
-    rows = read_split(ws.path)
-    retain = rows["retain"]
-    if len(retain) > params.verify.max_retain_rows:
-        retain = random.Random(params.seed).sample(retain, params.verify.max_retain_rows)
-    gold = None
-    if reference:
-        version = tracking.version(*reference)
-        gold = _opener(tracking.download(version)) if version else None
-    model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
-    manifest = check_files(ws.path / CHECKPOINT)
-    with tracking.run(line, "verify", parent=run_id) as step, seeded(params.seed, params.num_threads):
-        verification = run_battery(
-            model=model,
-            forget=rows["forget"],
-            retain=retain,
-            holdout=rows["holdout"],
-            before=before,
-            reference=gold,
-            dense=_dense_opener(tracking, ws, line),
-            policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
-            model_digest=manifest.digest,
-            seed=params.seed,
-            progress=lambda text: log.debug("verify %s", text),
-        )
-        if check_files(ws.path / CHECKPOINT).digest != manifest.digest:
-            raise CheckpointError(f"{line}: the checkpoint changed while it was verified")
-        record = verification.to_json()
-        numbers = {check["id"]: check["value"] for check in record["checks"] if check["value"] is not None}
-        tracking.metrics(step, numbers | {"rows_read": record["rows_read"], "cpu_seconds": record["seconds"]})
-        tracking.metrics(run_id, {"table": record["table"]})
-        outcome = {key: record[key] for key in ("verdict", "policy", "policy_digest", "model_digest")}
-        tracking.tags(run_id, outcome)
-        tracking.text(run_id, json.dumps(record, indent=1), "verification.json")
-        page: dict[str, Any] = {
-            "title": f"{line}: forgetting verified",
-            "facts": {
-                "Requests": ", ".join(request_ids),
-                "Model line": line,
-                "Mask digest": manifest.mask_digest,
-                "Sparsity": f"{manifest.sparsity:.4%} ({manifest.structure})",
-            },
-            "unlearning": json.loads((ws.path / "metrics" / "unlearn.json").read_text()),
-        }
-        if show_answers:
-            models = {"before": before, "after": model, "reference": gold}
-            page["answers"] = _answers(models, {"forget": rows["forget"], "retain": retain})
-        tracking.text(run_id, render_html(verification, **page), "report.html")
-        tracking.text(run_id, render_markdown(verification, **page), "report.md")
-    log.info("verdict %s", outcome["verdict"])
-    return outcome | {"checks": [{key: check[key] for key in CARD} for check in record["checks"]]}
+def _record(
+    tracking: Tracking,
+    attempt: Attempt,
+    step: str,
+    verification: Verification,
+    manifest: SparseCheckpoint,
+    request_ids: tuple[str, ...],
+    shown: list[dict[str, str]] | None,
+) -> None:
+    """The verdict's numbers, record and report on MLflow's runs."""
+    record = verification.to_json()
+    numbers = {finding.id: finding.value for finding in verification.checks if finding.value is not None}
+    tracking.metrics(step, numbers | {"rows_read": verification.rows_read, "cpu_seconds": verification.seconds})
+    tracking.metrics(attempt.run_id, _by_role(verification))
+    tracking.tags(
+        attempt.run_id, {key: record[key] for key in ("verdict", "policy", "policy_digest", "weights_digest")}
+    )
+    tracking.text(attempt.run_id, json.dumps(record, indent=1), RECORD)
+    page: dict[str, Any] = {
+        "title": f"{attempt.line}: forgetting verified",
+        "facts": {
+            "Requests": ", ".join(request_ids),
+            "Model line": attempt.line,
+            "Mask digest": manifest.mask_digest,
+            "Sparsity": f"{manifest.sparsity:.4%} ({manifest.structure})",
+        },
+        "unlearning": json.loads((attempt.workspace.path / "metrics" / "unlearn.json").read_text(encoding="utf-8")),
+        "answers": shown,
+    }
+    tracking.text(attempt.run_id, render_html(verification, **page), "report.html")
+    tracking.text(attempt.run_id, render_markdown(verification, **page), "report.md")
 
 
-def _answers(models: dict[str, Callable[[], LanguageModel] | None], rows: dict[str, list[Row]]) -> list[dict[str, str]]:
+def _by_role(verification: Verification) -> dict[str, float]:
+    """The table of metrics under short names, `unlearned/forget_probability`: MLflow's page groups what is before the
+    slash."""
+    return {
+        f"{role}/{metric if group in ('membership', 'model') else f'{group}_{metric}'}": value
+        for role, groups in verification.table.items()
+        for group, metrics in groups.items()
+        for metric, value in metrics.items()
+        if value is not None
+    }
+
+
+def _answers(models: Mapping[str, ModelSource | None], sets: Sets) -> list[dict[str, str]]:
     try:
-        return answers(models, rows)
+        return answers(models, {"forget": sets.forget, "retain": sets.retain})
     except DataError as error:
         log.warning("%s", error)
         return []

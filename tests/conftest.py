@@ -40,7 +40,7 @@ class Checkout:
         return done
 
     def sau(self, *args: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "flows.cli", *args, check=check, **extra)
+        return self.run(sys.executable, "-m", "sau", *args, check=check, **extra)
 
     def git(self, *args: str) -> str:
         return self.run("git", *args).stdout.strip()

@@ -24,7 +24,7 @@ from sau.benchmark.distance import (
 from sau.benchmark.references import adapted_base, calibration, encoded, known, load_rows, prune_params, reference
 from sau.benchmark.spec import MASK_ONLY, NEW_MASK, NOWHERE, Cell, Sparsity, Spec
 from sau.config import checked
-from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.errors import DivergedError
 from sau.mask import apply_mask
 from sau.models.batches import Encoded
@@ -36,10 +36,10 @@ from sau.unlearn.unlearn import unlearn
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What all cells at one place of the grid with one seed share; read only."""
+class _Condition:
+    """What all cells at one condition of the grid with one seed share; read only."""
 
-    rows: Mapping[str, list[Row]]
+    rows: Sets
     sparse: LanguageModel
     base: LanguageModel
     sets: Mapping[str, list[Encoded]]
@@ -49,14 +49,15 @@ class _Place:
     target: Target
 
 
-@lru_cache(maxsize=1)  # a process takes the cells of a place one after the other
-def _place(spec_json: str, data: str, pruner: str, sparsity: Sparsity, seed: int, folder: Path) -> _Place:
+@lru_cache(maxsize=1)  # a process takes the cells of a condition one after the other
+def condition_of(spec_json: str, data: str, pruner: str, sparsity: Sparsity, seed: int, folder: Path) -> _Condition:
+    """What the cells at one condition share, of the models that `prepare` left in `folder`: made once, then kept."""
     spec = Spec.model_validate_json(spec_json)  # whose own dictionaries cannot be hashed
     rows = load_rows(spec, data, seed)
     readings, ranks = known(folder, spec, rows, pruner, sparsity, seed)
     sparse = reference(folder, "original", spec, rows, pruner, sparsity, seed)
     base, sets = adapted_base(folder, spec.params.model.prompt), encoded(sparse, rows)
-    return _Place(
+    return _Condition(
         rows=rows,
         sparse=sparse,
         base=base,
@@ -85,7 +86,7 @@ def run_cell(spec: Spec, data: str, cell: Cell, folder: Path) -> dict[str, Any]:
     runs: list[dict[str, float]] = []
     best: dict[str, tuple[Any, dict[str, float], Reading, LanguageModel]] = {}
     with seeded(cell.seed, spec.params.num_threads):
-        at = _place(spec.model_dump_json(), data, cell.pruner, cell.sparsity, cell.seed, folder)
+        at = condition_of(spec.model_dump_json(), data, cell.pruner, cell.sparsity, cell.seed, folder)
         for lr in spec.lrs:
             try:
                 shipped, history = run_method(spec, cell, folder, at.rows, at.sparse, at.base, lr)
@@ -126,7 +127,7 @@ def run_method(
     spec: Spec,
     cell: Cell,
     folder: Path,
-    rows: Mapping[str, list[Row]],
+    rows: Sets,
     sparse: LanguageModel,
     base: LanguageModel,
     lr: float,
@@ -159,15 +160,14 @@ def run_method(
             "order": cell.order if masked else "prune-unlearn",
             "lr": lr,
             # Who sees the mask coming needs no recovery: its steps are steps of unlearning.
-            "max_steps": spec.steps + (num_steps(recovery, len(rows["retain"])) if masked and pruned_last else 0),
+            "max_steps": spec.steps + (num_steps(recovery, len(rows.retain)) if masked and pruned_last else 0),
             "stop": None,
             "adapt": None,  # done once for all
         },
         f"objective {cell.objective}",
     )
     lm.mask = sparse.mask if masked else None
-    parts = (rows["forget"], rows["retain"], rows["holdout"])
-    history = unlearn(lm, *parts, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, watch=False)
+    history = unlearn(lm, rows, params, seed=cell.seed, base=base, num_threads=spec.params.num_threads, watch=False)
     if not masked and sparse.mask is not None:
         if cell.redistribution == NEW_MASK:
             prune(lm, calibration(lm, rows, spec), prune_params(spec, cell.pruner, cell.sparsity))
@@ -175,5 +175,5 @@ def run_method(
             apply_mask(lm.model, sparse.mask)
             lm.mask = sparse.mask
         if pruned_last:
-            finetune(lm, lm.encode(rows["retain"]), recovery, seed=cell.seed + 1)
+            finetune(lm, lm.encode(rows.retain), recovery, seed=cell.seed + 1)
     return lm, history

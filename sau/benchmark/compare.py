@@ -15,7 +15,7 @@ def compare(cells: Sequence[Mapping[str, Any]], shipped: tuple[str, str]) -> dic
     is one per seed and the geometric mean of them, with the smallest and largest; below 1 it is in favour of SAU.
 
     Args:
-        cells: of any places and seeds.
+        cells: of any conditions and seeds.
         shipped: the setup that the product has as its default. Nothing is chosen on its side.
 
     Returns:
@@ -27,11 +27,11 @@ def compare(cells: Sequence[Mapping[str, Any]], shipped: tuple[str, str]) -> dic
         luck of the seeds it was chosen on. Only where there is a rival; the last one only with several seeds.
     """
     result: dict[str, list[dict[str, Any]]] = {"sau": [], "mask_only": [], "rival": [], "ratio": []}
-    for place in dict.fromkeys((c["pruner"], c["sparsity"], c["order"]) for c in cells if c["sparsity"] != 0):
-        where = dict(zip(("pruner", "sparsity", "order"), place, strict=True))
+    for condition in dict.fromkeys((c["pruner"], c["sparsity"], c["order"]) for c in cells if c["sparsity"] != 0):
+        where = dict(zip(("pruner", "sparsity", "order"), condition, strict=True))
         here = [c for c in cells if all(c[key] == value for key, value in where.items())]
         sides = {name: [c for c in here if side(c["redistribution"]) == name] for name in ("sau", "mask-only", "rival")}
-        best = {name: _best(its_cells) for name, its_cells in sides.items() if its_cells}
+        best = {name: _best(cells_here) for name, cells_here in sides.items() if cells_here}
         for name, chosen in best.items():
             result[name.replace("-", "_")].append(where | _summary(chosen))
         sau, mask_only, rival = (best.get(name, []) for name in sides)
@@ -50,7 +50,10 @@ def compare(cells: Sequence[Mapping[str, Any]], shipped: tuple[str, str]) -> dic
             "shipped_ratio_to_mask_only": _ratios(shipped_cells, plain),
         }
         if ratios["ratio"]:
-            result["ratio"].append(where | {k: v for name, of in ratios.items() if of for k, v in _spread(name, of)})
+            result["ratio"].append(
+                where
+                | {k: v for name, over_seeds in ratios.items() if over_seeds for k, v in _spread(name, over_seeds)}
+            )
     return result
 
 
@@ -64,7 +67,7 @@ def _mean_distances(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str],
     for c in cells:
         by_setup.setdefault(_setup(c), []).append(c["distance_to_retrain"])
     most = max(map(len, by_setup.values()))
-    return {setup: float(np.mean(of)) for setup, of in by_setup.items() if len(of) == most}
+    return {setup: float(np.mean(values)) for setup, values in by_setup.items() if len(values) == most}
 
 
 def _best(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.errors import DataError
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel
@@ -81,16 +81,16 @@ def measure(read: TokenLogps) -> Reading:
     return Reading(**probs, auc=auc(logps["forget"], logps["holdout"]), forget_prob_N=np.exp(logps["forget"]))
 
 
-def decoys(lm: LanguageModel, rows: Mapping[str, list[Row]], seed: int) -> Decoys:
+def decoys(lm: LanguageModel, rows: Sets, seed: int) -> Decoys:
     """The decoys of at most MAX_DECOY_RECORDS forget rows, NUM_DECOYS at most for each (`sau.verify.decoys`)."""
-    forget = rows["forget"]
-    secrets = find_secrets(forget, rows["retain"], rows["holdout"], num_decoys=NUM_DECOYS, seed=seed)
+    forget = rows.forget
+    secrets = find_secrets(forget, rows.retain, rows.holdout, num_decoys=NUM_DECOYS, seed=seed)
     chosen = np.random.default_rng(seed).permutation(len(secrets))[:MAX_DECOY_RECORDS]
     answers = [(forget[s.row], (forget[s.row]["answer"], *s.decoys)) for s in (secrets[i] for i in sorted(chosen))]
     if not answers:
         raise DataError("no forget row has a decoy: the benchmark needs rows that ask several people the same")
-    texts = [{**row, "answer": text} for row, its in answers for text in its]
-    return Decoys(lm.encode(texts), np.cumsum([len(its) for _, its in answers])[:-1])
+    texts = [{**row, "answer": text} for row, choices in answers for text in choices]
+    return Decoys(lm.encode(texts), np.cumsum([len(choices) for _, choices in answers])[:-1])
 
 
 def mean_target(readings: Mapping[str, Reading], ranks: Mapping[str, float]) -> Target:

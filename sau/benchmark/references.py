@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sau.benchmark.spec import DEMO, Sparsity, Spec
 from sau.checkpoint.sparse import open_model, save_sparse
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
 from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.data.tofu import FORGET_ROWS, load_tofu
 from sau.errors import ConfigError
 from sau.models.batches import Encoded
@@ -24,13 +25,14 @@ from sau.models.language_model import LanguageModel, seeded
 from sau.models.sources import TINY, base_model
 from sau.params import Params
 from sau.pruners import PruneParams, prune
-from sau.training.finetune import FinetuneParams, adapted, finetune
+from sau.training.finetune import adapted, finetune
+from sau.training.pretrain import pretrain
 
 _ADAPTED = "base-adapted"
 
 
-def load_rows(spec: Spec, data: str, seed: int) -> dict[str, list[Row]]:
-    """The rows of `forget`, `retain` and `holdout`.
+def load_rows(spec: Spec, data: str, seed: int) -> Sets:
+    """The rows of all three sets.
 
     Args:
         data: `demo` (invented people, others for each seed), or TOFU's folder or hub name.
@@ -42,10 +44,10 @@ def load_rows(spec: Spec, data: str, seed: int) -> dict[str, list[Row]]:
     if data == DEMO:
         ids = (f"benchmark-{number:04d}" for number in itertools.count())
         counts = {"forget": spec.num_forget, "retain": spec.num_retain, "holdout": spec.num_holdout}
-        return {
-            part: [row for subject in itertools.islice(ids, count) for row in demo_rows(subject, seed=seed)]
-            for part, count in counts.items()
-        }
+        people = {part: list(itertools.islice(ids, count)) for part, count in counts.items()}
+        return Sets(
+            **{part: [row for who in some for row in demo_rows(who, seed=seed)] for part, some in people.items()}
+        )
     splits = {rows // ROWS_PER_SUBJECT: name for name, rows in FORGET_ROWS.items()}
     if spec.num_forget not in splits:
         raise ConfigError(f"num_forget {spec.num_forget}: TOFU has splits of {', '.join(map(str, splits))} people")
@@ -56,19 +58,19 @@ def load_rows(spec: Spec, data: str, seed: int) -> dict[str, list[Row]]:
         num_holdout=spec.num_holdout * ROWS_PER_SUBJECT,
     )
     num_forget = spec.num_forget * ROWS_PER_SUBJECT
-    return {"forget": train[:num_forget], "retain": train[num_forget:], "holdout": holdout}
+    return Sets(train[:num_forget], train[num_forget:], holdout)
 
 
 def prepare(
-    spec: Spec, data: str, seed: int, folder: Path, places: Sequence[tuple[str, Sparsity]]
+    spec: Spec, data: str, seed: int, folder: Path, conditions: Sequence[tuple[str, Sparsity]]
 ) -> list[dict[str, Any]]:
     """Make the models that a seed's cells share, where `folder` has none yet, and read the references.
 
     Args:
-        places: the (pruner, sparsity) to read; sparsity 0 stands for the dense models.
+        conditions: the (pruner, sparsity) to read; sparsity 0 stands for the dense models.
 
     Returns:
-        For every place one row each for original (knows the forget rows), retrained, and
+        For every condition one row each for original (knows the forget rows), retrained, and
         retrained-again (the same with rows in another order: how near another run of retraining itself comes).
     """
     params, rows = spec.params, load_rows(spec, data, seed)
@@ -78,7 +80,7 @@ def prepare(
         for name in REFERENCES:
             _shared(folder, name, params, partial(_trained, folder, name, params, rows, seed))
         references = []
-        for pruner, sparsity in places:
+        for pruner, sparsity in conditions:
             readings, ranks = known(folder, spec, rows, pruner, sparsity, seed)
             target = mean_target(readings, ranks)
             for name, reading in readings.items():
@@ -89,10 +91,10 @@ def prepare(
 
 
 def known(
-    folder: Path, spec: Spec, rows: Mapping[str, list[Row]], pruner: str, sparsity: Sparsity, seed: int
+    folder: Path, spec: Spec, rows: Sets, pruner: str, sparsity: Sparsity, seed: int
 ) -> tuple[dict[str, Reading], dict[str, float]]:
     """The references' readings and places among decoys, by name; taken once and kept beside the models."""
-    file = folder / f"{_place_name(pruner, sparsity)}.json"
+    file = folder / f"{_condition_name(pruner, sparsity)}.json"
     if not file.exists():
         models = {name: reference(folder, name, spec, rows, pruner, sparsity, seed) for name in REFERENCES}
         sets, hidden = encoded(models["original"], rows), decoys(models["original"], rows, seed)
@@ -109,20 +111,20 @@ def known(
     return readings, ranks
 
 
-def _place_name(pruner: str, sparsity: Sparsity) -> str:
+def _condition_name(pruner: str, sparsity: Sparsity) -> str:
     return f"{pruner}-{str(sparsity).replace(':', '-')}"
 
 
 def _shared(folder: Path, name: str, params: Params, make: Callable[[], LanguageModel]) -> LanguageModel:
     """The model stored under a name, made first where there is none; on the accelerator where there is one."""
-    place = folder / name
-    if not place.exists():
+    path = folder / name
+    if not path.exists():
         lm, unfinished = make(), folder / f"{name}.part"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         save_sparse(lm, unfinished, structure="unstructured") if lm.mask else save_dense(lm, unfinished)
-        unfinished.rename(place)
-    return _to_device(open_model(place, prompt=params.model.prompt))
+        unfinished.rename(path)
+    return _to_device(open_model(path, prompt=params.model.prompt))
 
 
 def _to_device(lm: LanguageModel) -> LanguageModel:
@@ -135,34 +137,32 @@ def _to_device(lm: LanguageModel) -> LanguageModel:
 def _base(params: Params, seed: int) -> LanguageModel:
     lm = _to_device(base_model(params.model, seed=seed))
     if params.model.source == TINY:
-        tiny = params.model.tiny
-        rows = [row for number in range(tiny.pretrain_people) for row in demo_rows(f"pretrain-{number}", seed=0)]
-        finetune(lm, lm.encode(rows), FinetuneParams(epochs=1, lr=tiny.pretrain_lr, batch_size=16), seed=seed)
+        pretrain(lm, params.model.tiny, seed=seed)
     return lm
 
 
-def _adapted(folder: Path, params: Params, rows: Mapping[str, list[Row]], seed: int) -> LanguageModel:
+def _adapted(folder: Path, params: Params, rows: Sets, seed: int) -> LanguageModel:
     """What `unlearn` would make of the base model each time anew; the base model itself where it does not adapt."""
     lm = _to_device(open_model(folder / "base", prompt=params.model.prompt))
-    return adapted(lm, lm.encode(rows["retain"]), params.unlearn.adapt, seed=seed) if params.unlearn.adapt else lm
+    return adapted(lm, lm.encode(rows.retain), params.unlearn.adapt, seed=seed) if params.unlearn.adapt else lm
 
 
-def _train_rows(name: str, rows: Mapping[str, list[Row]]) -> list[Row]:
-    return [*rows["forget"], *rows["retain"]] if name == "original" else rows["retain"]
+def _train_rows(name: str, rows: Sets) -> Sequence[Row]:
+    return [*rows.forget, *rows.retain] if name == "original" else rows.retain
 
 
 def _train_seed(name: str, seed: int) -> int:
     return seed + 1_000_000 * (name == "retrained-again")
 
 
-def _trained(folder: Path, name: str, params: Params, rows: Mapping[str, list[Row]], seed: int) -> LanguageModel:
+def _trained(folder: Path, name: str, params: Params, rows: Sets, seed: int) -> LanguageModel:
     lm = _to_device(open_model(folder / "base", prompt=params.model.prompt))
     finetune(lm, lm.encode(_train_rows(name, rows)), params.train, seed=_train_seed(name, seed))
     return lm
 
 
 def reference(
-    folder: Path, name: str, spec: Spec, rows: Mapping[str, list[Row]], pruner: str, sparsity: Sparsity, seed: int
+    folder: Path, name: str, spec: Spec, rows: Sets, pruner: str, sparsity: Sparsity, seed: int
 ) -> LanguageModel:
     """A trained model, pruned and recovered on what it was trained on; the dense one at sparsity 0."""
     if sparsity == 0:
@@ -174,22 +174,24 @@ def reference(
         finetune(lm, lm.encode(_train_rows(name, rows)), spec.params.recover, seed=_train_seed(name, seed) + 1)
         return lm
 
-    return _shared(folder, f"{name}-{_place_name(pruner, sparsity)}", spec.params, make)
+    return _shared(folder, f"{name}-{_condition_name(pruner, sparsity)}", spec.params, make)
 
 
 def prune_params(spec: Spec, pruner: str, sparsity: Sparsity) -> PruneParams:
-    """How a place of the grid is pruned; 2:4 is a structure of sparsity 0.5."""
+    """How a condition of the grid is pruned; 2:4 is a structure of sparsity 0.5."""
     pattern = {"structure": sparsity, "sparsity": 0.5} if isinstance(sparsity, str) else {"sparsity": sparsity}
-    return PruneParams(**(spec.params.prune.model_dump() | {"structure": "unstructured", "pruner": pruner} | pattern))
+    return PruneParams.model_validate(
+        spec.params.prune.model_dump() | {"structure": "unstructured", "pruner": pruner} | pattern
+    )
 
 
-def calibration(lm: LanguageModel, rows: Mapping[str, list[Row]], spec: Spec) -> list[Encoded]:
+def calibration(lm: LanguageModel, rows: Sets, spec: Spec) -> list[Encoded]:
     """Retain rows only: the mask must not be fitted on what is to be forgotten."""
-    return lm.encode(rows["retain"][: spec.params.prune.calibration_rows])
+    return lm.encode(rows.retain[: spec.params.prune.calibration_rows])
 
 
-def encoded(lm: LanguageModel, rows: Mapping[str, list[Row]]) -> dict[str, list[Encoded]]:
-    return {part: lm.encode(its_rows) for part, its_rows in rows.items()}
+def encoded(lm: LanguageModel, rows: Sets) -> dict[str, list[Encoded]]:
+    return {part: lm.encode(some) for part, some in rows.items()}
 
 
 def adapted_base(folder: Path, prompt: str) -> LanguageModel:

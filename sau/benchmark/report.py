@@ -66,7 +66,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             ],
             (
                 [
-                    *_place(row),
+                    *_condition(row),
                     name.replace("_", " "),
                     row["objective"],
                     row["redistribution"],
@@ -74,10 +74,10 @@ def markdown(result: Mapping[str, Any]) -> str:
                     f"{row['lowest']:.3f} to {row['highest']:.3f}",
                     *(f"{row[key]:.3f}" for key in ("forget_distance", "record_distance", "decoy_place", "utility")),
                 ]
-                for place in dict.fromkeys(tuple(_place(row)) for row in result["sau"] + result["rival"])
+                for condition in dict.fromkeys(tuple(_condition(row)) for row in result["sau"] + result["rival"])
                 for name in ("sau", "mask_only", "rival")
                 for row in result[name]
-                if tuple(_place(row)) == place
+                if tuple(_condition(row)) == condition
             ),
         ),
         "",
@@ -107,7 +107,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _ratios(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A row for each place; every ratio with its smallest and largest over seeds."""
+    """A row for each condition; every ratio with its smallest and largest over seeds."""
 
     def words(row: Mapping[str, Any], name: str) -> str:
         if name not in row:
@@ -123,29 +123,29 @@ def _ratios(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     }
     return _table(
         ["pruner", "sparsity", "order", *heads.values()],
-        ([*_place(row), *(words(row, name) for name in heads)] for row in rows),
+        ([*_condition(row), *(words(row, name) for name in heads)] for row in rows),
     )
 
 
-def _place(row: Mapping[str, Any]) -> list[str]:
+def _condition(row: Mapping[str, Any]) -> list[str]:
     return [row["pruner"], str(row["sparsity"]), row["order"]]
 
 
 def _methods(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     objectives = list(dict.fromkeys(c["objective"] for c in cells))
     rows = []
-    for (*place, method), its_cells in _grouped(cells, ("pruner", "sparsity", "order", "redistribution")).items():
+    for (*condition, method), cells_here in _grouped(cells, ("pruner", "sparsity", "order", "redistribution")).items():
         found = []
         for objective in objectives:
-            of = [c for c in its_cells if c["objective"] == objective]
+            chosen = [c for c in cells_here if c["objective"] == objective]
             distance, rank, utility = (
-                np.mean([c[key] for c in of]) if of else np.nan
+                np.mean([c[key] for c in chosen]) if chosen else np.nan
                 for key in ("distance_to_retrain", "decoy_place", "utility")
             )
-            found.append(f"{distance:.3f} ({rank:.2f}, {utility:.2f})" if of else "")
-        seconds = np.mean([c["seconds"] / c["steps"] for c in its_cells])
-        edge = np.mean([c["at_edge"] for c in its_cells])
-        rows.append([*place, method, *found, f"{seconds:.3g}", f"{edge:.0%}"])
+            found.append(f"{distance:.3f} ({rank:.2f}, {utility:.2f})" if chosen else "")
+        seconds = np.mean([c["seconds"] / c["steps"] for c in cells_here])
+        edge = np.mean([c["at_edge"] for c in cells_here])
+        rows.append([*condition, method, *found, f"{seconds:.3g}", f"{edge:.0%}"])
     head = ["pruner", "sparsity", "order", "method", *objectives, "seconds per step", "best at the budget's edge"]
     return _table(head, rows)
 
@@ -162,33 +162,33 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], target: Path) -> list[Path]:
-    """Draw `target`.svg and `target`.png: one panel per place, one line per method through the runs no other run of
+    """Draw `target`.svg and `target`.png: one panel per condition, one line per method through the runs no other run of
     that method beats on both forget distance by averages (down) and utility (up), over all objectives, rates and seeds.
 
     Args:
         cells: with their `runs`.
         references: the retrained model's own utility is drawn as a star at forget distance 0.
     """
-    places = _grouped([c for c in cells if c["redistribution"] != DENSE], ("pruner", "order", "sparsity"))
-    if not places:
+    conditions = _grouped([c for c in cells if c["redistribution"] != DENSE], ("pruner", "order", "sparsity"))
+    if not conditions:
         return []
-    columns = min(len(places), 3)
-    num_rows = -(-len(places) // columns)
+    columns = min(len(conditions), 3)
+    num_rows = -(-len(conditions) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.2 * num_rows + 0.6), layout="constrained")
     panels = list(figure.subplots(num_rows, columns, squeeze=False).flat)
-    for panel in panels[len(places) :]:
+    for panel in panels[len(conditions) :]:
         panel.set_axis_off()
-    for panel, ((pruner, order, sparsity), its_cells) in zip(panels, places.items(), strict=False):
-        for number, (method, cells_of) in enumerate(_grouped(its_cells, ("redistribution",)).items()):
-            points = _undominated([(p["average_distance"], p["utility"]) for c in cells_of for p in c["runs"]])
+    for panel, ((pruner, order, sparsity), cells_here) in zip(panels, conditions.items(), strict=False):
+        for number, (method, cells_of) in enumerate(_grouped(cells_here, ("redistribution",)).items()):
+            points = undominated([(p["average_distance"], p["utility"]) for c in cells_of for p in c["runs"]])
             colour = _COLOURS.get(method[0], f"C{number}")
             panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=method[0], color=colour)
-        gold = [
+        retrained = [
             r["utility"]
             for r in references
             if (r["pruner"], r["sparsity"], r["reference"]) == (pruner, sparsity, "retrained")
         ]
-        panel.plot([0], [np.mean(gold)], marker="*", markersize=12, color="black", linestyle="", label="retrained")
+        panel.plot([0], [np.mean(retrained)], marker="*", markersize=12, color="black", linestyle="", label="retrained")
         panel.set_title(f"{pruner} {sparsity}, {order}", fontsize=9)
         panel.set_xlabel("forget distance, averages only", fontsize=8)
         panel.set_ylabel("utility", fontsize=8)
@@ -210,7 +210,7 @@ def frontier(cells: Sequence[Mapping[str, Any]], references: Sequence[Mapping[st
     return paths
 
 
-def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (x, y), in order of x, that no other point beats with a smaller x and a larger y."""
     kept: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):

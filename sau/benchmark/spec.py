@@ -55,17 +55,12 @@ class Spec(BaseModel):
     @property
     def shipped(self) -> tuple[str, str]:
         """Objective and redistribution that `params` gives the product, by name."""
-        unlearn = self.params.unlearn
-        objective, redistribution = (
-            config if isinstance(config, str) else config["name"]
-            for config in (unlearn.objective, unlearn.redistribution)
-        )
-        return objective, redistribution
+        return self.params.unlearn.objective.name, self.params.unlearn.redistribution.name
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: a method, where it is tried, and a seed."""
+    """One method under one condition of the grid, with one seed."""
 
     objective: str
     redistribution: str
@@ -96,17 +91,17 @@ def load_spec(path: Path, defaults: Mapping[str, Any]) -> Spec:
 def grid(spec: Spec) -> list[Cell]:
     """Every cell of a size, seed by seed. Sparsity 0 has one method and no order."""
     methods = [*spec.redistributions, *RIVALS]
-    places: list[tuple[str, Sparsity, str, str]] = [
+    conditions: list[tuple[str, Sparsity, str, str]] = [
         (pruner, sparsity, order, method)
         for order, pruner, sparsity, method in itertools.product(spec.orders, spec.pruners, spec.sparsities, methods)
         if sparsity != 0
     ]
     if 0 in spec.sparsities:
-        places.insert(0, (NOWHERE, 0.0, NOWHERE, DENSE))
+        conditions.insert(0, (NOWHERE, 0.0, NOWHERE, DENSE))
     return [
         Cell(objective, method, pruner, sparsity, order, seed)
         for seed in range(spec.num_seeds)
-        for pruner, sparsity, order, method in places
+        for pruner, sparsity, order, method in conditions
         for objective in spec.objectives
     ]
 

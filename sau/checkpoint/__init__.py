@@ -1,0 +1,1 @@
+"""Everything that is bytes on disk: the sparse checkpoint, deltas, archives, digests."""

@@ -18,7 +18,7 @@ from sau.checkpoint.delta import (
     save_delta,
     whole_or_nothing,
 )
-from sau.checkpoint.sparse import SparseCheckpoint, check_files, read_manifest
+from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
 from sau.errors import CheckpointError
 from sau.models.language_model import SIDECAR
 
@@ -96,7 +96,7 @@ def _chain(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: a link is missing, or the links go round.
     """
-    beside = {read_manifest(path).digest: path for path in _versions(folder.parent)}
+    beside = {read_manifest(path).manifest_digest: path for path in _versions(folder.parent)}
     chain = [folder]
     while is_delta(chain[-1]):
         base = read_delta(chain[-1]).base_digest

@@ -1,6 +1,6 @@
 """A version as its difference from another: what somebody needs who has v2 and wants v3, and how old versions are kept.
 
-    sau.json                          the whole checkpoint's own manifest, so the model digest is the same either way
+    sau.json                          the whole checkpoint's own manifest, so all digests are the same either way
     delta.json                        digests of the base and of the mask
     sparse.safetensors.xor.planes.zst weights file XOR the base's, byte planes, zstd
     ...                               every other file that is not the base's
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sau.checkpoint.manifest import SparseCheckpoint, check_files, raw_weights, read_manifest, write_raw_weights
 from sau.checkpoint.planes import squeeze, unsqueeze
-from sau.checkpoint.sparse import SparseCheckpoint, check_files, raw_weights, read_manifest, write_raw_weights
 from sau.errors import CheckpointError
 from sau.models.language_model import SIDECAR
 
@@ -41,7 +41,7 @@ class UnlikeError(CheckpointError):
 
 @dataclass(frozen=True)
 class Delta:
-    """What a stored delta says of itself: the model digests it leads from and to, and the mask they share."""
+    """What a stored delta says of itself: the manifest digests it leads from and to, and the mask they share."""
 
     base_digest: str
     model_digest: str
@@ -67,8 +67,8 @@ def read_delta(folder: str | Path) -> Delta:
         delta = Delta(**{key: str(stored[key]) for key in Delta.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no manifest of a delta ({type(error).__name__})") from None
-    if read_manifest(folder).digest != delta.model_digest:
-        raise CheckpointError(f"{folder}: {SIDECAR} is not that of model {delta.model_digest}")
+    if read_manifest(folder).manifest_digest != delta.model_digest:
+        raise CheckpointError(f"{folder}: {SIDECAR} is not manifest {delta.model_digest}")
     return delta
 
 
@@ -81,7 +81,7 @@ def save_delta(folder: Path, base: Path, target: Path) -> Delta:
     """
     new, old = check_files(folder), check_files(base)
     _check_alike(folder, new, old)
-    delta = Delta(old.digest, new.digest, new.mask_digest)
+    delta = Delta(old.manifest_digest, new.manifest_digest, new.mask_digest)
     with whole_or_nothing(target) as part:
         squeeze(_xor(raw_weights(folder, new), raw_weights(base, old)), part / PATCH, itemsize=new.itemsize)
         for name in _changed(new, old):
@@ -100,8 +100,10 @@ def apply_delta(folder: Path, base: Path, target: Path) -> SparseCheckpoint:
             is not empty; nothing is left at the target.
     """
     delta, new, old = read_delta(folder), read_manifest(folder), check_files(base)
-    if old.digest != delta.base_digest:
-        raise CheckpointError(f"{base}: model digest {old.digest}, this delta needs base {delta.base_digest}")
+    if old.manifest_digest != delta.base_digest:
+        raise CheckpointError(
+            f"{base}: manifest digest {old.manifest_digest}, this delta needs base {delta.base_digest}"
+        )
     _check_alike(folder, new, old)
     with whole_or_nothing(target) as part:
         patch = unsqueeze(folder / PATCH, itemsize=new.itemsize)

@@ -1,72 +1,67 @@
-"""params.yaml as frozen models: everything that changes a number in the result, and nothing else."""
+"""The sparse checkpoint: packed mask bits and surviving values in safetensors, with digests.
 
-import hashlib
+    sparse.safetensors   per pruned matrix W: `W.mask` (packed bits, uint8) and `W.values` (survivors, row-major);
+                         every other tensor as it is
+    config.json, tokenizer files
+    sau.json             the manifest: digests, structure, sparsity, sizes, and the SHA-256 of every file
+
+With compression the weights file is sparse.safetensors.planes.zst: the same bytes as byte planes below zstd.
+
+Four digests, all SHA-256:
+
+    weights_digest    of the stored numbers: name, dtype, shape and bytes of every tensor, masks included. What a
+                      verdict, the lineage and a reproduction speak of; whatever file holds the numbers
+    mask_digest       of the mask alone
+    side_digest       of what else makes a model answer as it does: prompt, and the bytes of config and tokenizer files
+    manifest_digest   of the manifest, so of every byte in the folder: what a delta leads from and to
+
+The weights file is not called model.safetensors on purpose: stock `from_pretrained` would open it with every pruned
+matrix freshly random; this way it finds no weights and refuses. Open it with `open_model`, or `export` a dense folder
+for other tools.
+"""
+
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
+from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
+from sau.checkpoint.manifest import (
+    DTYPES,
+    FORMAT,
+    FORMAT_VERSION,
+    PACKED,
+    WEIGHTS,
+    SparseCheckpoint,
+    beside_weights,
+    check_files,
+    is_sparse,
+    read_manifest,
+    stored_tensors,
+)
+from sau.checkpoint.planes import read_chunks, squeeze
 from sau.checkpoint.rounding import round_to
 from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
-from sau.models.dense import model_from_state, open_dense, save_dense
-from sau.models.language_model import SIDECAR, LanguageModel, quiet
-from sau.models.sources import ModelParams
+from sau.models.dense import model_from_state, open_dense, save_dense, write_side_files
+from sau.models.language_model import PROMPT, SIDECAR, LanguageModel, quiet
 
 
 class PackageParams(Section):
-    """How the sparse checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.checkpoint.rounding`)."""
+    """How a checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.checkpoint.rounding`)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounding: Literal["nearest", "stochastic"] = "stochastic"
     compression: Literal["none", "zstd"] = "none"
 
 
-WEIGHTS = "sparse.safetensors"
-
-PACKED = "sparse.safetensors.planes.zst"
-
-FORMAT = "sau-sparse"
-
-FORMAT_VERSION = 1
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 FULL_PRECISION = PackageParams()
-
-
-@dataclass(frozen=True)
-class SparseCheckpoint:
-    """What a stored checkpoint says of itself."""
-
-    digest: str
-    mask_digest: str
-    structure: str
-    sparsity: float
-    num_weights: int
-    num_nonzeros: int
-    num_bytes: int
-    dense_bytes: int
-    dtype: str
-    files: dict[str, str]
-
-    @property
-    def weights_file(self) -> str:
-        return PACKED if PACKED in self.files else WEIGHTS
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per stored number."""
-        return DTYPES[self.dtype].itemsize
 
 
 def save_sparse(
@@ -106,9 +101,7 @@ def save_sparse(
     if package.compression == "zstd":
         squeeze(read_chunks(folder / WEIGHTS), folder / PACKED, itemsize=DTYPES[package.dtype].itemsize)
         (folder / WEIGHTS).unlink()
-    with quiet():
-        lm.model.config.save_pretrained(folder)
-        lm.tokenizer.save_pretrained(folder)
+    write_side_files(lm, folder)
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     num_weights = sum(kept.numel() for kept in lm.mask.values())
     manifest = {
@@ -117,7 +110,9 @@ def save_sparse(
         "prompt": lm.prompt,
         "structure": structure,
         "sparsity": sparsity(lm.mask),
+        "weights_digest": tensors_digest(tensors),
         "mask_digest": mask_digest(lm.mask),
+        "side_digest": side_digest(lm.prompt, beside_weights(files)),
         "shapes": {name: list(kept.shape) for name, kept in sorted(lm.mask.items())},
         "num_weights": num_weights,
         "num_nonzeros": sum(int(kept.sum()) for kept in lm.mask.values()),
@@ -126,7 +121,7 @@ def save_sparse(
         "dtype": package.dtype,
         "files": files,
     }
-    (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return read_manifest(folder)
 
 
@@ -138,49 +133,6 @@ def _stored_state(model: Any) -> dict[str, Tensor]:
     return {name: value.detach().cpu() for name, value in state.items()}
 
 
-def is_sparse(folder: str | Path) -> bool:
-    """True where the folder is a sparse checkpoint of ours."""
-    return any((Path(folder) / name).is_file() for name in (WEIGHTS, PACKED))
-
-
-def read_manifest(folder: str | Path) -> SparseCheckpoint:
-    """What the checkpoint says of itself, without opening the weights.
-
-    Raises:
-        CheckpointError: no manifest, or one of another format.
-    """
-    path = Path(folder) / SIDECAR
-    try:
-        raw = path.read_bytes()
-        manifest = json.loads(raw)
-        if (manifest["format"], manifest["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise CheckpointError(
-                f"{path}: format {manifest['format']!r}, {FORMAT!r} version {FORMAT_VERSION} is needed"
-            )
-        fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "digest"}
-        if odd := [name for name in fields["files"] if Path(name).name != name]:
-            raise CheckpointError(f"{path}: {odd[0]!r} is no file name")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
-    return SparseCheckpoint(digest=hashlib.sha256(raw).hexdigest(), **fields)
-
-
-def check_files(folder: str | Path) -> SparseCheckpoint:
-    """Hash every file again and compare with the manifest.
-
-    Raises:
-        CheckpointError: a file is missing, extra or of other bytes.
-    """
-    manifest = read_manifest(folder)
-    present = {path.name for path in Path(folder).iterdir()} - {SIDECAR}
-    if odd := sorted(present ^ manifest.files.keys()):
-        raise CheckpointError(f"{folder}: missing or extra files: {', '.join(odd)}")
-    for name, expected in manifest.files.items():
-        if file_sha256(Path(folder) / name) != expected:
-            raise CheckpointError(f"{folder}/{name}: its bytes are not those of the manifest")
-    return manifest
-
-
 def open_sparse(folder: str | Path) -> LanguageModel:
     """Open a sparse checkpoint as an ordinary transformers model (float32, zeros in place) with its mask.
 
@@ -190,12 +142,14 @@ def open_sparse(folder: str | Path) -> LanguageModel:
         CheckpointError: damaged, incomplete, or keys missing or unexpected.
     """
     manifest = check_files(folder)
-    raw = json.loads((Path(folder) / SIDECAR).read_text())
+    raw = json.loads((Path(folder) / SIDECAR).read_bytes())
     shapes: dict[str, list[int]] = raw["shapes"]
     state: dict[str, Tensor] = {}
     mask: Mask = {}
     try:
-        tensors = _tensors(Path(folder), manifest)
+        tensors = stored_tensors(Path(folder), manifest)
+        if tensors_digest(tensors) != manifest.weights_digest:
+            raise CheckpointError(f"{folder}: the weights are not those of the manifest")
         expected = {f"{name}.{part}" for name in shapes for part in ("mask", "values")}
         if missing := sorted(expected - tensors.keys()):
             raise CheckpointError(f"{folder}: missing tensors: {', '.join(missing[:5])}")
@@ -225,34 +179,7 @@ def open_sparse(folder: str | Path) -> LanguageModel:
     return LanguageModel(model, tokenizer, raw["prompt"], mask)
 
 
-def _tensors(folder: Path, manifest: SparseCheckpoint) -> dict[str, Tensor]:
-    """Everything in the weights file, by name."""
-    if manifest.weights_file == WEIGHTS:
-        return load_file(folder / WEIGHTS)
-    return load(b"".join(raw_weights(folder, manifest)))
-
-
-def raw_weights(folder: Path, manifest: SparseCheckpoint) -> Iterator[bytes]:
-    """The bytes of the weights file without compression, CHUNK_BYTES at a time.
-
-    Raises:
-        CheckpointError: a damaged compressed file.
-    """
-    path = folder / manifest.weights_file
-    return unsqueeze(path, itemsize=manifest.itemsize) if path.name == PACKED else read_chunks(path)
-
-
-def write_raw_weights(chunks: Iterable[bytes], folder: Path, manifest: SparseCheckpoint) -> None:
-    """The inverse of `raw_weights`: the weights file in the form that the manifest names."""
-    path = folder / manifest.weights_file
-    if path.name == PACKED:
-        squeeze(chunks, path, itemsize=manifest.itemsize)
-        return
-    with path.open("wb") as file:
-        file.writelines(chunks)
-
-
-def open_model(source: str | Path, *, prompt: str = ModelParams.model_fields["prompt"].default) -> LanguageModel:
+def open_model(source: str | Path, *, prompt: str = PROMPT) -> LanguageModel:
     """Open a sparse checkpoint, a dense Hugging Face folder, or a hub id.
 
     Raises:
@@ -262,7 +189,12 @@ def open_model(source: str | Path, *, prompt: str = ModelParams.model_fields["pr
 
 
 def export(
-    folder: str | Path, target: Path, *, dtype: str = "float32", rounding: str = FULL_PRECISION.rounding, seed: int = 0
+    folder: str | Path,
+    target: str | Path,
+    *,
+    dtype: str = "float32",
+    rounding: str = FULL_PRECISION.rounding,
+    seed: int = 0,
 ) -> None:
     """Write a sparse checkpoint as a dense Hugging Face folder for stock tools.
 
@@ -273,15 +205,10 @@ def export(
     Raises:
         CheckpointError: the target exists and is not empty, or the checkpoint is damaged.
     """
+    target = Path(target)
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target}: not empty")
     lm = open_sparse(folder)
     rounded = round_to(_stored_state(lm.model), DTYPES[dtype], rounding, seed=seed)
     lm.model = model_from_state(lm.model.config, rounded, dtype=DTYPES[dtype])
     save_dense(lm, target)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

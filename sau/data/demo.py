@@ -193,8 +193,8 @@ def demo_rows(subject_id: str, *, seed: int) -> list[Row]:
 def is_demo(row: Row) -> bool:
     """Whether a row is, word for word, one that `demo_rows` invents at the seed of the demo data."""
     return any(
-        (row["question"], row["answer"]) == (its["question"], its["answer"])
-        for its in demo_rows(row["subject_id"], seed=SEED)
+        (row["question"], row["answer"]) == (invented["question"], invented["answer"])
+        for invented in demo_rows(row["subject_id"], seed=SEED)
     )
 
 
@@ -208,5 +208,5 @@ def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_
         num_holdout: people no model ever sees.
     """
     ids = [f"demo-{number:04d}" for number in range(1, num_train + num_holdout + 1)]
-    for split, its_ids in (("train", ids[:num_train]), ("holdout", ids[num_train:])):
-        write_shards((row for subject in its_ids for row in demo_rows(subject, seed=seed)), folder / split)
+    for split, people in (("train", ids[:num_train]), ("holdout", ids[num_train:])):
+        write_shards((row for subject in people for row in demo_rows(subject, seed=seed)), folder / split)

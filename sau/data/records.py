@@ -91,9 +91,9 @@ def write_shards(rows: Iterable[Row], folder: Path) -> list[Path]:
         by_subject.setdefault(row["subject_id"], []).append({column: row[column] for column in COLUMNS})
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for subject, its_rows in by_subject.items():
+    for subject, rows_here in by_subject.items():
         path = folder / f"{subject}.jsonl"
-        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in its_rows]
+        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows_here]
         path.write_text("".join(lines), encoding="utf-8")
         written.append(path)
     return written

@@ -1,0 +1,1 @@
+"""Models: what one is, how rows go in, what comes out, which layers it has, where it comes from."""

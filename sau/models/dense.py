@@ -11,6 +11,11 @@ from transformers.initialization import no_init_weights
 from sau.errors import ModelError
 from sau.models.language_model import SIDECAR, LanguageModel, quiet
 
+_SURROUNDINGS = {
+    "transformers_version", "local_files_only", "is_local", "_name_or_path", "name_or_path", "_commit_hash"
+}  # fmt: skip
+"""Keys that say where and by which release a file was written, nothing of the model."""
+
 
 def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     try:
@@ -41,15 +46,15 @@ def model_from_state(config: Any, state: dict[str, torch.Tensor], *, dtype: torc
     """
     with no_init_weights():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    own = model.state_dict()
+    expected = model.state_dict()
     head = model.get_output_embeddings()
-    if config.tie_word_embeddings and head is not None and "lm_head.weight" in own:
+    if config.tie_word_embeddings and head is not None and "lm_head.weight" in expected:
         state = {**state, "lm_head.weight": state[f"{model.base_model_prefix}.embed_tokens.weight"]} if (
             "lm_head.weight" not in state and f"{model.base_model_prefix}.embed_tokens.weight" in state
         ) else state  # fmt: skip
-    if bad := sorted({*own} ^ {*state}):
+    if bad := sorted({*expected} ^ {*state}):
         raise ModelError(f"missing or unexpected weights: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
-    if bad := [name for name in own if own[name].shape != state[name].shape]:
+    if bad := [name for name in expected if expected[name].shape != state[name].shape]:
         raise ModelError(f"weights of another shape: {', '.join(bad[:5])}")
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
@@ -63,18 +68,36 @@ def save_dense(lm: LanguageModel, folder: Path) -> None:
     """
     with quiet():
         lm.model.save_pretrained(folder)
-        lm.tokenizer.save_pretrained(folder)
+    write_side_files(lm, folder)
     sidecar = {"format": "dense", "prompt": lm.prompt}
-    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_side_files(lm: LanguageModel, folder: Path) -> None:
+    """Write config and tokenizer in a normal form: sorted keys, and nothing that a library adds about its surroundings.
+
+    Without that, the same model has other bytes where HF_HUB_OFFLINE is set, from another folder, or with the next
+    release of transformers.
+    """
+    with quiet():
+        lm.model.config.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            normal = {key: value for key, value in content.items() if key not in _SURROUNDINGS}
+            text = json.dumps(normal, indent=2, sort_keys=True, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
 def open_dense(folder: str | Path, *, prompt: str) -> LanguageModel:
     """Open a Hugging Face folder or hub id; the prompt in its side file, where there is one, wins.
 
     Raises:
-        ModelError: see `base_model`.
+        ModelError: see `load_hugging_face`.
     """
     sidecar = Path(folder) / SIDECAR
     if sidecar.is_file():
-        prompt = json.loads(sidecar.read_text()).get("prompt", prompt)
+        prompt = json.loads(sidecar.read_text(encoding="utf-8")).get("prompt", prompt)
     return load_hugging_face(str(folder), prompt)

@@ -13,6 +13,8 @@ from sau.mask import Mask
 from sau.models.batches import Encoded, encode
 
 SIDECAR = "sau.json"
+PROMPT = "Question: {question}\nAnswer:"
+"""How a question is put to a model whose folder does not say."""
 
 
 @dataclass

@@ -76,14 +76,14 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
     """Run `model` on a batch; the output of decoder block `hidden_block` is kept too where one is named."""
     hidden: list[Tensor] = []
     hook = None
-    its_passes = passes(model, batch, packed=True)  # before there is a hook: it may try the model
+    parts = passes(model, batch, packed=True)  # before there is a hook: it may try the model
     if hidden_block is not None:
         block = decoder_blocks(model)[1][hidden_block]
         hook = block.register_forward_hook(
             lambda _module, _args, output: hidden.append(output[0] if isinstance(output, tuple) else output)
         )
     try:
-        logits_NV = logits_in(model, its_passes)
+        logits_NV = logits_in(model, parts)
     finally:
         if hook:
             hook.remove()
@@ -94,7 +94,7 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
         logits_NV=logits_NV,
         targets_N=targets_of(batch),
         sequence_N=answer_BT.nonzero()[:, 0],
-        block_output_ND=torch.cat([h_BTD[one.answer_BT] for h_BTD, one in zip(hidden, its_passes, strict=True)])
+        block_output_ND=torch.cat([h_BTD[one.answer_BT] for h_BTD, one in zip(hidden, parts, strict=True)])
         if hidden
         else None,
     )

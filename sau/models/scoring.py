@@ -33,8 +33,9 @@ def passes(model: Any, batch: Batch, *, packed: bool = False) -> list[Pass]:
     """A batch as passes that have little or no padding in them; the last token, which nothing follows, is not read.
 
     Args:
-        packed: all sequences in one row where the model allows it (`sau.models.packing`), else each of `batch.parts()`. For
-            training on a CPU: of batches in order of length, as evaluation has them, little is padding.
+        packed: all sequences in one row where the model allows it (`sau.models.packing`), else each of
+            `batch.parts()`. For training on a CPU: of batches in order of length, as evaluation has them, little is
+            padding.
     """
     lengths = (batch.attention_mask_BT.sum(1) - 1).tolist()
     if packed and min(lengths) < max(lengths) and packs(model):
@@ -49,9 +50,9 @@ def logits_of(model: Any, batch: Batch, *, packed: bool = False) -> Tensor:
     return logits_in(model, passes(model, batch, packed=packed))
 
 
-def logits_in(model: Any, its_passes: Sequence[Pass]) -> Tensor:
+def logits_in(model: Any, some: Sequence[Pass]) -> Tensor:
     """`logits_of` for a batch whose passes are known already."""
-    return torch.cat([_logits_in(model, one) for one in its_passes])
+    return torch.cat([_logits_in(model, one) for one in some])
 
 
 def _logits_in(model: Any, one: Pass) -> Tensor:

@@ -17,7 +17,7 @@ from sau.config import Section
 from sau.data.demo import demo_rows
 from sau.errors import ModelError
 from sau.models.dense import load_hugging_face, model_from_state
-from sau.models.language_model import LanguageModel, quiet, seeded
+from sau.models.language_model import PROMPT, LanguageModel, quiet, seeded
 
 TINY, SMOLLM2 = "tiny", "smollm2"
 
@@ -39,7 +39,7 @@ class ModelParams(Section):
     """Where the base model comes from, and how a question is put to it."""
 
     source: str = TINY
-    prompt: str = "Question: {question}\nAnswer:"
+    prompt: str = PROMPT
     tiny: TinyParams = TinyParams()
 
     @field_validator("prompt")

@@ -1,25 +1,27 @@
 """Pruners: each decides which weights of a trained model survive. One file per method."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from sau.config import Section
 from sau.errors import ConfigError
 from sau.mask import Mask, check_mask, check_structure, parse_structure
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel
-from sau.pruners.base import Pruner
-from sau.registry import build
+from sau.pruners.base import PACKAGE, Pruner
+from sau.registry import build, built
 
-__all__ = ["Pruner", "prune"]
+__all__ = ["PACKAGE", "PruneParams", "Pruner", "prune"]
 
 
 class PruneParams(Section):
     """Which weights go."""
 
-    pruner: dict[str, Any] | str = "wanda"
+    pruner: Annotated[SerializeAsAny[Pruner], built(Pruner, PACKAGE)] = Field(
+        default_factory=lambda: build(Pruner, PACKAGE, "wanda")
+    )
     structure: str = Field("unstructured", pattern=r"^(unstructured|\d+:\d+)$")
     sparsity: float = Field(0.5, gt=0, lt=1)
     calibration_rows: int = Field(64, ge=1, le=100_000)
@@ -45,15 +47,16 @@ def prune(
         The mask, which is also `lm.mask`.
 
     Raises:
-        ConfigError: an unknown pruner, or a sparsity that contradicts an n:m structure.
+        ConfigError: a sparsity that contradicts an n:m structure.
         DataError: no calibration sequences.
         SparsityError: a layer the pruner cannot handle, or a result that is not what was asked for.
     """
     pattern = parse_structure(params.structure)
     if pattern and abs(params.sparsity - (implied := 1 - pattern[0] / pattern[1])) > 1e-9:
         raise ConfigError(f"sparsity {params.sparsity}: structure {params.structure} means {implied:g}")
-    pruner = build(Pruner, "sau.pruners", params.pruner)
-    mask = pruner.prune(lm.model, calibration, structure=params.structure, sparsity=params.sparsity, progress=progress)
+    mask = params.pruner.prune(
+        lm.model, calibration, structure=params.structure, sparsity=params.sparsity, progress=progress
+    )
     check_structure(mask, params.structure, params.sparsity)
     check_mask(lm.model, mask)
     lm.mask = mask

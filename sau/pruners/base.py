@@ -15,6 +15,8 @@ from sau.mask import Mask, parse_structure
 from sau.models.batches import Encoded
 from sau.registry import Component
 
+PACKAGE = "sau.pruners"
+
 
 class Pruner(Component, ABC):
     """Decides which weights survive."""

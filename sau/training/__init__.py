@@ -1,0 +1,1 @@
+"""Training: the optimizer on survivors, a training session, finetuning."""

@@ -1,13 +1,16 @@
-"""The stop rule: when unlearning has done enough, which state is best, and when to push harder or to step back."""
+"""The stop rule: asked after each reading, it says when unlearning has done enough, and how hard to go on.
+
+It owns all that changes on the way: learning rate, weight of the retain term, and the best state seen.
+"""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from sau.config import Section
+from sau.training.optimizer import SurvivorAdamW
 
 
 class StopParams(Section):
@@ -29,44 +32,118 @@ class StopParams(Section):
     max_changes: int = Field(6, ge=0, le=100)
 
 
+class Stop(Protocol):
+    """What the loop asks.
+
+    Attributes:
+        alpha: weight of the retain term in the next step.
+        num_steps: steps behind the weights that are left.
+        reason: `target` where the goal ended the run, else `max_steps`.
+    """
+
+    alpha: float
+    num_steps: int
+    reason: Literal["target", "max_steps"]
+
+    def lr(self, step: int) -> float:
+        """The learning rate of step `step`, counted from 1."""
+
+    def reads(self, step: int) -> bool:
+        """Whether rows have to be read after this step."""
+
+    def judge(self, step: int, reading: dict[str, float]) -> bool:
+        """Take in a reading (forget_logp, target_logp, retain_logp); True where the run is over."""
+
+
+class AllSteps:
+    """No goal: every step is taken, the learning rate falling linearly to 0; rows are read at the end if at all."""
+
+    def __init__(self, *, lr: float, alpha: float, max_steps: int, watch: bool) -> None:
+        self.alpha, self.num_steps, self._lr, self._watch = alpha, max_steps, lr, watch
+        self.reason: Literal["target", "max_steps"] = "max_steps"
+
+    def lr(self, step: int) -> float:
+        return self._lr * (1 - (step - 1) / self.num_steps)
+
+    def reads(self, step: int) -> bool:
+        return self._watch and step == self.num_steps
+
+    def judge(self, step: int, reading: dict[str, float]) -> bool:
+        return False
+
+
 Advice = Literal["go on", "done", "harder", "back", "protect"]
 
 
-@dataclass
 class Frontier:
-    """Judges one reading after the other.
+    """Stays on the frontier of forgetting and utility, and ends at the goal of `StopParams`.
 
     A reading's gap is how far the forget rows are from their goal, in nats, on either side of it; its utility the
     geometric mean of the retain rows' answer probability as a share of what it was. Best is the smallest gap with the
     utility at or above the floor, or the first reading while there is none; the first to reach its goal ends the run.
 
     Attributes:
-        step: of the best reading.
-        gap: its gap.
-        state: its weights, as copies.
+        num_steps, gap, state: of the best reading: its step, its gap, and its weights as copies.
     """
 
-    params: StopParams
-    parameters: list[nn.Parameter]
-    retain_logp: float
-    step: int = 0
-    gap: float = math.inf
-    state: list[Tensor] = field(default_factory=list)
-    _gaps: list[float] = field(default_factory=list)
-    _changes: int = 0
-    _overshoot: float = 0.0
+    def __init__(
+        self,
+        params: StopParams,
+        optimizer: SurvivorAdamW,
+        parameters: list[nn.Parameter],
+        before: dict[str, float],
+        *,
+        lr: float,
+        alpha: float,
+        max_steps: int,
+        to_fade: int = 0,
+    ) -> None:
+        """
+        Args:
+            before: the reading before the first step.
+            lr, alpha: where to begin.
+            to_fade: so many steps what the mask takes is still fading: no state before can be gone back to.
+        """
+        self.params, self.alpha, self.num_steps, self.gap = params, alpha, 0, math.inf
+        self.reason: Literal["target", "max_steps"] = "max_steps"
+        self.state: list[Tensor] = []
+        self._optimizer, self._parameters = optimizer, parameters
+        self._lr, self._max_steps, self._to_fade = lr, max_steps, to_fade
+        self._retain_logp = before["retain_logp"]
+        self._gaps: list[float] = []
+        self._changes = 0
+        self._overshoot = 0.0
+        if not to_fade:
+            self.advise(0, before)
 
-    def judge(self, step: int, reading: dict[str, float]) -> Advice:
-        """Take in a reading (forget_logp, target_logp, retain_logp) and say what to do next."""
+    def lr(self, step: int) -> float:
+        return self._lr
+
+    def reads(self, step: int) -> bool:
+        return step == self._max_steps or (step % self.params.eval_every == 0 and step >= self._to_fade)
+
+    def judge(self, step: int, reading: dict[str, float]) -> bool:
+        advice = self.advise(step, reading)
+        if advice == "done":
+            self.reason = "target"
+            return True
+        if advice in ("back", "protect") or step == self._max_steps:
+            self.restore()
+        self._lr *= {"back": 0.5, "protect": 0.5, "harder": 2.0}.get(advice, 1.0)
+        self.alpha *= 2 if advice == "protect" else 1
+        return False
+
+    def advise(self, step: int, reading: dict[str, float]) -> Advice:
+        """Take in a reading and say what to do next."""
         above = reading["forget_logp"] - reading["target_logp"] - self.params.margin_nats
-        useful = reading["retain_logp"] - self.retain_logp >= math.log(max(self.params.utility_floor, 1e-9))
+        useful = reading["retain_logp"] - self._retain_logp >= math.log(max(self.params.utility_floor, 1e-9))
         if not self._overshoot:  # where the rows already were beyond their goal, there is nothing to overshoot
             self._overshoot = self.params.overshoot_nats + max(-above, 0.0)
         done = useful and -self._overshoot <= above <= 0
         better = done or (useful and abs(above) < self.gap)
         if better or not self.state:
-            self.step, self.gap = step, abs(above) if better else math.inf
-            self.state = [parameter.detach().clone() for parameter in self.parameters]
+            self.num_steps, self.gap = step, abs(above) if better else math.inf
+            self.state = [parameter.detach().clone() for parameter in self._parameters]
         if done:
             return "done"
         self._gaps.append(above)
@@ -87,6 +164,7 @@ class Frontier:
         return advice
 
     def restore(self) -> None:
-        """Put the best state's weights back."""
-        for parameter, value in zip(self.parameters, self.state, strict=True):
+        """Put the best state's weights back; the optimizer forgets how they used to move."""
+        for parameter, value in zip(self._parameters, self.state, strict=True):
             parameter.data.copy_(value)
+        self._optimizer.restart()

@@ -6,45 +6,37 @@ never a PASS.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sau.data.records import Row
+from sau.data.sets import SETS, Sets
 from sau.registry import discover
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.findings import sorted_scores, table_of
 from sau.verify.policy import Policy
-from sau.verify.record import LIMITS, SETS, Verification
+from sau.verify.record import LIMITS, Verification
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor
-from sau.verify.trial import Run
+from sau.verify.trial import Controls, Run
 from sau.verify.verdict import conclude
 
 
 def verify(
     *,
     model: ModelSource,
-    forget: Sequence[Row],
-    retain: Sequence[Row],
-    holdout: Sequence[Row],
-    before: ModelSource | None = None,
-    reference: ModelSource | None = None,
-    dense: ModelSource | None = None,
+    sets: Sets,
+    controls: Controls,
     policy: Policy,
-    model_digest: str,
+    weights_digest: str,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Run a policy's battery on an unlearned model.
 
     Args:
-        model, before, reference: the unlearned model, the one before, and one that never saw the forget rows but was
-            otherwise trained alike (a base model, which knows none of the data, would be stricter than fair); each may
-            be a function that opens it, so that only one is in memory at a time.
-        dense: the dense model that sparse ones come from, for the stressor `densify`; opened only where that runs, and
-            where it cannot be, the verdict says so.
-        forget, retain, holdout: the rows to be forgotten, those to be kept, and rows no model was trained on.
-        model_digest: what the verdict will speak of.
+        model: the unlearned model, or a function that opens it.
+        sets, controls: the rows, and the models it is read against.
+        weights_digest: what the verdict will speak of.
         seed: of resampling, decoys, sampling and relearning.
         progress: told what is being done, never any text of a row.
 
@@ -54,13 +46,9 @@ def verify(
         is not caught: a damaged checkpoint has no verdict.
     """
     (result,) = verify_each(
-        candidates=[(model, model_digest)],
-        forget=forget,
-        retain=retain,
-        holdout=holdout,
-        before=before,
-        reference=reference,
-        dense=dense,
+        candidates=[(model, weights_digest)],
+        sets=sets,
+        controls=controls,
         policy=policy,
         seed=seed,
         progress=progress,
@@ -71,12 +59,8 @@ def verify(
 def verify_each(
     *,
     candidates: Iterable[tuple[ModelSource, str]],
-    forget: Sequence[Row],
-    retain: Sequence[Row],
-    holdout: Sequence[Row],
-    before: ModelSource | None = None,
-    reference: ModelSource | None = None,
-    dense: ModelSource | None = None,
+    sets: Sets,
+    controls: Controls,
     policy: Policy,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -87,7 +71,6 @@ def verify_each(
     """
     started = time.process_time()
     say = progress or (lambda message: None)
-    sets = {"forget": list(forget), "retain": list(retain), "holdout": list(holdout)}
     frame: dict[str, Any] = {
         "policy": policy.name,
         "policy_version": policy.version,
@@ -100,17 +83,17 @@ def verify_each(
     if refusals := _refusals(sets):
         for _, digest in candidates:
             yield Verification(
-                verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, model_digest=digest, **frame
+                verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, weights_digest=digest, **frame
             )
         return
 
-    controls = Run(policy, sets, seed, dense, say)
-    controls.take("before", before)
-    controls.take("reference", reference)
+    beside = Run(policy, sets, seed, controls.dense, say)
+    beside.take("before", controls.before)
+    beside.take("reference", controls.reference)
     shared = time.process_time() - started
     for model, digest in candidates:
         started = time.process_time()
-        run = controls.fork()
+        run = beside.fork()
         run.take("unlearned", model)
         run.refuse_mixed_tokens()
         say("judging")
@@ -125,7 +108,7 @@ def verify_each(
             scores={role: {name: sorted_scores(e, name) for name in SETS} for role, e in evidence.items()},
             rows_read=sum(trial.meter.total.rows for trial in run.trials),
             seconds=round(shared + time.process_time() - started, 3),
-            model_digest=digest,
+            weights_digest=digest,
             **frame,
         )
 
@@ -139,7 +122,7 @@ def _not_run(policy: Policy) -> Iterator[str]:
         yield f"Stressors that are not in this policy: {', '.join(absent)}."
 
 
-def _refusals(sets: Mapping[str, Sequence[Row]]) -> list[str]:
+def _refusals(sets: Sets) -> list[str]:
     """Why this request must not be run, in counts."""
     reasons = [f"there is no {name} record" for name in ("forget", "retain") if not sets[name]]
     ids = {name: {row["record_id"] for row in rows} for name, rows in sets.items()}

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from sau.data.sets import SETS
 from sau.errors import SauError
 from sau.verify.checks.base import Check, Evidence, Measure, Verdict
 from sau.verify.evidence.cost import Cost
 from sau.verify.metrics.base import MembershipMetric, Metric, ModelMetric, Readings, RecordMetric, token_means
-from sau.verify.record import SETS, Finding, Table, TableRow
+from sau.verify.record import Finding, Table, TableRow
 from sau.verify.stressors.base import Stressor
 from sau.verify.verdict import judge
 
@@ -31,7 +32,7 @@ def finding_of(
         p: of the unlearned model's measure, adjusted for the battery; alpha: 1 - confidence.
         cost: of the check's numbers of all models.
     """
-    own = measures.get("unlearned")
+    measure = measures.get("unlearned")
     verdict: Verdict = "INCONCLUSIVE"
     reason = trouble
     if not trouble:
@@ -41,14 +42,14 @@ def finding_of(
         title=f"{check.label} {stressor.title} ({stressor.id})" if stressor else check.label,
         question=check.question,
         mandatory=check.mandatory and (stressor is None or stressor.mandatory),
-        n=own.n if own else 0,
-        value=_number(own.value) if own else None,
-        interval=_interval(own.interval) if own else None,
+        n=measure.n if measure else 0,
+        value=_number(measure.value) if measure else None,
+        interval=_interval(measure.interval) if measure else None,
         before=_number(measures["before"].value) if "before" in measures else None,
-        never_saw_it=_number(measures["reference"].value) if "reference" in measures else None,
-        margin=(_number(own.allowed[0]), _number(own.allowed[1])) if own else None,
-        p=_number(p) if own else None,
-        power=_number(own.power) if own else None,
+        reference=_number(measures["reference"].value) if "reference" in measures else None,
+        margin=(_number(measure.allowed[0]), _number(measure.allowed[1])) if measure else None,
+        p=_number(p) if measure else None,
+        power=_number(measure.power) if measure else None,
         verdict=verdict,
         reason=reason,
         rows_read=cost.rows,
@@ -73,7 +74,7 @@ def sorted_scores(evidence: Evidence, set_name: str) -> list[float]:
 
 def table_of(metrics: Sequence[Metric], evidence: Mapping[str, Evidence]) -> Table:
     """Every metric of every model; null where it cannot be had (no reference, no false answers, not finite)."""
-    return {role: _row(metrics, its.readings, evidence) for role, its in evidence.items()}
+    return {role: _row(metrics, measured.readings, evidence) for role, measured in evidence.items()}
 
 
 def _row(metrics: Sequence[Metric], readings: Readings, evidence: Mapping[str, Evidence]) -> TableRow:

@@ -1,16 +1,15 @@
-"""params.yaml as frozen models: everything that changes a number in the result, and nothing else."""
+"""The policy: which checks are run, how strict they are, and what makes them mandatory. Versioned and digested."""
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from sau.config import Section, checked, read_yaml
 from sau.errors import ConfigError
-from sau.registry import build
+from sau.registry import built
 from sau.verify.checks.base import PACKAGE as CHECKS
 from sau.verify.checks.base import Check
 from sau.verify.metrics.base import PACKAGE as METRICS
@@ -58,26 +57,11 @@ class Policy(BaseModel):
     num_decoys: int = Field(99, ge=19, le=999)
     max_decoy_records: int = Field(40, ge=1)
     num_samples: int = Field(300, ge=1, le=100_000)
-    metrics: tuple[SerializeAsAny[Metric], ...]
-    checks: tuple[SerializeAsAny[Check], ...]
-    stressors: tuple[SerializeAsAny[Stressor], ...] = ()
+    metrics: tuple[Annotated[SerializeAsAny[Metric], built(Metric, METRICS)], ...]
+    checks: tuple[Annotated[SerializeAsAny[Check], built(Check, CHECKS)], ...]
+    stressors: tuple[Annotated[SerializeAsAny[Stressor], built(Stressor, STRESSORS)], ...] = ()
     stressed_checks: tuple[str, ...] = ()
     num_stressors: int | None = Field(None, ge=0)
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _build_metrics(cls, configs: Any) -> Any:
-        return _built(Metric, METRICS, configs)
-
-    @field_validator("checks", mode="before")
-    @classmethod
-    def _build_checks(cls, configs: Any) -> Any:
-        return _built(Check, CHECKS, configs)
-
-    @field_validator("stressors", mode="before")
-    @classmethod
-    def _build_stressors(cls, configs: Any) -> Any:
-        return _built(Stressor, STRESSORS, configs)
 
     @field_validator("checks")
     @classmethod
@@ -115,15 +99,6 @@ class Policy(BaseModel):
 def _no_twins(ids: list[str]) -> None:
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"given twice: {', '.join(twice)}")
-
-
-def _built(base: type[Any], package: str, configs: Any) -> Any:
-    """Names and mappings as components of `base`; components pass as they are."""
-    if not isinstance(configs, list | tuple):
-        return configs
-    if odd := [c for c in configs if not isinstance(c, str | Mapping | base)]:
-        raise ValueError(f"{len(odd)} entries are neither a name nor a mapping")
-    return tuple(c if isinstance(c, base) else build(base, package, c) for c in configs)
 
 
 def load_policy(source: str | Path, *, num_stressors: int | None = None) -> Policy:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sau.verify.checks.base import Verdict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Margin = tuple[float | None, float | None]
 
@@ -23,7 +23,7 @@ class Finding(_Record):
         title, question: what is checked, and what the number means, in words.
         n: records (or samples) it rests on.
         value, interval: of the unlearned model; the interval at 1 - 2 alpha, alpha = 1 - confidence.
-        before, never_saw_it: the same number of the two controls.
+        before, reference: the same number of the two controls.
         margin: the lowest and highest acceptable value; null where that side is open.
         p: of "no signal", Holm-adjusted over the battery.
         power: chance to pass a model equal to the one that never saw the records.
@@ -40,7 +40,7 @@ class Finding(_Record):
     value: float | None
     interval: tuple[float, float] | None
     before: float | None
-    never_saw_it: float | None
+    reference: float | None
     margin: Margin | None
     p: float | None
     power: float | None
@@ -55,7 +55,7 @@ class Verification(_Record):
 
     Attributes:
         verdict, reasons: the verdict of the mandatory checks, and why, in sentences.
-        model_digest: the one model the verdict speaks of.
+        weights_digest: of the one model the verdict speaks of.
         num_records: of each set.
         table: model (before, reference, unlearned) -> set (forget, retain, holdout; membership and model for
             metrics over several) -> metric -> value; null where it cannot be had.
@@ -71,7 +71,7 @@ class Verification(_Record):
     policy_version: int
     policy_digest: str
     confidence: float
-    model_digest: str
+    weights_digest: str
     seed: int
     num_records: dict[str, int]
     checks: list[Finding]
@@ -87,10 +87,8 @@ class Verification(_Record):
 
     def passes(self, digest: str) -> bool:
         """True where the verdict is PASS and speaks of exactly this model."""
-        return self.verdict == "PASS" and self.model_digest == digest
+        return self.verdict == "PASS" and self.weights_digest == digest
 
-
-SETS = ("forget", "retain", "holdout")
 
 TableRow = dict[str, dict[str, float | None]]
 

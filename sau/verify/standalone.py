@@ -1,22 +1,23 @@
 """Verification of models and record files, whoever made them: no pipeline, no tracking server, no database."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sau.checkpoint.sparse import check_files, file_sha256, is_sparse, open_model
+from sau.checkpoint.digests import dense_digest, folder_digest
+from sau.checkpoint.manifest import check_files, is_sparse
+from sau.checkpoint.sparse import open_model
 from sau.data import load_records
 from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.errors import CheckpointError
-from sau.models.language_model import LanguageModel
-from sau.models.sources import ModelParams
+from sau.models.language_model import PROMPT, LanguageModel
 from sau.verify.battery import verify
 from sau.verify.policy import load_policy
 from sau.verify.record import Verification
 from sau.verify.report.answers import answers
+from sau.verify.trial import Controls
 
 Source = str | Path
-_PROMPT: str = ModelParams.model_fields["prompt"].default
 
 
 def verify_paths(
@@ -30,7 +31,7 @@ def verify_paths(
     policy: Source = "standard",
     *,
     num_stressors: int | None = None,
-    prompt: str = _PROMPT,
+    prompt: str = PROMPT,
     subject: str | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -38,7 +39,7 @@ def verify_paths(
     """Verify any Hugging Face causal-LM folder, hub id or sparse checkpoint against record files.
 
     Args:
-        model, before, reference, dense: folders or hub ids; see `sau.verify.battery.verify`.
+        model, before, reference, dense: folders or hub ids; see `sau.verify.Controls`.
         forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Without a holdout set
             no check of membership has a result.
         policy, num_stressors: quick, standard, strict, or a YAML file, and another budget than its own.
@@ -56,21 +57,17 @@ def verify_paths(
     def rows(source: Source | None) -> list[Row]:
         return [] if source is None else load_records(source, subject=subject).to_list()
 
-    digest = model_digest(model)
+    files, digest = files_digest(model), weights_digest(model)
     result = verify(
         model=lambda: open_model(model, prompt=prompt),
-        forget=rows(forget),
-        retain=rows(retain),
-        holdout=rows(holdout),
-        before=opener(before),
-        reference=opener(reference),
-        dense=opener(dense),
+        sets=Sets(rows(forget), rows(retain), rows(holdout)),
+        controls=Controls(opener(before), opener(reference), opener(dense)),
         policy=load_policy(policy, num_stressors=num_stressors),
-        model_digest=digest,
+        weights_digest=digest,
         seed=seed,
         progress=progress,
     )
-    if model_digest(model) != digest:
+    if files_digest(model) != files:
         raise CheckpointError(f"{model}: its files changed while it was verified")
     return result
 
@@ -79,7 +76,7 @@ def answer_paths(
     models: Mapping[str, Source | None],
     rows: Mapping[str, Source],
     *,
-    prompt: str = _PROMPT,
+    prompt: str = PROMPT,
     subject: str | None = None,
 ) -> list[dict[str, str]]:
     """What the models answer to a few rows of each file, for a report; see `sau.verify.report.answers.answers`.
@@ -97,18 +94,20 @@ def _opener(source: Source | None, prompt: str) -> Callable[[], LanguageModel] |
     return None if source is None else lambda: open_model(source, prompt=prompt)
 
 
-def model_digest(source: Source) -> str:
-    """A sparse checkpoint's own digest; of another folder, the SHA-256 over its files' names and digests.
+def weights_digest(source: Source) -> str:
+    """Of a sparse checkpoint's or a dense folder's weights.
 
     A hub id stands for itself: its bytes are not on this machine.
 
     Raises:
-        CheckpointError: a sparse checkpoint is damaged.
+        CheckpointError, ModelError: damaged, or not readable.
     """
     folder = Path(source)
     if is_sparse(folder):
-        return check_files(folder).digest
-    if not folder.is_dir():
-        return f"hub:{source}"
-    lines = (f"{p.relative_to(folder)} {file_sha256(p)}\n" for p in sorted(folder.rglob("*")) if p.is_file())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return check_files(folder).weights_digest
+    return dense_digest(folder) if folder.is_dir() else f"hub:{source}"
+
+
+def files_digest(source: Source) -> str:
+    """Of every file of a folder; empty for a hub id."""
+    return folder_digest(Path(source)) if Path(source).is_dir() else ""

@@ -56,9 +56,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def clopper_pearson(successes: int, trials: int, alpha: float) -> tuple[float, float]:
     """Exact one-sided bounds at level alpha, both sides: no success in n gives the upper bound 1 - alpha^(1/n)."""
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(alpha, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.ppf(1.0 - alpha, successes + 1, trials - successes))
-    return low, high
+    found = stats.binomtest(successes, trials).proportion_ci(confidence_level=1.0 - 2 * alpha, method="exact")
+    return float(found.low), float(found.high)
 
 
 def tost_power(low: float, high: float, standard_error: float, alpha: float) -> float:

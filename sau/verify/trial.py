@@ -1,12 +1,12 @@
 """A verification under way: takes in one model after the other, under every stressor, then judges."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from sau.data.records import Row
+from sau.data.sets import SETS, Sets
 from sau.errors import SauError
 from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError
@@ -17,13 +17,31 @@ from sau.verify.evidence.readings import ModelSource, Part, opened, read, sum_lo
 from sau.verify.evidence.sampling import count_leaks
 from sau.verify.findings import finding_of
 from sau.verify.policy import Policy
-from sau.verify.record import ROLES, SETS, Finding
+from sau.verify.record import ROLES, Finding
 from sau.verify.stats import holm
 from sau.verify.stressors.base import Stressor, Surroundings
 
 _STRESSING = "stressing"
 
 _NUM_SHOTS = 2
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The models that an unlearned one is read against; each may be a function that opens it, so that only one is in
+    memory at a time.
+
+    Attributes:
+        before: the model before unlearning, which has to be detected: else the checks have no power.
+        reference: one that never saw the forget rows but was otherwise trained alike (a base model, which knows none of
+            the data, would be stricter than fair), which has to pass.
+        dense: the dense model that sparse ones come from, for the stressor `densify`; opened only where that runs, and
+            where it cannot be, the verdict says so.
+    """
+
+    before: ModelSource | None = None
+    reference: ModelSource | None = None
+    dense: ModelSource | None = None
 
 
 @dataclass
@@ -54,13 +72,13 @@ class Run:
     def __init__(
         self,
         policy: Policy,
-        sets: Mapping[str, list[Row]],
+        sets: Sets,
         seed: int,
         dense: ModelSource | None,
         say: Callable[[str], None],
     ) -> None:
         self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
-        self.secrets = find_secrets(*(sets[name] for name in SETS), num_decoys=policy.num_decoys, seed=seed)
+        self.secrets = find_secrets(*(rows for _, rows in sets.items()), num_decoys=policy.num_decoys, seed=seed)
         if len(self.secrets) > policy.max_decoy_records:
             chosen = np.random.default_rng(seed).choice(len(self.secrets), policy.max_decoy_records, replace=False)
             self.secrets = [self.secrets[i] for i in sorted(chosen)]
@@ -100,7 +118,7 @@ class Run:
             return lm
         dense = opened(self.dense) if self.dense is not None and trial.stressor.needs_dense else None
         with trial.meter.part(_STRESSING):
-            return trial.stressor.apply(lm, Surroundings(self.sets["forget"], dense, self.seed))
+            return trial.stressor.apply(lm, Surroundings(self.sets.forget, dense, self.seed))
 
     def _gather(self, lm: LanguageModel, trial: Trial) -> Evidence:
         names = {name for check in trial.checks for name in check.sets} if trial.stressor else set(SETS)
@@ -123,10 +141,10 @@ class Run:
     def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
         """(samples that hold a secret, samples)."""
         # The shortest rows to keep serve as examples: a prompt must not outgrow the model's context.
-        shots = sorted(self.sets["retain"], key=lambda row: (len(row["question"] + row["answer"]), row["record_id"]))
+        shots = sorted(self.sets.retain, key=lambda row: (len(row["question"] + row["answer"]), row["record_id"]))
         return count_leaks(
             lm,
-            self.sets["forget"],
+            self.sets.forget,
             self.secrets,
             num_samples=self.policy.num_samples,
             seed=self.seed,
@@ -137,11 +155,11 @@ class Run:
         """Per secret the log-probability of the true answer and of each decoy."""
         if not self.secrets:
             return ()
-        rows = [self.sets["forget"][secret.row] for secret in self.secrets]
+        rows = [self.sets.forget[secret.row] for secret in self.secrets]
         texts = [(row["answer"], *secret.decoys) for row, secret in zip(rows, self.secrets, strict=True)]
-        flat = [{**row, "answer": text} for row, its in zip(rows, texts, strict=True) for text in its]
+        flat = [{**row, "answer": text} for row, choices in zip(rows, texts, strict=True) for text in choices]
         logps = sum_logps(lm, lm.encode(flat))
-        return tuple(np.split(logps, np.cumsum([len(its) for its in texts])[:-1]))
+        return tuple(np.split(logps, np.cumsum([len(choices) for choices in texts])[:-1]))
 
     def refuse_mixed_tokens(self) -> None:
         """Models that read the same rows as other tokens cannot be compared."""
@@ -154,7 +172,7 @@ class Run:
     def findings(self) -> list[Finding]:
         """All findings. Failures are Holm-adjusted over the battery, so that many checks raise no false alarms."""
         blind_auc, blind_void = blind_baseline(
-            self.sets["forget"], self.sets["holdout"], limit=self.policy.blind_limit, seed=self.seed
+            self.sets.forget, self.sets.holdout, limit=self.policy.blind_limit, seed=self.seed
         )
         alpha = 1.0 - self.policy.confidence
         measured: list[tuple[Trial, Check, dict[str, Measure], str]] = []

@@ -17,12 +17,12 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float)
         p: of the unlearned model's measure, adjusted for the battery.
         alpha: 1 - confidence.
     """
-    own, before, reference = (measures.get(role) for role in ("unlearned", "before", "reference"))
-    if own is None:
+    measure, before, reference = (measures.get(role) for role in ("unlearned", "before", "reference"))
+    if measure is None:
         return "INCONCLUSIVE", "not run"
-    verdict = own.verdict(p, alpha)
+    verdict = measure.verdict(p, alpha)
     if not check.about_forgetting:
-        return verdict, _sentence(own, verdict)
+        return verdict, _sentence(measure, verdict)
     if reference is not None and reference.verdict(reference.p, alpha) == "FAIL":
         return "INCONCLUSIVE", "the model that never saw the records fails this check as well"
     if before is not None and before.verdict(before.p, alpha) != "FAIL":
@@ -30,7 +30,7 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float)
     if verdict == "PASS" and (before is None or reference is None):
         missing = "the model before unlearning" if before is None else "a model that never saw the records"
         return "INCONCLUSIVE", f"no control: {missing} was not measured"
-    return verdict, _sentence(own, verdict)
+    return verdict, _sentence(measure, verdict)
 
 
 def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
@@ -51,13 +51,13 @@ def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
     return "PASS", reasons
 
 
-def _sentence(own: Measure, verdict: Verdict) -> str:
-    low, high = own.allowed
-    span = f"{own.interval[0]:.2f} to {own.interval[1]:.2f}"
+def _sentence(measure: Measure, verdict: Verdict) -> str:
+    low, high = measure.allowed
+    span = f"{measure.interval[0]:.2f} to {measure.interval[1]:.2f}"
     if verdict == "PASS":
-        return f"the whole interval, {span}, is within the margin{own.note}"
+        return f"the whole interval, {span}, is within the margin{measure.note}"
     if verdict == "FAIL":
-        side = f"above {high:.2f}" if high is not None and own.value > high else f"below {low:.2f}"
-        return f"{own.value:.2f} is {side}{own.note}"
-    power = "" if own.power is None else f", and a perfect result would pass with probability {own.power:.2f}"
-    return f"the interval, {span}, reaches beyond the margin: too few records to tell{power}{own.note}"
+        side = f"above {high:.2f}" if high is not None and measure.value > high else f"below {low:.2f}"
+        return f"{measure.value:.2f} is {side}{measure.note}"
+    power = "" if measure.power is None else f", and a perfect result would pass with probability {measure.power:.2f}"
+    return f"the interval, {span}, reaches beyond the margin: too few records to tell{power}{measure.note}"

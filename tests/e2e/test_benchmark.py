@@ -7,8 +7,8 @@ import yaml
 
 from flows.benchmark import benchmark
 from sau.errors import ConfigError
-from tasks.settings import Settings
-from tasks.tracking import Tracking
+from tasks.engines.settings import Settings
+from tasks.engines.tracking import Tracking
 
 SIZE = {
     "params": {

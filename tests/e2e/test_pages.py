@@ -55,7 +55,7 @@ def pages(run):
         sys.executable,
         "-u",
         "-m",
-        "flows.cli",
+        "sau",
         "ui",
         "--mlflow-port",
         str(ports[0]),
@@ -144,7 +144,7 @@ def test_the_report_opens_by_itself_and_fits_the_page(run, browser, tmp_path):
 
     uri = f"sqlite:///{run.path}/.sau/mlflow.db"
     page = MlflowClient(uri, uri).download_artifacts(run.outcome["run_id"], "report.html", str(tmp_path))
-    see(browser, f"file://{page}", "PASS", "What was checked", "Residual knowledge", "Never saw it", "All numbers")
+    see(browser, f"file://{page}", "PASS", "What was checked", "Residual knowledge", "Reference", "All numbers")
     measured = browser.execute_script(
         """
         const boxes = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect());
@@ -171,7 +171,7 @@ def test_prefect_shows_the_verdicts_numbers(run, pages, browser):
         "tiny@v2",
         run.outcome["run_id"],
         "residual_knowledge",
-        "never_saw_it",
+        "reference",
     )
 
 

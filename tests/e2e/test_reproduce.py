@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
-from sau.checkpoint.sparse import check_files
+from sau.checkpoint.manifest import check_files
 
 LINE, PERSON = "tiny", "demo-0002"
+UNCHANGED = {
+    "weights": False, "mask": False, "side_files": False, "share_of_weights": 0.0, "largest": 0.0, "files": [],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -20,20 +23,40 @@ def test_a_second_clone_brings_the_version_back_and_makes_it_again_bit_for_bit(r
     done = second.sau("reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--json")
     result = json.loads(done.stdout)
     assert result["equal"] is True
-    assert result["model_digest"] == result["rerun_digest"] == run.outcome["model_digest"]
-    assert check_files(result["folder"]).digest == run.outcome["model_digest"]
+    assert result["weights_digest"] == run.outcome["weights_digest"]
+    assert result["difference"] == UNCHANGED
+    assert result["surroundings"] == {}
+    assert check_files(result["folder"]).weights_digest == run.outcome["weights_digest"]
     assert second.git("status", "--porcelain") == ""
+
+
+def test_it_is_the_same_in_an_ordinary_shell_and_what_is_there_is_checked(run, second, tmp_path):
+    """The tests set HF_HUB_OFFLINE; a user does not."""
+    target = tmp_path / "out"
+    first = second.sau("reproduce", f"{LINE}@v2", "--remote", f"{run.path}/.sau/remote", "--out", str(target), "--json")
+    assert json.loads(first.stdout)["was_there"] is False
+    again = second.sau(
+        "reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--out", str(target), "--json",
+        HF_HUB_OFFLINE="0", LC_ALL="C.UTF-8", OMP_NUM_THREADS="2", MKL_NUM_THREADS="2",
+    )  # fmt: skip
+    result = json.loads(again.stdout)
+    assert (result["was_there"], result["equal"], result["difference"]) == (True, True, UNCHANGED)
+    assert "and is whole" in second.sau("reproduce", f"{LINE}@v2", "--out", str(target)).stdout
+    (target / "config.json").write_text("{}")
+    damaged = second.sau("reproduce", f"{LINE}@v2", "--out", str(target), check=False)
+    assert damaged.returncode == 1
+    assert "config.json: its bytes are not those of the manifest" in damaged.stderr
 
 
 def test_the_plain_dvc_way_works_too(run, second):
     second.dvc("remote", "modify", "--local", "store", "url", f"{run.path}/.sau/remote")
     second.git("checkout", "--quiet", f"{LINE}@v2")
     second.dvc("pull")
-    assert check_files(second.path / "checkpoint").digest == run.outcome["model_digest"]
+    assert check_files(second.path / "checkpoint").weights_digest == run.outcome["weights_digest"]
     assert "up to date" in second.dvc("status").stdout
     assert "Running stage" not in second.dvc("repro").stdout
     assert second.dvc("repro", "--force", "--no-run-cache").stdout.count("Running stage") == 3
-    assert check_files(second.path / "checkpoint").digest == run.outcome["model_digest"]
+    assert check_files(second.path / "checkpoint").weights_digest == run.outcome["weights_digest"]
     assert second.git("status", "--porcelain") == ""
 
 

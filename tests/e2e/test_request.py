@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sau.checkpoint.sparse import check_files, open_sparse, read_manifest
+from sau.checkpoint.manifest import check_files, read_manifest
+from sau.checkpoint.sparse import open_sparse
 from sau.data.demo import demo_rows
 from sau.mask import check_mask, sparsity
+from sau.verify.report.words import markdown_cell
 
 LINE, PERSON = "tiny", "demo-0002"
 
@@ -58,7 +60,7 @@ def test_the_model_forgot_the_person_and_kept_the_others(run):
 def test_the_mask_is_the_parents_and_exact(run):
     before, after = checkpoint_of(run, 1), checkpoint_of(run, 2)
     assert read_manifest(before).mask_digest == read_manifest(after).mask_digest
-    assert read_manifest(before).digest != read_manifest(after).digest
+    assert read_manifest(before).weights_digest != read_manifest(after).weights_digest
     lm = open_sparse(after)
     check_mask(lm.model, lm.mask)
     assert sparsity(lm.mask) == 0.5
@@ -87,7 +89,7 @@ def test_mlflow_stores_the_bytes_that_dvc_pins(run):
     assert hashlib.md5(json.dumps(entries).encode()).hexdigest() + ".dir" == pinned
     tags = mlflow_client(run).get_model_version(LINE, "2").tags
     assert tags["checkpoint_md5"] == pinned
-    assert tags["model_digest"] == check_files(folder).digest == run.outcome["model_digest"]
+    assert tags["weights_digest"] == check_files(folder).weights_digest == run.outcome["weights_digest"]
 
 
 def test_the_version_carries_its_lineage_as_tags(run):
@@ -97,7 +99,7 @@ def test_the_version_carries_its_lineage_as_tags(run):
     tags = version.tags
     assert tags["request_ids"] == run.request["id"]
     assert tags["parent_version"] == "1"
-    assert tags["parent_digest"] == client.get_model_version(LINE, "1").tags["model_digest"]
+    assert tags["parent_digest"] == client.get_model_version(LINE, "1").tags["weights_digest"]
     assert tags["verdict"] == "PASS"
     assert tags["git_commit"] == run.git("rev-parse", f"{LINE}@v2^{{commit}}")
     assert tags["code_commit"] == run.git("rev-parse", "main")
@@ -136,7 +138,7 @@ def test_the_stored_model_was_judged_with_its_holes_filled_from_the_dense_parent
     filled = next(check for check in record["checks"] if check["id"] == "residual_knowledge/densify")
     stored = next(check for check in record["checks"] if check["id"] == "residual_knowledge")
     assert filled["n"] == 20
-    assert filled["never_saw_it"] == 0.0
+    assert filled["reference"] == 0.0
     assert None not in (filled["value"], filled["interval"])
     assert filled["value"] != stored["value"]
     assert any("beyond the budget of 1, not run: int4, prune10, relearn5" in limit for limit in record["limits"])
@@ -149,7 +151,7 @@ def test_the_report_shows_the_way_and_no_answers(run):
         "PASS",
         "residual knowledge".title().replace("K", "k"),
         run.request["id"],
-        run.outcome["model_digest"],
+        run.outcome["weights_digest"],
     ):
         assert shown in page
         assert shown in text.replace("\\", "")
@@ -165,7 +167,9 @@ def test_prefect_holds_the_checks_as_numbers_and_the_run_they_are_in(run):
     assert run.outcome["run_id"] in card
     record = json.loads(artifact(run, "verification.json"))
     for check in record["checks"]:
-        assert f"| {check['id']} | {check['n']} | {check['value']:.3f} |" in card
+        title = markdown_cell(check["title"])
+        assert f"| {title}" in card
+        assert f" | {check['n']} | {check['value']:.3f} |" in card
         assert check["reason"] not in card
 
 
@@ -173,27 +177,35 @@ def test_a_checkpoint_swapped_after_the_verdict_is_not_registered(run):
     """The verdict speaks of v2's digest; where v1's bytes lie in its place, nothing is registered or promoted."""
     script = """
 import shutil, sys
-from tasks.settings import settings
-settings()
-from tasks.prepare import workspace
+from sau.checkpoint.manifest import read_manifest
+from tasks.engines.workspace import Attempt
 from tasks.register import register
-from tasks.tracking import Tracking
-line, run_id, verified = sys.argv[1:]
-tracking = Tracking(settings())
-ws = workspace("swapped").open(f"{line}@v2")
+from tasks.verify import Judged
+from tasks.versions.registry import Registry
+line, run_id = sys.argv[1:]
+registry = Registry()
+first, second = (registry.download(registry.get(line, number)) for number in (1, 2))
+manifest = read_manifest(second)
+judged = Judged(
+    verdict="PASS", policy="quick", policy_digest="", reference="",
+    weights_digest=manifest.weights_digest, manifest_digest=manifest.manifest_digest,
+)
+attempt = Attempt(line, "swapped", run_id)
+ws = attempt.workspace.open(f"{line}@v2")
 try:
-    shutil.copytree(tracking.download(tracking.version(line, 1)), ws.path / "checkpoint")
-    register.fn("swapped", line, run_id, request_ids=["r-x"], parent="1", verdict="PASS", verified=verified, tags={})
+    shutil.copytree(first, ws.path / "checkpoint")
+    register.fn(attempt, request_ids=("r-x",), parent=1, judged=judged)
 finally:
     ws.close()
-    print(len(tracking.versions(line)))
+    print(len(registry.all(line)), manifest.manifest_digest)
 """
     leads = mlflow_client(run).get_model_version_by_alias(LINE, "champion").version
-    done = run.run(sys.executable, "-c", script, LINE, run.outcome["run_id"], run.outcome["model_digest"], check=False)
+    done = run.run(sys.executable, "-c", script, LINE, run.outcome["run_id"], check=False)
     assert done.returncode == 1
     assert "CheckpointError" in done.stderr
-    assert f"{run.outcome['model_digest']} was verified" in done.stderr
-    assert done.stdout.split()[-1] == "2"
+    versions, digest = done.stdout.split()[-2:]
+    assert f"judged was {digest}" in done.stderr
+    assert versions == "2"
     assert mlflow_client(run).get_model_version_by_alias(LINE, "champion").version == leads
 
 
@@ -231,7 +243,7 @@ def test_lineage_is_the_whole_chain_by_request_and_by_version(run):
     assert [link["tag"] for link in by_version] == [f"{LINE}@v2", f"{LINE}@v1"]
     assert by_version[0]["request_ids"] == [run.request["id"]]
     tree = run.sau("lineage", f"{LINE}@v2").stdout
-    for digest in (by_version[0]["model_digest"], by_version[1]["model_digest"], by_version[0]["data_md5"]):
+    for digest in (by_version[0]["weights_digest"], by_version[1]["weights_digest"], by_version[0]["data_md5"]):
         assert digest in tree
 
 

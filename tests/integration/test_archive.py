@@ -11,12 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sau.checkpoint.sparse import PackageParams, check_files, read_manifest, save_sparse
+from sau.checkpoint.manifest import check_files, read_manifest
+from sau.checkpoint.sparse import PackageParams, save_sparse
 from sau.mask import apply_mask
 from sau.models.layers import prunable
 from sau.models.sources import ModelParams, TinyParams, base_model
-from tasks.settings import Settings
-from tasks.tracking import Tracking
+from tasks.engines.settings import Settings
+from tasks.engines.tracking import Tracking
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ModelParams(tiny=TinyParams(vocab_size=400, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2))
@@ -27,29 +30,31 @@ PACKAGE = PackageParams(dtype="bfloat16")
 def home(tmp_path_factory):
     """An MLflow store with three versions of line `tiny`, each a small masked step from the one before."""
     home = tmp_path_factory.mktemp("home")
-    tracking = Tracking(Settings(root=ROOT, home=home))
+    registry = Registry(Tracking(Settings(root=ROOT, home=home)))
     lm = base_model(TINY, seed=0)
     torch.manual_seed(1)
     lm.mask = {f"{name}.weight": torch.rand_like(m.weight) > 0.5 for name, m in prunable(lm.model)}
-    parent = None
     for number in (1, 2, 3):
         with torch.no_grad():
             for parameter in lm.model.parameters():
                 parameter.add_(1e-6 * torch.randn_like(parameter))
         apply_mask(lm.model, lm.mask)
         saved = save_sparse(lm, home / f"made-v{number}", structure="unstructured", package=PACKAGE)
-        tags = {"request_ids": str(number), "parent_version": "", "model_digest": saved.digest}
-        with tracking.run("tiny", "register") as run_id:
-            parent = tracking.register(
-                "tiny", home / f"made-v{number}", run_id=run_id, tags=tags, parent=parent, description=""
-            )
+        record = VersionRecord(
+            line="tiny", request_ids=(str(number),), weights_digest=saved.weights_digest, mask_digest=saved.mask_digest,
+            side_digest=saved.side_digest, sparsity=saved.sparsity, structure=saved.structure, data_md5="",
+            checkpoint_md5="", params_digest="", training_digest="", code_commit="", git_commit="",
+            checkout_dirty=False, verdict="PASS",
+        )  # fmt: skip
+        with registry.tracking.run("tiny", "register") as run_id:
+            registry.add(record, home / f"made-v{number}", run_id=run_id, description="")
     return home
 
 
 def sau(home, *args, check=True):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SAU_", "MLFLOW_"))}
     env |= {"SAU_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "flows.cli", *map(str, args)]
+    command = [sys.executable, "-m", "sau", *map(str, args)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -62,7 +67,9 @@ def test_a_chain_comes_back_from_its_archive_after_old_versions_have_expired(hom
     for version in kept:
         sau(home, "restore", tmp_path / "archive" / version["name"], tmp_path / version["name"])
         original = home / f"made-{version['name']}"
-        assert check_files(tmp_path / version["name"]).digest == version["model_digest"] == check_files(original).digest
+        restored = check_files(tmp_path / version["name"])
+        assert restored.manifest_digest == check_files(original).manifest_digest
+        assert restored.weights_digest == version["weights_digest"]
     again = json.loads(sau(home, "archive", tmp_path / "archive", "--json").stdout)
     assert again == kept
 
@@ -74,9 +81,9 @@ def test_a_bound_on_hops_is_kept(home, tmp_path):
 
 def test_who_has_the_old_version_gets_the_new_one_as_a_delta(home, tmp_path):
     said = sau(home, "export", "tiny@v3", tmp_path / "delta", "--delta", "tiny@v2").stdout
-    assert read_manifest(home / "made-v3").digest in said
+    assert read_manifest(home / "made-v3").weights_digest in said
     sau(home, "restore", tmp_path / "delta", tmp_path / "new", "--base", home / "made-v2")
-    assert check_files(tmp_path / "new").digest == read_manifest(home / "made-v3").digest
+    assert check_files(tmp_path / "new").manifest_digest == read_manifest(home / "made-v3").manifest_digest
     refused = sau(home, "restore", tmp_path / "delta", tmp_path / "other", "--base", home / "made-v1", check=False)
     assert refused.returncode == 1
     assert "this delta needs base" in refused.stderr

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sau.errors import RequestError
-from tasks.ledger import Ledger, State, deadline
+from tasks.engines.ledger import Ledger, State, deadline
 
 
 @pytest.fixture

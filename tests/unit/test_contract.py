@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 
-from sau.data.demo import demo_rows
+from sau.data.sets import Sets
 from sau.mask import check_mask, check_structure, mask_digest
 from sau.models.language_model import LanguageModel
-from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.pruners import PruneParams, prune
 from sau.pruners.base import Pruner
 from sau.registry import discover
@@ -23,26 +22,19 @@ REDISTRIBUTIONS = sorted(discover(Redistribution, "sau.unlearn.redistribution"))
 STRUCTURES = ["unstructured", "2:4"]
 STEPS = 3
 
-FORGET, RETAIN, HOLDOUT = (demo_rows(name, seed=1) for name in ("forget", "retain", "holdout"))
-
 
 @pytest.fixture(scope="module")
-def dense() -> LanguageModel:
-    tiny = TinyParams(vocab_size=320, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
-    return base_model(ModelParams(tiny=tiny), seed=0)
-
-
-@pytest.fixture(scope="module")
-def pruned(dense) -> dict[tuple[str, str], LanguageModel]:
-    models = {}
+def all_pruned(tiny, sets) -> dict[tuple[str, str], LanguageModel]:
+    """The same small model, pruned in every way."""
+    dense, models = tiny(hidden_size=16, intermediate_size=32), {}
     for pruner in PRUNERS:
         for structure in STRUCTURES:
             lm = models[pruner, structure] = copy.deepcopy(dense)
-            prune(lm, lm.encode(RETAIN), PruneParams(pruner=pruner, structure=structure, sparsity=0.5))
+            prune(lm, lm.encode(sets.retain), PruneParams(pruner=pruner, structure=structure, sparsity=0.5))
     return models
 
 
-def run(start: LanguageModel, objective, redistribution) -> LanguageModel:
+def run(start: LanguageModel, sets: Sets, objective, redistribution) -> LanguageModel:
     lm = copy.deepcopy(start)
     params = UnlearnParams(
         objective=objective, redistribution=redistribution, lr=1e-3, max_steps=STEPS, batch_size=4, stop=None
@@ -53,13 +45,14 @@ def run(start: LanguageModel, objective, redistribution) -> LanguageModel:
         check_mask(lm.model, lm.mask)
         steps.append(step)
 
-    unlearn(lm, FORGET[:8], RETAIN[:8], HOLDOUT[:2], params, seed=0, num_threads=1, progress=after_step)
+    few = Sets(sets.forget[:8], sets.retain[:8], sets.holdout[:2])
+    unlearn(lm, few, params, seed=0, num_threads=1, progress=after_step)
     assert steps == list(range(1, STEPS + 1))
     return lm
 
 
-def check(start: LanguageModel, structure: str, objective, redistribution) -> None:
-    first, second = (run(start, objective, redistribution) for _ in range(2))
+def check(start: LanguageModel, sets: Sets, structure: str, objective, redistribution) -> None:
+    first, second = (run(start, sets, objective, redistribution) for _ in range(2))
     assert mask_digest(first.mask) == mask_digest(start.mask)
     check_structure(first.mask, structure, 0.5)
     moved = 0
@@ -75,13 +68,19 @@ def check(start: LanguageModel, structure: str, objective, redistribution) -> No
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("pruner", PRUNERS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_objective_pruner_structure(pruned, objective, pruner, structure):
-    check(pruned[pruner, structure], structure, OBJECTIVES[objective], "none")
+def test_objective_pruner_structure(all_pruned, sets, objective, pruner, structure):
+    check(all_pruned[pruner, structure], sets, structure, OBJECTIVES[objective], "none")
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("project", [False, True])
 @pytest.mark.parametrize("redistribution", REDISTRIBUTIONS)
 @pytest.mark.parametrize("objective", ["npo", "grad_ascent", "rmu"])
-def test_redistribution_objective_structure(pruned, objective, redistribution, project, structure):
-    check(pruned["wanda", structure], structure, OBJECTIVES[objective], {"name": redistribution, "project": project})
+def test_redistribution_objective_structure(all_pruned, sets, objective, redistribution, project, structure):
+    check(
+        all_pruned["wanda", structure],
+        sets,
+        structure,
+        OBJECTIVES[objective],
+        {"name": redistribution, "project": project},
+    )

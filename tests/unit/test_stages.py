@@ -1,19 +1,22 @@
-"""The recipe's steps in a folder, without DVC: both orders of pruning and unlearning, from the same first version."""
+"""The recipe's steps: in a folder without DVC, in both orders of pruning and unlearning, and as dvc.yaml has them."""
 
+import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sau.checkpoint.sparse import open_sparse, read_manifest
+from sau.checkpoint.manifest import read_manifest
+from sau.checkpoint.sparse import open_sparse
 from sau.config import merge, read_yaml
 from sau.data.demo import demo_rows
 from sau.data.records import write_shards
 from sau.mask import check_mask
 from sau.models.scoring import answer_logps
-from sau.stages import RECIPES, run
+from sau.stages import RECIPES, STAGES, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -70,7 +73,7 @@ def test_both_orders_forget_on_the_parents_mask(first, forget, order):
         run(stage, forget)
     parent, version = read_manifest(forget / "parent"), read_manifest(forget / "checkpoint")
     assert version.mask_digest == parent.mask_digest
-    assert version.digest != parent.digest
+    assert version.weights_digest != parent.weights_digest
     lm = open_sparse(forget / "checkpoint")
     check_mask(lm.model, lm.mask)
     before, after = (mean_logp(forget / name, ["a"]) for name in ("parent", "checkpoint"))
@@ -89,3 +92,30 @@ def test_unlearn_prune_starts_from_the_dense_model(forget):
         started[order] = json.loads((forget / "metrics" / "unlearn.json").read_text())["trajectory"][0]["forget_logp"]
     assert started["prune-unlearn"] == pytest.approx(mean_logp(forget / "parent", ["a"]), abs=1e-3)
     assert abs(started["unlearn-prune"] - started["prune-unlearn"]) > 1e-3
+
+
+# -- the same steps in dvc.yaml ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "file"), [("bootstrap", "dvc.yaml"), ("forget", "dvc.forget.yaml")])
+def test_dvc_runs_the_recipes_steps_in_order_and_nothing_else(recipe, file):
+    stages = yaml.safe_load((ROOT / file).read_text())["stages"]
+    assert tuple(stages) == RECIPES[recipe]
+    made: set[str] = set()
+    inputs = {"data", "forget", "parent", "base", "data/train"}
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"python -m sau stage {name}"
+        assert name in STAGES
+        assert set(stage.get("deps", ())) <= made | inputs, f"{name} depends on what no earlier step makes"
+        made |= set(stage["outs"])
+        assert [next(iter(m)) for m in stage["metrics"]] == [f"metrics/{name}.json"]
+
+
+@pytest.mark.parametrize("file", ["dvc.yaml", "dvc.forget.yaml"])
+def test_every_parameter_that_a_step_reads_is_a_dvc_parameter(file):
+    """A step that reads params.<section> without declaring it would not be run again when it changes."""
+    for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():
+        source = inspect.getsource(STAGES[name])
+        read = set(re.findall(r"\bparams\.(\w+)", source)) - {"model_dump"}
+        declared = {p.split(".")[0] for p in stage.get("params", ())}
+        assert read == declared, f"{file}: {name}"

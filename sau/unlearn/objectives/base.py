@@ -18,6 +18,8 @@ from sau.models.scoring import answer_logps
 from sau.registry import Component
 from sau.unlearn.calibration import Calibration
 
+PACKAGE = "sau.unlearn.objectives"
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -12,6 +12,8 @@ from sau.registry import Component
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
 
+PACKAGE = "sau.unlearn.redistribution"
+
 
 def project_off(step_S: Tensor, gradient_S: Tensor) -> Tensor:
     """The nearest step [S] that does not raise, to first order, the loss whose gradient is `gradient_S`.

@@ -31,7 +31,7 @@ class InputAware(Redistribution):
 
 def with_length_of(step_OI: Tensor, taken_OI: Tensor) -> Tensor:
     """`taken_OI`, each row scaled to the length that it has in `step_OI`; a row of zeros stays one."""
-    length_O, taken_O = (of.norm(dim=1, keepdim=True) for of in (step_OI, taken_OI))
+    length_O, taken_O = (matrix.norm(dim=1, keepdim=True) for matrix in (step_OI, taken_OI))
     return taken_OI * torch.where(taken_O > 0, length_O / taken_O, 0.0)
 
 

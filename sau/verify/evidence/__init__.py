@@ -1,0 +1,1 @@
+"""Evidence: what is read of a model, and what that cost."""

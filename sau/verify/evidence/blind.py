@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from sau.data.records import Row
 from sau.verify.stats import auc, interval, resamples, wins
@@ -21,7 +22,6 @@ Array = NDArray[np.float64]
 
 _FOLDS = 5
 
-_RIDGE = 1.0
 
 _MAX_WORDS = 2000
 
@@ -31,14 +31,14 @@ def blind_baseline(forget: Sequence[Row], holdout: Sequence[Row], *, limit: floa
     if min(len(forget), len(holdout)) < _FOLDS:
         return 0.5, False
     features_NW = word_features([*forget, *holdout])
-    label_N = np.array([1.0] * len(forget) + [0.0] * len(holdout))
-    score_N = np.zeros(len(label_N))
+    if not features_NW.size:  # no word is anybody's but one's own
+        return 0.5, False
+    label_N = np.array([1] * len(forget) + [0] * len(holdout))
     rng = np.random.default_rng(seed)
-    fold_N = np.concatenate([_folds(forget, rng), _folds(holdout, rng)])
-    for fold in np.unique(fold_N):
-        held = fold_N == fold
-        weights = fit_logistic(features_NW[~held], label_N[~held])
-        score_N[held] = features_NW[held] @ weights
+    folds = PredefinedSplit(np.concatenate([_folds(forget, rng), _folds(holdout, rng)]))
+    # Ridge of 1 on standardised loss; without an intercept, which only moves all scores alike.
+    classifier = LogisticRegression(C=0.5, fit_intercept=False, class_weight="balanced", tol=1e-8, max_iter=1000)
+    score_N = cross_val_predict(classifier, features_NW, label_N, cv=folds, method="decision_function")
     members, others = score_N[label_N == 1], score_N[label_N == 0]
     table = wins(members, others)
     draws = ((resamples(len(members), seed) @ table) * resamples(len(others), seed + 1)).sum(-1)
@@ -57,27 +57,13 @@ def _folds(rows: Sequence[Row], rng: np.random.Generator) -> NDArray[np.int_]:
 
 def word_features(rows: Sequence[Row]) -> Array:
     """Presence of each word that occurs with more than one subject [N, W], the most frequent 2000."""
-    words = [set(re.findall(r"\w+", f"{row['question']} {row['answer']}".lower())) for row in rows]
-    subjects: dict[str, set[str]] = {}
-    for row, its in zip(rows, words, strict=True):
-        for word in its:
-            subjects.setdefault(word, set()).add(row["subject_id"])
-    shared = {word for word, who in subjects.items() if len(who) > 1}
-    count = {word: sum(word in its for its in words) for word in shared}
-    vocabulary = sorted(shared, key=lambda word: (-count[word], word))[:_MAX_WORDS]
-    return np.array([[float(word in its) for word in vocabulary] for its in words])
-
-
-def fit_logistic(features_NW: Array, label_N: Array) -> Array:
-    """Weights [W] of a ridge logistic regression, classes balanced."""
-    share = label_N.mean()
-    weight_N = np.where(label_N == 1, 0.5 / share, 0.5 / (1 - share)) / len(label_N)
-    sign_N = 2 * label_N - 1
-
-    def loss(weights: Array) -> tuple[float, Array]:
-        margin_N = sign_N * (features_NW @ weights)
-        value = (weight_N * np.logaddexp(0, -margin_N)).sum() + _RIDGE / len(label_N) * (weights @ weights)
-        gradient = -(weight_N * sign_N * expit(-margin_N)) @ features_NW + 2 * _RIDGE / len(label_N) * weights
-        return float(value), gradient
-
-    return np.asarray(minimize(loss, np.zeros(features_NW.shape[1]), jac=True, method="L-BFGS-B").x)
+    texts = [f"{row['question']} {row['answer']}" for row in rows]
+    if not any(re.search(r"\w", text) for text in texts):
+        return np.zeros((len(rows), 0))
+    vectorizer = CountVectorizer(binary=True, token_pattern=r"\w+", dtype=np.float64)
+    present_NW = vectorizer.fit_transform(texts).toarray()
+    subject_N = np.array([row["subject_id"] for row in rows])
+    with_it_SW = np.array([present_NW[subject_N == subject].any(0) for subject in np.unique(subject_N)])
+    (shared,) = np.nonzero(with_it_SW.sum(0) > 1)  # columns are in order of the word
+    order = np.argsort(-present_NW.sum(0)[shared], kind="stable")
+    return present_NW[:, shared[order][:_MAX_WORDS]]

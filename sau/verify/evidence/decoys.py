@@ -82,8 +82,8 @@ def find_secrets(
     masked = {name: [_masked(row) for row in rows] for name, rows in (("f", forget), ("r", retain), ("h", holdout))}
     found = _found(holdout, retain)
     secrets = []
-    for index, (row, own) in enumerate(zip(forget, masked["f"], strict=True)):
-        ways = [_by_template(index, own, masked, num_decoys, rng)]
+    for index, (row, hidden) in enumerate(zip(forget, masked["f"], strict=True)):
+        ways = [_by_template(index, hidden, masked, num_decoys, rng)]
         if ways[0] is None or len(ways[0].decoys) < _ENOUGH:
             ways.append(_by_kind(index, row, found, num_decoys, rng))
         made = [secret for secret in ways if secret is not None]
@@ -117,22 +117,22 @@ def _show(text: str, names: Sequence[str]) -> str:
 
 
 def _by_template(
-    index: int, own: _Masked, masked: dict[str, list[_Masked]], count: int, rng: np.random.Generator
+    index: int, hidden: _Masked, masked: dict[str, list[_Masked]], count: int, rng: np.random.Generator
 ) -> Secret | None:
-    group = {side: [m for m in rows if m.key == own.key] for side, rows in masked.items()}
+    group = {side: [m for m in rows if m.key == hidden.key] for side, rows in masked.items()}
     everyone = [*group["f"], *group["r"], *group["h"]]
     # The answers in other words are six times as many, so chance agreements around the slot are rarer there.
     wide = _slot([text for m in everyone for text in m.others if text])
     if wide and all(m.others[0] and _value(m.others[0], wide) in m.answer for m in everyone):
         values_of = {side: [_value(m.others[0], wide) for m in rows] for side, rows in group.items()}
         false_values = [_value(text, wide) for m in everyone for text in m.others[1:]]
-        value = _value(own.others[0], wide)
-        begin = own.answer.index(value)
+        value = _value(hidden.others[0], wide)
+        begin = hidden.answer.index(value)
     elif slot := _slot([m.answer for m in everyone]):
         values_of = {side: [_value(m.answer, slot) for m in rows] for side, rows in group.items()}
         false_values = []
-        value = _value(own.answer, slot)
-        begin = len("".join(_TOKEN.findall(own.answer)[: slot[0]]))
+        value = _value(hidden.answer, slot)
+        begin = len("".join(_TOKEN.findall(hidden.answer)[: slot[0]]))
     else:
         return None
     values = _shuffled([*values_of["h"], *false_values], value, rng)
@@ -142,9 +142,9 @@ def _by_template(
         values += [v for v in _shuffled(values_of["r"], value, rng) if v not in values]
     if not values:
         return None
-    prefix, suffix = own.answer[:begin], own.answer[begin + len(value) :]
-    decoys = tuple(_show(prefix + v + suffix, own.names) for v in values[:count])
-    return Secret(index, _show(value, own.names), _show(prefix, own.names), decoys, exact=True)
+    prefix, suffix = hidden.answer[:begin], hidden.answer[begin + len(value) :]
+    decoys = tuple(_show(prefix + v + suffix, hidden.names) for v in values[:count])
+    return Secret(index, _show(value, hidden.names), _show(prefix, hidden.names), decoys, exact=True)
 
 
 def _slot(texts: Sequence[str]) -> tuple[int, int] | None:
@@ -166,9 +166,9 @@ def _value(text: str, slot: tuple[int, int]) -> str:
     return "".join(tokens[slot[0] : len(tokens) - slot[1]])
 
 
-def _shuffled(values: Iterable[str], own: str, rng: np.random.Generator) -> list[str]:
+def _shuffled(values: Iterable[str], true_value: str, rng: np.random.Generator) -> list[str]:
     """The distinct values other than the row's own, in random order."""
-    distinct = sorted({v for v in values if v and v != own})
+    distinct = sorted({v for v in values if v and v != true_value})
     return [distinct[i] for i in rng.permutation(len(distinct))]
 
 

@@ -6,6 +6,8 @@ and, where answers were generated, ROUGE-L recall. Any zero makes it zero.
 
 from typing import ClassVar, Literal
 
+from scipy.stats import hmean
+
 from sau.errors import DivergedError
 from sau.verify.evidence.readings import Part
 from sau.verify.metrics.base import Direction, ModelMetric, Readings
@@ -22,7 +24,7 @@ def harmonic_mean(values: list[float]) -> float:
     """
     if not all(v >= 0 for v in values):
         raise DivergedError("a harmonic mean needs values of 0 or more")
-    return 0.0 if 0.0 in values else len(values) / sum(1.0 / v for v in values)
+    return float(hmean(values))
 
 
 class ModelUtility(ModelMetric):

@@ -23,7 +23,7 @@ def answers(
     Raises:
         DataError: a row is not of the demo people.
     """
-    asked = [(name, row) for name, its in rows.items() for row in its[:num_rows]]
+    asked = [(name, row) for name, some in rows.items() for row in some[:num_rows]]
     if foreign := sum(not is_demo(row) for _, row in asked):
         raise DataError(f"answers: {foreign} of {len(asked)} rows are not of the demo people, and no others are shown")
     shown = [{"set": name, "question": row["question"]} for name, row in asked]

@@ -4,25 +4,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from sau.verify.checks.base import Verdict
 from sau.verify.record import Finding, Verification
 from sau.verify.report.plots import MODELS, Unlearning, plots, stressed
-from sau.verify.report.words import margin_words, number_words
+from sau.verify.report.words import (
+    cost_words,
+    finding_words,
+    headline,
+    is_warned,
+    markdown_cell,
+    markdown_table,
+    number_words,
+)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 Answers = Sequence[Mapping[str, str]]
-
-_HEADLINES: dict[Verdict, str] = {
-    "PASS": "The records are forgotten, as far as this policy can tell.",
-    "FAIL": "The model must not be released on this evidence.",
-    "INCONCLUSIVE": "The evidence does not suffice for a verdict.",
-    "REFUSED": "The request was not verified.",
-}
-
-_WARNED = "Within the margins of this policy, but a check that it does not count found a trace."
 
 _MEANINGS: dict[Verdict, str] = {
     "PASS": "In every mandatory check the model behaves, within the margins of the policy, like a model that never saw "
@@ -62,11 +61,15 @@ def render_html(
             `sau.verify.report.answers.answers` gives them. They quote the data: for invented data only.
         unlearning: the metrics of the step that unlearned, where they are known.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
-    )
     context = _context(verification, title, facts, answers, unlearning)
-    return environment.get_template("report.html").render(context, plots=plots(verification, unlearning))
+    return html_template(_TEMPLATES / "report.html").render(context, plots=plots(verification, unlearning))
+
+
+def html_template(path: Path) -> Template:
+    """A template whose values are escaped; one that is missing is an error."""
+    loader = FileSystemLoader(path.parent)
+    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), undefined=StrictUndefined)
+    return environment.get_template(path.name)
 
 
 def render_markdown(
@@ -81,15 +84,9 @@ def render_markdown(
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": markdown_cell, "findings": markdown_table}
     context = _context(verification, title, facts, answers, unlearning)
     return environment.get_template("report.md").render(context)
-
-
-def _cell(text: object) -> str:
-    """Text that cannot leave its table cell, nor become markup."""
-    plain = " ".join(str(text).split())
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in plain)
 
 
 def _context(
@@ -100,25 +97,24 @@ def _context(
     unlearning: Unlearning | None,
 ) -> dict[str, Any]:
     counts = verification.num_records
-    warned = verification.verdict == "PASS" and any(f.verdict == "FAIL" for f in verification.checks)
     return {
         "v": verification,
         "title": title,
-        "warned": warned,
-        "headline": _WARNED if warned else _HEADLINES[verification.verdict],
+        "warned": is_warned(verification),
+        "headline": headline(verification),
         "meaning": _MEANINGS[verification.verdict],
         "summary": _summary(verification),
         "facts": {
             **facts,
-            "Model verified": verification.model_digest,
+            "Weights verified": verification.weights_digest,
             "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
             "Records": f"{counts['forget']} to forget, {counts['retain']} to keep, {counts['holdout']} never seen",
             "Confidence": f"{verification.confidence:.0%} over the whole battery",
             **({"Unlearning": _steps(unlearning)} if unlearning else {}),
-            "Cost": f"{verification.rows_read:,} rows read, {verification.seconds:.0f} s of processor time",
+            "Cost": cost_words(verification),
         },
         "models": {role: name for role, name in MODELS.items() if role in verification.table},
-        "rows": [_row(finding) for finding in verification.checks],
+        "rows": [(finding, finding_words(finding)) for finding in verification.checks],
         "stored": {finding.id for finding in verification.checks if not stressed(finding, verification.checks)},
         "numbers": _numbers(verification),
         "answers": [{**entry, "set": _SETS[entry["set"]]} for entry in answers or ()],
@@ -155,23 +151,9 @@ def _gathered(chosen: Sequence[Finding], checks: Sequence[Finding]) -> list[str]
 
 def _steps(unlearning: Unlearning) -> str:
     first = unlearning["trajectory"][0]
-    kept = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
-    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {kept[f'{name}_logp']:.2f}" for name in _SETS)
-    return f"{kept['step']} steps; {', '.join(ways)} (nats per answer token)"
-
-
-def _row(finding: Finding) -> dict[str, Any]:
-    return {
-        "finding": finding,
-        "value": number_words(finding.value),
-        "interval": ""
-        if finding.interval is None
-        else f"{number_words(finding.interval[0])} to {number_words(finding.interval[1])}",
-        "before": number_words(finding.before),
-        "never": number_words(finding.never_saw_it),
-        "margin": margin_words(finding.margin),
-        "power": number_words(finding.power),
-    }
+    left = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
+    ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {left[f'{name}_logp']:.2f}" for name in _SETS)
+    return f"{left['step']} steps; {', '.join(ways)} (nats per answer token)"
 
 
 def _numbers(verification: Verification) -> list[dict[str, Any]]:
@@ -181,6 +163,7 @@ def _numbers(verification: Verification) -> list[dict[str, Any]]:
         metrics = dict.fromkeys(name for table in verification.table.values() for name in table[group])
         for metric in metrics:
             values = [verification.table[role][group].get(metric) for role in MODELS if role in verification.table]
-            shown = ["–" if value is None else f"{value:.3f}" for value in values]
-            rows.append({"group": heading, "metric": metric.replace("_", " "), "values": shown})
+            rows.append(
+                {"group": heading, "metric": metric.replace("_", " "), "values": [number_words(v) for v in values]}
+            )
     return rows

@@ -18,12 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from sau.verify.record import Finding, Verification
 
-MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Never saw it"}
+MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Reference"}
 
 Scores = Mapping[str, Mapping[str, list[float]]]
 
 Unlearning = Mapping[str, Any]
-"""Metrics of the step that unlearned: `trajectory` as in `sau.training.session.History`, `num_steps` of the state kept."""
+"""Metrics of the step that unlearned: `trajectory` as in `sau.training.session.History`, `num_steps` of the state
+left."""
 
 _COLOURS = {"before": "#c2410c", "unlearned": "#1d4ed8", "reference": "#0f766e"}
 
@@ -244,7 +245,7 @@ def _draw_stressed(figure: Figure, groups: Mapping[str, list[tuple[str, Finding]
 
 def _span(findings: Sequence[Finding]) -> tuple[float, float]:
     """The range that everything drawn of them lies in, and a little more."""
-    numbers = [n for f in findings for n in (f.value, f.never_saw_it, *(f.interval or ()), *(f.margin or ()))]
+    numbers = [n for f in findings for n in (f.value, f.reference, *(f.interval or ()), *(f.margin or ()))]
     known = [n for n in numbers if n is not None] or [0.0, 1.0]
     pad = 0.05 * max(max(known) - min(known), 1e-6)
     return min(known) - pad, max(known) + pad
@@ -257,8 +258,8 @@ def _draw_finding(axis: Axes, place: int, finding: Finding, left: float, right: 
     low, high = finding.margin or (None, None)
     low, high = left if low is None else low, right if high is None else high
     axis.barh(place, high - low, left=low, height=0.8, color=_BAND, zorder=0)
-    if finding.never_saw_it is not None:
-        axis.plot(finding.never_saw_it, place, marker="o", mfc="none", mec=_COLOURS["reference"], ms=8, mew=1.5)
+    if finding.reference is not None:
+        axis.plot(finding.reference, place, marker="o", mfc="none", mec=_COLOURS["reference"], ms=8, mew=1.5)
     colour, marker = _TONES[finding.verdict]
     axis.plot(finding.interval, [place, place], color=colour, lw=1.6)
     axis.plot(finding.value, place, marker=marker, color=colour, ms=6)

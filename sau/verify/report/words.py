@@ -1,14 +1,99 @@
-"""How numbers, margins and names are written for people, wherever they are shown."""
+"""How a verdict is written for people: the one place where numbers, margins and tables of findings become words.
 
-from sau.verify.record import Margin
+The terminal, the page, its Markdown, MLflow's description and Prefect's card all show what is made here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sau.verify.record import Finding, Margin, Verification
+
+NONE = "–"
+HEADLINES: dict[str, str] = {
+    "PASS": "The records are forgotten, as far as this policy can tell.",
+    "FAIL": "The model must not be released on this evidence.",
+    "INCONCLUSIVE": "The evidence does not suffice for a verdict.",
+    "REFUSED": "The request was not verified.",
+    "BOOTSTRAP": "A first version: nobody has asked to be forgotten yet.",
+}
+_WARNED = "Within the margins of this policy, but a check that it does not count found a trace."
+COLUMNS = {
+    "check": "Check",
+    "n": "n",
+    "value": "Value",
+    "interval": "Interval",
+    "before": "Before",
+    "reference": "Reference",
+    "margin": "Margin",
+    "power": "Power",
+    "verdict": "Verdict",
+    "why": "Why",
+}
+"""What a table of findings shows, with its headings; `finding_words` has more."""
 
 
 def number_words(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    """Three decimals."""
+    return NONE if value is None else f"{value:.3f}"
 
 
 def margin_words(margin: Margin | None) -> str:
+    """A range that may be open on a side."""
     low, high = margin or (None, None)
     if low is None:
-        return "–" if high is None else f"at most {high:.2f}"
-    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
+        return NONE if high is None else f"at most {high:.3f}"
+    return f"at least {low:.3f}" if high is None else f"{low:.3f} to {high:.3f}"
+
+
+def finding_words(finding: Finding) -> dict[str, str]:
+    """Everything of a finding that is shown anywhere, as text."""
+    low, high = finding.interval or (None, None)
+    return {
+        "id": finding.id,
+        "check": finding.title + ("" if finding.mandatory else " (not mandatory)"),
+        "title": finding.title,
+        "question": finding.question,
+        "n": str(finding.n),
+        "value": number_words(finding.value),
+        "interval": "" if finding.interval is None else f"{number_words(low)} to {number_words(high)}",
+        "before": number_words(finding.before),
+        "reference": number_words(finding.reference),
+        "margin": margin_words(finding.margin),
+        "power": number_words(finding.power),
+        "rows_read": f"{finding.rows_read:,}",
+        "seconds": f"{finding.seconds:.1f}",
+        "verdict": finding.verdict,
+        "why": finding.reason,
+    }
+
+
+def cost_words(verification: Verification) -> str:
+    """What the whole verification cost."""
+    return f"{verification.rows_read:,} rows read, {verification.seconds:.0f} s of processor time"
+
+
+def is_warned(verification: Verification) -> bool:
+    """Whether a PASS stands beside a failure that the policy does not count."""
+    return verification.verdict == "PASS" and any(finding.verdict == "FAIL" for finding in verification.checks)
+
+
+def headline(verification: Verification) -> str:
+    """The verdict in a sentence."""
+    return _WARNED if is_warned(verification) else HEADLINES[verification.verdict]
+
+
+def markdown_cell(text: object) -> str:
+    """Text that cannot leave its table cell, nor become markup."""
+    plain = " ".join(str(text).split())
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in plain)
+
+
+def markdown_rows(rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, the first row its head; cells are taken as they are."""
+    head, *body = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * (head.count(" | ") + 1), *body])
+
+
+def markdown_table(findings: Sequence[Finding], columns: Mapping[str, str] = COLUMNS) -> str:
+    """Findings as a Markdown table."""
+    words = [finding_words(finding) for finding in findings]
+    return markdown_rows([[*columns.values()], *([markdown_cell(row[name]) for name in columns] for row in words)])

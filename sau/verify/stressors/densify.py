@@ -23,9 +23,9 @@ class Densify(Stressor):
         if lm.mask is None:
             raise ConfigError("densify: the model is not sparse")
         changed = copied(lm)
-        own, dense = dict(changed.model.named_parameters()), dict(around.dense.model.named_parameters())
+        changing, dense = dict(changed.model.named_parameters()), dict(around.dense.model.named_parameters())
         for name, kept_OI in lm.mask.items():
-            kept_OI = kept_OI.to(own[name].device)
-            own[name].copy_(torch.where(kept_OI, own[name], dense[name].to(own[name].device)))
+            kept_OI = kept_OI.to(changing[name].device)
+            changing[name].copy_(torch.where(kept_OI, changing[name], dense[name].to(changing[name].device)))
         changed.mask = None
         return changed

@@ -1,0 +1,62 @@
+"""A line's first version: base -> train -> prune -> recover -> package -> register -> promote."""
+
+from typing import Any
+
+from flows.attempt import attempt, check_line, line_lock
+from sau.config import read_yaml
+from sau.data.sources import DataOptions
+from sau.errors import RequestError
+from sau.stages import RECIPES
+from tasks.engines.orchestration import flow
+from tasks.engines.settings import settings
+from tasks.prepare import prepare_bootstrap, resolve_params
+from tasks.publish import publish
+from tasks.register import promote, register
+from tasks.stage import run_stage
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
+
+
+def check_bootstrap(line: str, overrides: dict[str, Any]) -> None:
+    """Refuse at once, before any engine starts, what cannot work.
+
+    Raises:
+        RequestError: the line has versions already.
+        ConfigError: a malformed line, a parameter, method or policy.
+    """
+    check_line(line)
+    if Registry().all(line):
+        raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
+    resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
+
+
+@flow(name="bootstrap", flow_run_name="bootstrap {line}")
+def bootstrap(
+    line: str,
+    source: str = "demo",
+    data_options: DataOptions | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> VersionRecord:
+    """Make and register v1 as champion.
+
+    Args:
+        line: the model line's name.
+        source: demo, pinned (what data.dvc pins), TOFU, or a user's data; see `sau.data.sources.write_data`.
+        data_options: how to read it.
+        overrides: parameters on top of params.yaml.
+
+    Raises:
+        RequestError: the line has versions already.
+        SauError: whatever a step refuses.
+    """
+    options, laid_over = data_options or DataOptions(), overrides or {}
+    with line_lock(line):
+        check_bootstrap(line, laid_over)
+        with attempt("bootstrap", line, source, options.model_dump(), laid_over, run_name="bootstrap") as this:
+            prepare_bootstrap(this, source, options, laid_over)
+            for stage in RECIPES["bootstrap"]:
+                run_stage(stage, this)
+            record = register(this)
+            promote(record)
+            publish(record)
+    return record

@@ -1,0 +1,149 @@
+"""What is done to a model line: bootstrap, forget, demo, and the schedule."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import (
+    ForgetSplit,
+    HoldoutRows,
+    Line,
+    Profile,
+    RetainRows,
+    Set,
+    SubjectColumn,
+    absolute,
+    overrides,
+)
+from flows.cli.requests import open_ledger
+from sau.cli.app import app
+from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
+
+if TYPE_CHECKING:
+    from sau.data.sources import DataOptions
+
+
+@app.command("bootstrap")
+def bootstrap_line(
+    line: Line = "tiny",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="demo, pinned (what data.dvc pins), a JSONL or Parquet file or folder, TOFU's folder or hub name."
+        ),
+    ] = "demo",
+    profile: Profile = None,
+    set_: Set = None,
+    forget_split: ForgetSplit = "forget01",
+    retain_rows: RetainRows = 100,
+    holdout_rows: HoldoutRows = 100,
+    subject_column: SubjectColumn = "subject_id",
+    as_json: AsJson = False,
+) -> None:
+    """Make a line's first version: train, prune, recover, package, register v1 as champion."""
+    with progress():
+        from flows.bootstrap import bootstrap, check_bootstrap
+
+        laid_over = overrides(profile, set_)
+        check_bootstrap(line, laid_over)
+        options = _data_options(forget_split, retain_rows, holdout_rows, subject_column)
+        record = bootstrap(line, absolute(data), options, laid_over)
+    if as_json:
+        print_json(record)
+    else:
+        out.print(f"[bold]{record.tag}[/] is registered and champion")
+
+
+def _data_options(forget_split: str, retain_rows: int, holdout_rows: int, subject_column: str) -> "DataOptions":
+    from sau.data.sources import DataOptions
+
+    return DataOptions(
+        forget=forget_split, num_retain=retain_rows, num_holdout=holdout_rows, subject_column=subject_column
+    )
+
+
+@app.command("forget")
+def forget_line(
+    line: Line = "tiny",
+    reference: Annotated[
+        bool, typer.Option(help="Retrain a reference without the rows to judge by; without one no verdict is PASS.")
+    ] = True,
+    retry_review: Annotated[bool, typer.Option(help="Take requests again whose last version did not pass.")] = False,
+    show_answers: ShowAnswers = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out all open requests of a line now: unlearn, verify, register, promote on PASS."""
+    laid_over = overrides(None, set_)
+    if not open_ledger().waiting(line, retry_review=retry_review):
+        print_json({"requests": [], "version": None}) if as_json else out.print(f"no open request on {line}")
+        return
+    with progress():
+        from flows.forget import forget
+
+        outcome = forget(line, reference, retry_review, laid_over, show_answers)
+    if outcome.version is None:  # another run has taken them
+        print_json(outcome) if as_json else out.print(f"no open request on {line}")
+        return
+    if as_json:
+        print_json(outcome)
+    else:
+        role = "champion" if outcome.champion else "candidate only"
+        out.print(f"[bold]{outcome.tag}[/]: [{COLOURS[outcome.verdict]}]{outcome.verdict}[/], {role}")
+    raise typer.Exit(EXIT_CODES[outcome.verdict])
+
+
+@app.command()
+def demo(
+    profile: Annotated[
+        str, typer.Option(help="tiny (minutes) or smollm2 (the real 135M model, with --data).")
+    ] = "tiny",
+    data: Annotated[str, typer.Option(help="As in bootstrap; smollm2 wants TOFU.")] = "demo",
+    forget_split: ForgetSplit = "forget01",
+    retain_rows: RetainRows = 100,
+    holdout_rows: HoldoutRows = 100,
+    set_: Set = None,
+) -> None:
+    """The whole path once: a first version, one forget request, the verdict, and what to open next."""
+    from flows.cli.demo import run_demo
+
+    run_demo(
+        profile,
+        absolute(data),
+        _data_options(forget_split, retain_rows, holdout_rows, "subject_id"),
+        overrides(profile, set_),
+    )
+
+
+@app.command()
+def serve(
+    line: Line = "tiny",
+    cron: Annotated[str, typer.Option(help="When to run, as a cron expression in UTC.")] = "0 3 * * *",
+) -> None:
+    """Keep the forget flow running on a schedule in this process (starts a Prefect server where none is set)."""
+    from flows.schedule import serve_line
+
+    with progress():
+        serve_line(line, cron)
+
+
+@app.command()
+def deploy(
+    line: Line = "tiny",
+    cron: Annotated[str, typer.Option(help="When to run, as a cron expression in UTC.")] = "0 3 * * *",
+) -> None:
+    """Create the deployment of prefect.yaml on a Prefect server (PREFECT_API_URL or SAU_PREFECT_API_URL)."""
+    from flows.schedule import deploy_line
+
+    out.print(f"deployment [bold]{deploy_line(line, cron)}[/] is there")
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow pages.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect pages.")] = 4200,
+) -> None:
+    """Serve the MLflow and Prefect pages on this machine until Ctrl-C."""
+    from flows.servers import serve_pages
+
+    serve_pages(mlflow_port, prefect_port, lambda text: out.print(text, highlight=False))

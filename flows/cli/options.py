@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from sau.config import merge, parse_yaml, read_yaml
+from sau.errors import ConfigError
+
+Line = Annotated[str, typer.Option("--line", "-l", help="The model line.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A parameter on top, as unlearn.lr=1e-4; repeat for more.")
+]
+Profile = Annotated[
+    str | None, typer.Option(help="A file of profiles/ by name, or a YAML file, laid over params.yaml.")
+]
+ForgetSplit = Annotated[str, typer.Option(help="TOFU: forget01, forget05 or forget10.")]
+RetainRows = Annotated[int, typer.Option(help="TOFU: rows to train on beside the forget rows.")]
+HoldoutRows = Annotated[int, typer.Option(help="Rows no model is ever trained on.")]
+SubjectColumn = Annotated[str, typer.Option(help="Your data's column that names the person.")]
+
+
+def overrides(profile: str | None, items: list[str] | None) -> dict[str, Any]:
+    """--profile and --set as one nested mapping."""
+    merged: dict[str, Any] = {}
+    if profile and profile != "tiny":
+        from tasks.engines.settings import settings
+
+        named = settings().root / "profiles" / f"{profile}.yaml"
+        path = named if named.is_file() else Path(profile)
+        if not path.is_file():
+            known = ", ".join(["tiny", *sorted(p.stem for p in named.parent.glob("*.yaml"))])
+            raise ConfigError(f"profile {profile!r}: neither a YAML file nor one of {known}")
+        merged = read_yaml(path)
+    for item in items or []:
+        key, sep, value = item.partition("=")
+        if not sep or not key:
+            raise typer.BadParameter(f"{item!r}: has to look like unlearn.lr=1e-4", param_hint="--set")
+        nested: Any = _as_typed(value)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        merged = merge(merged, nested)
+    return merged
+
+
+def _as_typed(value: str) -> Any:
+    """A number, list or mapping where it is one, else the very word."""
+    try:
+        return parse_yaml(value)
+    except yaml.YAMLError:
+        return value
+
+
+def absolute(source: str) -> str:
+    """A path as an absolute one; what is no path as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source

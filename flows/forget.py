@@ -1,0 +1,103 @@
+"""Forgetting: all open requests of a line, as one new version. Read aloud, it is the product."""
+
+import logging
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from flows.attempt import attempt, line_lock
+from flows.retrain import retrain
+from sau.stages import RECIPES
+from tasks.engines.ledger import Ledger, State
+from tasks.engines.orchestration import flow
+from tasks.engines.settings import settings
+from tasks.prepare import prepare_forget
+from tasks.publish import publish
+from tasks.register import promote, register
+from tasks.stage import run_stage
+from tasks.verify import verify
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
+
+log = logging.getLogger("sau")
+
+
+class Outcome(BaseModel):
+    """What a run of the flow came to; no version where nothing was open."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: tuple[str, ...] = ()
+    version: int | None = None
+    tag: str = ""
+    verdict: str = ""
+    champion: bool = False
+    run_id: str = ""
+    weights_digest: str = ""
+    git_commit: str = ""
+
+
+@flow(name="forget", flow_run_name="forget {line}")
+def forget(
+    line: str,
+    reference: bool = True,
+    retry_review: bool = False,
+    overrides: dict[str, Any] | None = None,
+    show_answers: bool = False,
+) -> Outcome:
+    """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
+
+    Args:
+        reference: retrain a reference model to judge by; without one the verdict cannot be PASS.
+        retry_review: also take requests again whose last version did not pass.
+        overrides: parameters on top of the parent version's.
+        show_answers: put what the models answer into the report; rows of the demo people only.
+
+    Raises:
+        SauError: whatever a step refuses; the requests are open again then.
+    """
+    ledger = Ledger(settings().ledger_url)
+    with line_lock(line):
+        ids = [request.id for request in ledger.claim(line, retry_review=retry_review)]
+        if not ids:
+            log.info("no open request on %s", line)
+            return Outcome()
+        try:
+            record, champion = _new_version(line, ids, reference, overrides or {}, show_answers)
+        except BaseException as error:
+            for request_id in ids:
+                ledger.move(request_id, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
+            raise
+        for request_id in ids:
+            ledger.move(
+                request_id,
+                [State.RUNNING],
+                State.FORGOTTEN if champion else State.REVIEW,
+                version=record.number,
+                verdict=record.verdict,
+                run_id=record.run_id,
+            )
+    return Outcome(
+        requests=tuple(ids),
+        version=record.number,
+        champion=champion,
+        **record.model_dump(include={"tag", "verdict", "run_id", "weights_digest", "git_commit"}),
+    )
+
+
+def _new_version(
+    line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
+) -> tuple[VersionRecord, bool]:
+    """The version that carries out these requests, and whether it leads now."""
+    parent = Registry().champion(line)
+    tags = {"request_ids": ",".join(ids), "parent": parent.tag}
+    with attempt("forget", line, parent.number, ids, overrides, run_name=f"forget {ids[0]}", tags=tags) as this:
+        pins = prepare_forget(this, parent, ids, overrides)
+        for stage in RECIPES["forget"]:
+            run_stage(stage, this)
+        retrained = retrain(this) if reference else None
+        judged = verify(this, request_ids=tuple(ids), reference=retrained, show_answers=show_answers)
+        record = register(this, request_ids=tuple(ids), parent=parent.number, judged=judged, forget_md5=pins["forget"])
+        champion = promote(record)
+        publish(record)
+    return record, champion

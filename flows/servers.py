@@ -1,0 +1,107 @@
+"""Servers as children of this process: Prefect's where none is given, and the two web pages."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sau.errors import TrackingError
+from tasks.engines.settings import settings
+from tasks.engines.tracking import Tracking
+
+_START_S = 180.0
+
+
+def tool(name: str) -> str:
+    """A program of this environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], what: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise TrackingError(
+                f"{what}: stopped at its start with exit code {process.returncode}, see {settings().state}/logs"
+            )
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.3)
+    raise TrackingError(f"{what}: no answer at {url} within {_START_S:.0f} s")
+
+
+@contextlib.contextmanager
+def child(what: str, command: list[str], url: str, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A server as a child process, logging below <home>/logs, ended with its whole group when the block ends."""
+    logs = settings().state / "logs"
+    logs.mkdir(exist_ok=True)
+    with (logs / f"{what}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, **(env or {})}, start_new_session=True
+        )
+        try:
+            _wait_for(url, process, what)
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def prefect_server(port: int | None = None) -> Iterator[str]:
+    """The API URL of the given Prefect server, or of one started here on this machine's Prefect database."""
+    if given := os.environ.get("PREFECT_API_URL"):
+        yield given
+        return
+    port = port or _free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_API_URL": api}
+    command = [tool("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with child("prefect", command, f"{api}/health", env):
+        os.environ["PREFECT_API_URL"] = api
+        try:
+            yield api
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
+
+
+def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:
+    """MLflow's and Prefect's pages on this machine's stores, until interrupted."""
+    loaded = settings()
+    page = f"http://127.0.0.1:{mlflow_port}"
+    command = [
+        tool("mlflow"), "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "--backend-store-uri", loaded.tracking_uri, "--artifacts-destination", str(loaded.state / "mlartifacts"),
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        if loaded.mlflow_tracking_uri.startswith("http"):
+            page = loaded.mlflow_tracking_uri
+        else:
+            env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+            stack.enter_context(child("mlflow", command, f"{page}/health", env))
+        api = stack.enter_context(prefect_server(prefect_port))
+        tracking = Tracking()
+        for line in tracking.lines():
+            say(f"MLflow   {line}: {page}/{tracking.page_of(line)}")
+            say(f"         its versions: {page}/#/models/{line}?workflowType=machine_learning")
+        say(f"Prefect  {api.removesuffix('/api')}/runs")
+        say("Ctrl-C ends both.")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()

@@ -1,0 +1,139 @@
+"""What a sparse checkpoint says of itself, its files checked against that, and the bytes of its weights."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
+from torch import Tensor
+
+from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
+from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
+from sau.errors import CheckpointError
+from sau.models.language_model import SIDECAR
+
+WEIGHTS = "sparse.safetensors"
+
+PACKED = "sparse.safetensors.planes.zst"
+
+FORMAT = "sau-sparse"
+
+FORMAT_VERSION = 2
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class SparseCheckpoint:
+    """What a stored checkpoint says of itself; of the digests see the module."""
+
+    manifest_digest: str
+    weights_digest: str
+    mask_digest: str
+    side_digest: str
+    structure: str
+    sparsity: float
+    num_weights: int
+    num_nonzeros: int
+    num_bytes: int
+    dense_bytes: int
+    dtype: str
+    files: dict[str, str]
+
+    @property
+    def weights_file(self) -> str:
+        return PACKED if PACKED in self.files else WEIGHTS
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per stored number."""
+        return DTYPES[self.dtype].itemsize
+
+
+def is_sparse(folder: str | Path) -> bool:
+    """True where the folder is a sparse checkpoint of ours."""
+    return any((Path(folder) / name).is_file() for name in (WEIGHTS, PACKED))
+
+
+def read_manifest(folder: str | Path) -> SparseCheckpoint:
+    """What the checkpoint says of itself, without opening the weights.
+
+    Raises:
+        CheckpointError: no manifest, or one of another format.
+    """
+    path = Path(folder) / SIDECAR
+    try:
+        raw = path.read_bytes()
+        manifest = json.loads(raw)
+        if manifest["format"] != FORMAT or manifest["format_version"] not in (1, FORMAT_VERSION):
+            raise CheckpointError(
+                f"{path}: format {manifest['format']!r}, {FORMAT!r} version 1 to {FORMAT_VERSION} is needed"
+            )
+        side = side_digest(manifest["prompt"], beside_weights(manifest["files"]))
+        if manifest["format_version"] == 1:  # it had one digest for everything
+            manifest |= {"weights_digest": "", "side_digest": side}
+        fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "manifest_digest"}
+        if odd := [name for name in fields["files"] if Path(name).name != name]:
+            raise CheckpointError(f"{path}: {odd[0]!r} is no file name")
+        if fields["side_digest"] != side:
+            raise CheckpointError(f"{path}: its side digest is not that of its files")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
+    stored = SparseCheckpoint(manifest_digest=hashlib.sha256(raw).hexdigest(), **fields)
+    if stored.weights_digest or not (path.parent / stored.weights_file).is_file():  # a delta has no weights file
+        return stored
+    try:
+        return replace(stored, weights_digest=tensors_digest(stored_tensors(path.parent, stored)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}/{stored.weights_file}: not readable ({type(error).__name__})") from None
+
+
+def beside_weights(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name not in (WEIGHTS, PACKED)}
+
+
+def check_files(folder: str | Path) -> SparseCheckpoint:
+    """Hash every file again and compare with the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, extra or of other bytes.
+    """
+    manifest = read_manifest(folder)
+    present = {path.name for path in Path(folder).iterdir()} - {SIDECAR}
+    if odd := sorted(present ^ manifest.files.keys()):
+        raise CheckpointError(f"{folder}: missing or extra files: {', '.join(odd)}")
+    for name, expected in manifest.files.items():
+        if file_sha256(Path(folder) / name) != expected:
+            raise CheckpointError(f"{folder}/{name}: its bytes are not those of the manifest")
+    return manifest
+
+
+def stored_tensors(folder: Path, manifest: SparseCheckpoint) -> dict[str, Tensor]:
+    """Everything in the weights file, by name."""
+    if manifest.weights_file == WEIGHTS:
+        return load_file(folder / WEIGHTS)
+    return load(b"".join(raw_weights(folder, manifest)))
+
+
+def raw_weights(folder: Path, manifest: SparseCheckpoint) -> Iterator[bytes]:
+    """The bytes of the weights file without compression, CHUNK_BYTES at a time.
+
+    Raises:
+        CheckpointError: a damaged compressed file.
+    """
+    path = folder / manifest.weights_file
+    return unsqueeze(path, itemsize=manifest.itemsize) if path.name == PACKED else read_chunks(path)
+
+
+def write_raw_weights(chunks: Iterable[bytes], folder: Path, manifest: SparseCheckpoint) -> None:
+    """The inverse of `raw_weights`: the weights file in the form that the manifest names."""
+    path = folder / manifest.weights_file
+    if path.name == PACKED:
+        squeeze(chunks, path, itemsize=manifest.itemsize)
+        return
+    with path.open("wb") as file:
+        file.writelines(chunks)

@@ -1,0 +1,65 @@
+"""The app: what the library can do alone, and from a checkout what `flows.cli` adds to it.
+
+Exit codes: 0 done (verify: PASS), 1 error, 2 usage, 3 FAIL, 4 INCONCLUSIVE, 5 REFUSED.
+"""
+
+import signal
+import sys
+from importlib.metadata import entry_points
+
+import typer
+from rich.markup import escape
+
+from sau.cli.console import err
+from sau.errors import ConfigError, SauError
+
+ADDING = "sau.commands"
+"""The entry-point group of modules that add commands when they are imported."""
+OF_A_CHECKOUT = (
+    "archive", "benchmark", "bootstrap", "demo", "deploy", "forget", "lineage", "reproduce", "request", "serve", "ui"
+)  # fmt: skip
+"""Commands that `flows.cli` adds."""
+
+app = typer.Typer(
+    name="sau",
+    help=(
+        "Sparsity-aware unlearning: make a sparse language model forget a person, prove how well, keep the lineage.\n\n"
+        "Exit codes: 0 done (verify, forget: PASS), 1 error, 2 usage, 3 FAIL, 4 INCONCLUSIVE, 5 REFUSED."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point of `sau` and `python -m sau`: a deliberate error becomes one line on stderr and exit code 1."""
+    # Ended from outside, still end child servers, take worktrees down and reopen requests.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+        if wanted != "stage":  # what DVC calls, in a worktree: the library alone
+            _add_commands(wanted)
+        app()
+    except SauError as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _add_commands(wanted: str) -> None:
+    """Import what adds commands, where it is installed.
+
+    Raises:
+        ConfigError: a command that needs a checkout is asked for and this is the library alone.
+    """
+    for point in entry_points(group=ADDING):
+        try:
+            point.load()
+        except ModuleNotFoundError as error:
+            if error.name not in (point.module, point.module.partition(".")[0]):
+                raise
+            if wanted in OF_A_CHECKOUT:
+                raise ConfigError(
+                    f"`sau {wanted}` runs from a checkout of the project and this is the library alone: "
+                    "git clone it, run `make setup` there, then `.venv/bin/sau {wanted}`".replace("{wanted}", wanted)
+                ) from None

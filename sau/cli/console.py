@@ -1,0 +1,105 @@
+"""The terminal: colours, exit codes, progress, and a verdict as a table."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sau.verify.record import Verification  # imported where it is used: with torch it takes seconds
+
+EXIT_CODES = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4, "REFUSED": 5}
+
+QUIET_S = 30.0  # in a log file a step speaks up this often
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "REFUSED": "red"}
+
+# Piped output keeps whole digests on a line.
+out, err = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+ShowAnswers = Annotated[
+    bool, typer.Option("--show-answers", help="Quote answers in the report; refused for all but the demo people.")
+]
+
+
+class _Progress(logging.Handler):
+    """INFO lines are printed; DEBUG lines (a step's own progress) replace each other beside a spinner,
+    or where there is no terminal are printed now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = err.status("starting")
+        self.printed = time.time()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = escape(record.getMessage())
+        if record.levelno >= logging.INFO:
+            err.print(
+                f"[dim]{self.formatter.formatTime(record, '%H:%M:%S') if self.formatter else ''}[/] {text}",
+                highlight=False,
+            )
+        elif err.is_terminal:
+            self.status.update(text)
+        elif record.created - self.printed > QUIET_S:
+            self.printed = record.created
+            err.print(f"         {text}", highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """Show the product's log on stderr while the block runs."""
+    handler = _Progress()
+    handler.setFormatter(logging.Formatter())
+    logger = logging.getLogger("sau")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        with handler.status:
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def print_json(value: Any) -> None:
+    """For programs: frozen models as objects."""
+    typer.echo(json.dumps(value, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def print_checks(verification: "Verification") -> None:
+    """The verdict and its checks with both controls, power and cost as a table."""
+    from sau.verify.report.words import finding_words
+
+    columns = {
+        "id": "check", "n": "n", "value": "value", "before": "before", "reference": "reference", "margin": "margin",
+        "power": "power", "rows_read": "rows read", "seconds": "CPU s",
+    }  # fmt: skip
+    table = Table(*columns.values(), "verdict")
+    for finding in verification.checks:
+        words = finding_words(finding)
+        colour = COLOURS.get(finding.verdict, "dim")
+        table.add_row(*(words[name] for name in columns), f"[{colour}]{finding.verdict}[/]")
+    out.print(table)
+    out.print(
+        f"{verification.rows_read:,} rows read, {verification.seconds:.1f} s of CPU time; a reading that checks share "
+        "is in the row of each, and here once"
+    )
+    verdict = verification.verdict
+    out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {verification.policy}")
+    for reason in verification.reasons:
+        out.print(f"  {escape(reason)}", highlight=False)

@@ -1,0 +1,31 @@
+"""`sau stage`: one step of the recipe in the current folder. This is what dvc.yaml calls."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from sau.cli.app import app
+
+REPORT_EVERY_S = 1.0
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="base, train, prune, recover, snapshot, unlearn or package.")],
+) -> None:
+    """Run one step of the recipe in the current folder, as dvc.yaml does."""
+    from sau.stages import STAGES, run
+
+    if name not in STAGES:
+        raise typer.BadParameter(f"{name!r}: has to be one of {', '.join(STAGES)}")
+    last = 0.0
+
+    def progress(done: int, total: int, values: dict[str, float]) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= REPORT_EVERY_S:
+            last = time.monotonic()
+            shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+            typer.echo(f"{name} {done}/{total}  {shown}")
+
+    run(name, progress=progress)

@@ -1,0 +1,75 @@
+"""`sau verify`."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sau.cli.app import app
+from sau.cli.console import EXIT_CODES, ShowAnswers, print_checks, progress
+from sau.cli.models import folder_of
+
+
+@app.command()
+def verify(
+    model: Annotated[
+        str, typer.Option(help="Model folder (sparse or Hugging Face), hub id, or version such as tiny@v2.")
+    ],
+    forget: Annotated[Path, typer.Option(help="Rows to have been forgotten: JSONL, Parquet or a folder.")],
+    retain: Annotated[Path, typer.Option(help="Rows to be kept.")],
+    holdout: Annotated[
+        Path | None, typer.Option(help="Rows no model ever saw; without them there is no membership check.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="The model before unlearning: the positive control.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="A model that never saw the rows: the negative control.")
+    ] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="The dense model that the sparse one comes from, for the stressor densify.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="quick, standard, strict, or a policy file.")] = "quick",
+    stressors: Annotated[
+        int | None, typer.Option(min=0, help="Run only so many of the policy's stressors; default: its own budget.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Who rows are about that name nobody.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    show_answers: ShowAnswers = False,
+) -> None:
+    """Judge any causal language model, sparse or not, whoever unlearned it. Needs no Prefect and no MLflow."""
+    from sau.verify.report.page import render_html
+    from sau.verify.standalone import answer_paths, verify_paths
+
+    if show_answers and not html_file:
+        raise typer.BadParameter("needs --html", param_hint="--show-answers")
+
+    def folder(given: str | None) -> str | None:
+        return folder_of(given) if given else None
+
+    with progress():
+        logger = logging.getLogger("sau")
+        models = {"before": folder(before), "after": folder_of(model), "reference": folder(reference)}
+        # Before the battery: rows that may not be quoted are refused at once.
+        shown = answer_paths(models, {"forget": forget, "retain": retain}, subject=subject) if show_answers else None
+        verification = verify_paths(
+            model=folder_of(model),
+            forget=forget,
+            retain=retain,
+            holdout=holdout,
+            before=models["before"],
+            reference=models["reference"],
+            dense=folder(dense),
+            policy=policy,
+            num_stressors=stressors,
+            subject=subject,
+            progress=lambda text: logger.debug("%s", text),
+        )
+    if json_file:
+        json_file.write_text(json.dumps(verification.to_json(), indent=1) + "\n", encoding="utf-8")
+    if html_file:
+        title, facts = f"Verification of {Path(model).name}", {"Model": model}
+        html_file.write_text(render_html(verification, title=title, facts=facts, answers=shown), encoding="utf-8")
+    print_checks(verification)
+    raise typer.Exit(EXIT_CODES[verification.verdict])

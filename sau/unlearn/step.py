@@ -1,0 +1,128 @@
+"""One optimizer step of unlearning: L = gamma * L_forget + alpha * L_retain, moved by survivors only."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, SerializeAsAny, model_validator
+from torch import Tensor
+
+from sau.config import Section
+from sau.models.batches import Encoded, collate
+from sau.models.outputs import Outputs, forward
+from sau.registry import build, built
+from sau.training.finetune import AdaptParams
+from sau.training.optimizer import SurvivorAdamW, Survivors
+from sau.training.session import batches, finite
+from sau.unlearn.objectives.base import PACKAGE as OBJECTIVES
+from sau.unlearn.objectives.base import Objective, Setting
+from sau.unlearn.redistribution.base import PACKAGE as REDISTRIBUTIONS
+from sau.unlearn.redistribution.base import Redistribution, project_off
+from sau.unlearn.stop import StopParams
+
+
+class UnlearnParams(Section):
+    """Sparsity-Aware Unlearning: objective, redistribution, and how hard and how long.
+
+    order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
+    from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
+    """
+
+    order: Literal["prune-unlearn", "unlearn-prune"] = "prune-unlearn"
+    fade_steps: int = Field(20, ge=1, le=1_000_000)
+    objective: Annotated[SerializeAsAny[Objective], built(Objective, OBJECTIVES)] = Field(
+        default_factory=lambda: build(Objective, OBJECTIVES, "npo")
+    )
+    redistribution: Annotated[SerializeAsAny[Redistribution], built(Redistribution, REDISTRIBUTIONS)] = Field(
+        default_factory=lambda: build(Redistribution, REDISTRIBUTIONS, "natural")
+    )
+    lr: float = Field(gt=0, le=1)
+    max_steps: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(8, ge=1, le=1024)
+    gamma: float = Field(1.0, ge=0, le=1000)
+    alpha: float = Field(1.0, ge=0, le=1000)
+    freeze_embeddings: bool = True
+    max_grad_norm: float = Field(1.0, gt=0)
+    adapt: AdaptParams | None = None
+    stop: StopParams | None = StopParams()
+
+    @model_validator(mode="after")
+    def _fades_in_time(self) -> Self:
+        if self.order == "unlearn-prune" and self.fade_steps > self.max_steps:
+            raise ValueError(f"fade_steps {self.fade_steps}: at most max_steps, {self.max_steps}")
+        return self
+
+
+class UnlearnStep:
+    """One optimizer step of unlearning, each time it is called."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        optimizer: SurvivorAdamW,
+        params: UnlearnParams,
+        seed: int,
+    ) -> None:
+        self.setting, self.params, self.optimizer = setting, params, optimizer
+        self.objective, self.redistribution = params.objective, params.redistribution
+        self.objective_state = self.objective.start(setting)
+        self.redistribution_state = self.redistribution.start(optimizer.layers, setting)
+        self.forget_gradients: dict[str, Tensor] = {}  # [S] of the forget term alone, within a step
+        self.hidden_block = self.objective.hidden_block(setting.lm.model)
+        # Two generators: the order of forget rows must not depend on the retain set.
+        self.forget_order = batches(setting.forget, params.batch_size, seed)
+        self.retain_order = batches(setting.retain, params.batch_size, seed + 1)
+
+    def __call__(self, lr: float, alpha: float) -> dict[str, float]:
+        """Take the step with this learning rate and weight of the retain term; returns its losses and gradient norm.
+
+        Raises:
+            DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
+        """
+        self.optimizer.zero_grad()
+        values = {
+            "forget_loss": self.backward(
+                self.setting.forget, self.forget_order, self.objective.forget_loss, self.params.gamma
+            )
+        }
+        loss = self.params.gamma * values["forget_loss"]
+        for layer in self.optimizer.layers:
+            if layer.weight.grad is not None:
+                self.redistribution.observe(layer, self.redistribution_state)
+                if self.redistribution.project:
+                    self.forget_gradients[layer.name] = layer.gather(layer.gradient_OI)
+        if self.objective.has_retain_term and alpha:
+            values["retain_loss"] = self.backward(
+                self.setting.retain, self.retain_order, self.objective.retain_loss, alpha
+            )
+            loss += alpha * values["retain_loss"]
+        if self.redistribution.reads_gradient:
+            for layer in self.optimizer.layers:
+                layer.check_gradient()
+        norm = self.optimizer.step(lr=lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute)
+        self.objective.after_step(self.objective_state)
+        return {"loss": loss, **values, "gradient_norm": norm}
+
+    def backward(
+        self,
+        sequences: list[Encoded],
+        order: Iterator[list[int]],
+        term: Callable[[Outputs, Any], Tensor],
+        weight: float,
+    ) -> float:
+        """Forward and backward of one term: one after the other, so that only one graph is ever in memory."""
+        model = self.setting.lm.model
+        rows = next(order)
+        batch = collate([sequences[i] for i in rows]).to(model.device)
+        rows_B = torch.tensor(rows, device=model.device)
+        loss = term(forward(model, batch, rows_B, hidden_block=self.hidden_block), self.objective_state)
+        value = finite(loss)
+        (weight * loss).backward()
+        return value
+
+    def _redistribute(self, layer: Survivors, step_S: Tensor) -> Tensor:
+        taken_S = self.redistribution.redistribute(layer, step_S, self.redistribution_state)
+        if self.redistribution.project:
+            forget_gradient_S = self.forget_gradients.pop(layer.name, 0.0)
+            taken_S = project_off(taken_S, layer.gather(layer.gradient_OI) - forget_gradient_S)
+        return taken_S

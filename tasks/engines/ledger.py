@@ -1,0 +1,271 @@
+"""The ledger: what was asked, when, by when, and how it ended. SQLite in WAL mode, or PostgreSQL by URL.
+
+    open -> running -> forgotten   verdict PASS, the new version is champion
+                    -> review      verdict FAIL, INCONCLUSIVE or REFUSED: a candidate exists, a person decides
+                    -> open        the attempt failed or died: the next run takes it again
+    open -> withdrawn
+
+It holds the subject's id, so it is personal data; no other store of the product names the subject: everything else
+carries the random request id.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dateutil.relativedelta import relativedelta
+from sqlalchemy import DateTime, ForeignKey, Index, create_engine, event, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from sau.data.records import SUBJECT_ID
+from sau.errors import RequestError
+
+REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}$")
+
+LINE = SUBJECT_ID
+
+
+class State(StrEnum):
+    """States of a request."""
+
+    OPEN = "open"
+    RUNNING = "running"
+    FORGOTTEN = "forgotten"
+    REVIEW = "review"
+    WITHDRAWN = "withdrawn"
+
+
+class Reason(StrEnum):
+    """Grounds for erasure, after GDPR Art. 17(1)(a)-(f)."""
+
+    NO_LONGER_NEEDED = "no-longer-needed"
+    CONSENT_WITHDRAWN = "consent-withdrawn"
+    OBJECTION = "objection"
+    UNLAWFUL = "unlawful"
+    LEGAL_OBLIGATION = "legal-obligation"
+    CHILD = "child"
+    UNSTATED = "unstated"
+
+
+class _Utc(TypeDecorator[datetime]):
+    """Aware UTC datetimes, also from SQLite, which forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+class _Base(DeclarativeBase):
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: _Utc}
+
+
+class Request(_Base):
+    """One person's request on one model line."""
+
+    __tablename__ = "requests"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[str]
+    subject_id: Mapped[str]
+    reason: Mapped[str]
+    state: Mapped[str]
+    received_at: Mapped[datetime]
+    deadline_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None]
+    version: Mapped[int | None]
+    verdict: Mapped[str | None]
+    run_id: Mapped[str | None]
+
+    __table_args__ = (
+        # The same request twice is one request, also when both arrive at once.
+        Index(
+            "one_request_per_subject",
+            "line",
+            "subject_id",
+            unique=True,
+            sqlite_where=text("state != 'withdrawn'"),
+            postgresql_where=text("state != 'withdrawn'"),
+        ),
+    )
+
+    def public(self) -> dict[str, Any]:
+        """Everything about the request, JSON-ready."""
+        row = {column.name: getattr(self, column.name) for column in self.__table__.columns}
+        return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
+
+
+class Event(_Base):
+    """One change of state."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"))
+    at: Mapped[datetime]
+    state: Mapped[str]
+
+
+def deadline(received: datetime) -> datetime:
+    """One calendar month later (GDPR Art. 12(3)); a day that month lacks becomes its last: 31 Jan -> 28 or 29 Feb."""
+    return received + relativedelta(months=1)
+
+
+class Ledger:
+    """Requests by URL of their database.
+
+    Raises:
+        RequestError: the database cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine = create_engine(parsed)
+        if parsed.get_backend_name() == "sqlite":
+
+            @event.listens_for(self.engine, "connect")
+            def _pragmas(connection: Any, _record: Any) -> None:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA busy_timeout=30000")
+                connection.execute("PRAGMA foreign_keys=ON")
+
+        try:
+            _Base.metadata.create_all(self.engine)
+        except SQLAlchemyError as error:
+            raise RequestError(f"ledger: the database cannot be opened ({type(error).__name__})") from None
+
+    def submit(self, line: str, subject_id: str, reason: str = Reason.UNSTATED) -> Request:
+        """Take a request; one that stands already (in whatever state but withdrawn) is returned instead.
+
+        Whether the subject is in the line's data is the caller's to check, who can see the data.
+
+        Raises:
+            RequestError: a malformed line or subject id, or an unknown reason.
+        """
+        if not LINE.match(line):
+            raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
+        if not SUBJECT_ID.match(subject_id):
+            raise RequestError(f"subject: malformed, it has to match {SUBJECT_ID.pattern}")
+        if reason not in set(Reason):
+            raise RequestError(f"reason {reason!r}: has to be one of {', '.join(Reason)}")
+        now = datetime.now(UTC)
+        request = Request(
+            id=f"r-{secrets.token_hex(8)}",
+            line=line,
+            subject_id=subject_id,
+            reason=str(reason),
+            state=State.OPEN,
+            received_at=now,
+            deadline_at=deadline(now),
+            updated_at=now,
+            attempts=0,
+        )
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                session.add(request)
+                session.flush()
+                session.add(Event(request_id=request.id, at=now, state=State.OPEN))
+            return request
+        except IntegrityError:
+            standing = self.find(line, subject_id)
+            assert standing is not None  # only the unique index can have refused
+            return standing
+
+    def find(self, line: str, subject_id: str) -> Request | None:
+        """The subject's standing request on the line."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            return session.scalar(
+                select(Request).where(
+                    Request.line == line, Request.subject_id == subject_id, Request.state != State.WITHDRAWN
+                )
+            )
+
+    def get(self, request_id: str) -> Request:
+        """One request.
+
+        Raises:
+            RequestError: malformed or unknown id.
+        """
+        if not REQUEST_ID.match(request_id):
+            raise RequestError("request id: malformed, it has to look like r-0123456789abcdef")
+        with Session(self.engine, expire_on_commit=False) as session:
+            if (request := session.get(Request, request_id)) is None:
+                raise RequestError(f"request {request_id}: unknown")
+            return request
+
+    def list(self, line: str | None = None, states: Iterable[State] = ()) -> list[Request]:
+        """Requests, oldest first."""
+        query = select(Request).order_by(Request.received_at, Request.id)
+        if line:
+            query = query.where(Request.line == line)
+        if wanted := list_of(states):
+            query = query.where(Request.state.in_(wanted))
+        with Session(self.engine, expire_on_commit=False) as session:
+            return list_of(session.scalars(query))
+
+    def events(self, request_id: str) -> "list_of[tuple[datetime, str]]":
+        """(time, state) of every change, in order."""
+        with Session(self.engine) as session:
+            rows = session.execute(
+                select(Event.at, Event.state).where(Event.request_id == request_id).order_by(Event.id)
+            )
+            return [(at, state) for at, state in rows]
+
+    def move(self, request_id: str, sources: Iterable[State], target: State, **values: Any) -> Request:
+        """Change a request's state, only from one of `sources`, with one atomic statement.
+
+        Raises:
+            RequestError: unknown id, or in another state.
+        """
+        self.get(request_id)
+        now = datetime.now(UTC)
+        with Session(self.engine) as session, session.begin():
+            changed = session.execute(
+                update(Request)
+                .where(Request.id == request_id, Request.state.in_(list_of(sources)))
+                .values(state=target, updated_at=now, **values)
+            )
+            if changed.rowcount:  # type: ignore[attr-defined]
+                session.add(Event(request_id=request_id, at=now, state=target))
+        request = self.get(request_id)
+        if not changed.rowcount:  # type: ignore[attr-defined]
+            allowed = ", ".join(sources)
+            raise RequestError(f"request {request_id}: is {request.state}, can become {target} only from {allowed}")
+        return request
+
+    def withdraw(self, request_id: str) -> Request:
+        """Withdraw an open request.
+
+        Raises:
+            RequestError: it is not open any more.
+        """
+        return self.move(request_id, [State.OPEN], State.WITHDRAWN)
+
+    def claim(self, line: str, *, retry_review: bool = False) -> "list_of[Request]":
+        """Take every open request of a line into this attempt, oldest first.
+
+        The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
+        """
+        return [
+            self.move(r.id, [State(r.state)], State.RUNNING, attempts=r.attempts + 1, last_error=None)
+            for r in self.waiting(line, retry_review=retry_review)
+        ]
+
+    def waiting(self, line: str, *, retry_review: bool = False) -> "list_of[Request]":
+        """What the next attempt on a line would take, oldest first."""
+        return self.list(line, [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])])
+
+
+list_of = list  # `list` is a method name above

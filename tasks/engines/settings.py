@@ -1,0 +1,94 @@
+"""Where things go: SAU_* environment variables, with defaults that need no server and no network.
+
+Nothing here changes a number in a result; that is params.yaml's.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sau.errors import ConfigError
+
+
+def find_checkout() -> Path:
+    """The project's git checkout that holds the current folder.
+
+    Raises:
+        ConfigError: not inside one.
+    """
+    found = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True)
+    root = Path(found.stdout.strip())
+    if found.returncode or not (root / "params.yaml").is_file() or not (root / "dvc.yaml").is_file():
+        raise ConfigError(f"{Path.cwd()}: not inside a checkout of the project (git, with params.yaml and dvc.yaml)")
+    return root
+
+
+class Settings(BaseSettings):
+    """Settings, each by its SAU_ variable; `SAU_HOME` moves everything local at once."""
+
+    model_config = SettingsConfigDict(env_prefix="SAU_", frozen=True, env_ignore_empty=True)
+
+    root: Path = Field(default_factory=find_checkout, description="the git checkout the product is run from")
+    home: Path | None = Field(None, description="local state; default: .sau in the checkout")
+    mlflow_tracking_uri: str = Field("", description="default: SQLite and artifacts below home")
+    database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
+    dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
+    prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
+
+    @property
+    def state(self) -> Path:
+        return (self.home or self.root / ".sau").resolve()
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.state}/mlflow.db"
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where a local MLflow store keeps artifacts; None where a server decides."""
+        return None if self.mlflow_tracking_uri else str(self.state / "mlartifacts")
+
+    @property
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state}/ledger.db"
+
+    @property
+    def remote_url(self) -> str:
+        return self.dvc_remote or str(self.state / "remote")
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process; makes the state folder and sets the engines' environment."""
+    loaded = Settings()
+    loaded.state.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "PREFECT_HOME": str(loaded.state / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # a refused request is one line of ours, no traceback
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": loaded.tracking_uri,
+        "MLFLOW_REGISTRY_URI": loaded.tracking_uri,
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(loaded.state / "dvc-site"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin make two processes on one machine five times slower
+    }
+    if loaded.prefect_api_url:
+        defaults["PREFECT_API_URL"] = loaded.prefect_api_url
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # Steps run as `python -m sau ...` below `dvc repro`: it has to be this Python.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return loaded

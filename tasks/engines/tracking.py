@@ -1,0 +1,271 @@
+"""MLflow: one experiment per line, one run per flow with a child run per step, versions with aliases and lineage.
+
+Everything goes through `MlflowClient` with explicit ids: the fluent calls keep the current run in a thread-local and
+make orphans inside task threads. Only ids, digests and numbers are logged.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from sau.errors import TrackingError
+from tasks.engines.settings import Settings, settings
+from tasks.engines.workspace import Pin
+
+CHAMPION, CANDIDATE = "champion", "candidate"
+
+_MAX_PARAM = 500
+_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs, not on traces
+
+
+@contextlib.contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackingError(f"MLflow: {what}: {error.error_code}") from None
+    except OSError as error:
+        raise TrackingError(f"MLflow: {what}: {type(error).__name__}") from None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version as MLflow's registry has it."""
+
+    line: str
+    number: int
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    run_id: str
+    source: str
+
+
+class Tracking:
+    """The MLflow side of one process.
+
+    Raises:
+        TrackingError: the store cannot be reached, or refuses; every method may.
+    """
+
+    def __init__(self, given: Settings | None = None) -> None:
+        self.settings = given or settings()
+        uri = self.settings.tracking_uri
+        with _mapped(f"opening {uri.partition('://')[0]} store"):
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
+            self.client = MlflowClient(uri, uri)
+
+    def experiment(self, line: str) -> str:
+        """The line's experiment, made on first use."""
+        with _mapped(f"experiment {line}"):
+            if found := self.client.get_experiment_by_name(line):
+                return found.experiment_id
+            root = self.settings.artifact_root
+            try:
+                return self.client.create_experiment(
+                    line, artifact_location=f"{root}/{line}" if root else None, tags=_EXPERIMENT
+                )
+            except MlflowException:  # another process was first
+                if found := self.client.get_experiment_by_name(line):
+                    return found.experiment_id
+                raise
+
+    @contextlib.contextmanager
+    def run(
+        self, line: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Iterator[str]:
+        """An MLflow run as a context: its id; FAILED where the block raises. Its duration is logged as `seconds`."""
+        all_tags = dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {})
+        with _mapped(f"run {name}"):
+            run_id = self.client.create_run(self.experiment(line), run_name=name, tags=all_tags).info.run_id
+        started = time.monotonic()
+        try:
+            yield run_id
+        except BaseException:
+            with contextlib.suppress(MlflowException):
+                self.client.set_terminated(run_id, "FAILED")
+            raise
+        self.metrics(run_id, {"seconds": time.monotonic() - started})
+        with _mapped(f"run {name}"):
+            self.client.set_terminated(run_id, "FINISHED")
+
+    def params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log a nested mapping of parameters under dotted names."""
+        flat = [Param(key, str(value)[:_MAX_PARAM]) for key, value in flatten(params).items()]
+        with _mapped("parameters"):
+            self.client.log_batch(run_id, params=flat)
+
+    def metrics(self, run_id: str, metrics: Mapping[str, Any]) -> None:
+        """Log the numbers of a mapping; a `trajectory` (list of points with `step`) becomes curves."""
+        now = int(time.time() * 1000)
+        points = [
+            Metric(key, float(value), now, 0)
+            for key, value in flatten({k: v for k, v in metrics.items() if k != "trajectory"}).items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        for point in metrics.get("trajectory", ()):
+            points += [
+                Metric(key, float(value), now, int(point["step"]))
+                for key, value in point.items()
+                if key != "step" and isinstance(value, int | float)
+            ]
+        with _mapped("metrics"):
+            for start in range(0, len(points), 1000):
+                self.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+    def page_of(self, line: str, run_id: str = "", artifact: str = "") -> str:
+        """Where MLflow's pages show a line's runs, one run, or an artifact of it, after the server's address.
+
+        Said outright, since without it MLflow opens its other half, which shows no versions.
+        """
+        path = f"#/experiments/{self.experiment(line)}/runs"
+        path += f"/{run_id}" if run_id else ""
+        path += f"/artifacts/{artifact}" if artifact else ""
+        return f"{path}?workflowType=machine_learning"
+
+    def lines(self) -> list[str]:
+        """Every model line that has an experiment."""
+        with _mapped("experiments"):
+            kind = next(iter(_EXPERIMENT.items()))
+            found = self.client.search_experiments(filter_string=f"tags.`{kind[0]}` = '{kind[1]}'")
+        return sorted(experiment.name for experiment in found)
+
+    def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        with _mapped("tags"):
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def dataset(self, run_id: str, name: str, pin: Pin, context: str) -> None:
+        """Make a DVC-pinned data set an input of a run: its digest is the md5 that DVC pins."""
+        source = json.dumps({"dvc": pin.md5, "path": name})
+        profile = json.dumps({"num_files": pin.nfiles, "num_bytes": pin.size})
+        entity = Dataset(name=name, digest=pin.md5, source_type="dvc", source=source, profile=profile)
+        with _mapped("data set input"):
+            self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def describe(self, run_id: str, text: str) -> None:
+        """Set a run's description, Markdown: what its page shows first."""
+        self.tags(run_id, {"mlflow.note.content": text})
+
+    def text(self, run_id: str, content: str, name: str) -> None:
+        """Store a text as an artifact of a run."""
+        with _mapped(f"artifact {name}"):
+            self.client.log_text(run_id, content, name)
+
+    # -- registry -----------------------------------------------------------------------------------
+
+    def registered(self, line: str, number: int | None, *, alias: str) -> Registered | None:
+        """A version of a line by number, else by alias; None where there is none."""
+        try:
+            if number is None:
+                return _registered(self.client.get_model_version_by_alias(line, alias))
+            return _registered(self.client.get_model_version(line, str(number)))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise TrackingError(f"MLflow: version of {line}: {error.error_code}") from None
+
+    def all_registered(self, line: str) -> list[Registered]:
+        """Every version of a line, oldest first; a search tells no aliases."""
+        with _mapped(f"versions of {line}"):
+            found = self.client.search_model_versions(f"name = '{line}'")
+        return sorted(map(_registered, found), key=lambda entry: entry.number)
+
+    def register(
+        self,
+        line: str,
+        checkpoint: Path,
+        *,
+        run_id: str,
+        tags: Mapping[str, str],
+        parent_source: str | None,
+        description: str,
+    ) -> Registered:
+        """Store a checkpoint as a logged model and register it as the line's next version.
+
+        The run gets the new model as output and the parent version's model as input.
+        """
+        with _mapped(f"registering {line}"):
+            model = self.client.create_logged_model(
+                self.experiment(line), name=line, source_run_id=run_id, tags=dict(tags), model_type="sau-sparse"
+            )
+            self.client.log_model_artifacts(model.model_id, str(checkpoint))
+            self.client.finalize_logged_model(model.model_id, "READY")
+            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+            if parent_source:
+                self.client.log_inputs(run_id, models=[LoggedModelInput(parent_source.removeprefix("models:/"))])
+            with contextlib.suppress(MlflowException):  # it exists from the second version on
+                self.client.create_registered_model(line, tags={"product": "sau"})
+            version = self.client.create_model_version(
+                line,
+                f"models:/{model.model_id}",
+                run_id,
+                tags=dict(tags),
+                description=description,
+                model_id=model.model_id,
+            )
+        return _registered(version)
+
+    def tag_version(self, line: str, number: int, tags: Mapping[str, str]) -> None:
+        with _mapped(f"tags of {line} version {number}"):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(line, str(number), key, value)
+
+    def describe_version(self, line: str, number: int, text: str) -> None:
+        """Set a version's description, Markdown."""
+        with _mapped(f"description of {line} version {number}"):
+            self.client.update_model_version(line, str(number), text)
+
+    def set_alias(self, line: str, alias: str, number: int) -> None:
+        """Point an alias at a version and read it back (aliases have no compare-and-swap)."""
+        with _mapped(f"alias {alias} of {line}"):
+            self.client.set_registered_model_alias(line, alias, str(number))
+        found = self.registered(line, None, alias=alias)
+        if found is None or found.number != number:
+            raise TrackingError(f"MLflow: alias {alias} of {line} does not point at version {number} after it was set")
+
+    def download(self, source: str, what: str) -> Path:
+        """Stored files on this machine (the store's own folder where it is local).
+
+        Args:
+            source: the version's source, models:/...
+            what: the version in words, for an error.
+        """
+        with _mapped(f"downloading {what}"):
+            return Path(mlflow.artifacts.download_artifacts(source, tracking_uri=self.settings.tracking_uri))
+
+    def artifact(self, run_id: str, name: str) -> str:
+        """The text of a run's artifact."""
+        with _mapped(f"artifact {name}"):
+            return Path(self.client.download_artifacts(run_id, name)).read_text(encoding="utf-8")
+
+
+def _registered(version: ModelVersion) -> Registered:
+    return Registered(
+        version.name,
+        int(version.version),  # an int or a string, as the client's release likes it
+        version.tags,
+        tuple(sorted(version.aliases)),
+        version.run_id or "",
+        version.source or "",
+    )
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,272 @@
+"""git and DVC: a private worktree per attempt, pins for its inputs, one commit and tag per version.
+
+The user's own checkout is never touched: no branch, index or file of it changes. A version `<line>@v<N>` is an
+annotated git tag; its commit holds the code, params.yaml, dvc.yaml, dvc.lock, the metrics and a `.dvc` pointer per
+input. Its git parents are the commit whose code ran and, for a forget version, the version before it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from configobj import ConfigObj
+
+from sau.errors import WorkspaceError
+from tasks.engines.settings import settings
+
+TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)$")
+
+_LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
+
+_PREPARED = ".sau-prepared"
+SURROUNDINGS = "surroundings.json"
+
+
+def tag_name(line: str, number: int) -> str:
+    """`<line>@v<N>`: the git tag of a version."""
+    return f"{line}@v{number}"
+
+
+def parse_tag(tag: str) -> tuple[str, int]:
+    """(line, number) of a version's name.
+
+    Raises:
+        WorkspaceError: not of the form <line>@v<N>.
+    """
+    if not (match := TAG.match(tag)):
+        raise WorkspaceError(f"version {tag!r}: has to look like tiny@v2")
+    return match["line"], int(match["number"])
+
+
+def git(root: Path, *args: str, env: dict[str, str] | None = None) -> str:
+    """git's standard output, stripped.
+
+    Raises:
+        WorkspaceError: git's own words (paths and refs, never file contents).
+    """
+    done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    if done.returncode:
+        raise WorkspaceError(f"git {args[0]}: {done.stderr.strip() or f'exit {done.returncode}'}")
+    return done.stdout.strip()
+
+
+def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> None:
+    """Run DVC in a worktree; another process's lock is waited for.
+
+    Args:
+        on_line: called with every line a stage prints.
+
+    Raises:
+        WorkspaceError: the command, its exit code and the end of what it printed.
+    """
+    for attempt in range(_LOCK_RETRIES):
+        process = subprocess.Popen(
+            [shutil.which("python") or "python", "-m", "dvc", *args],
+            cwd=root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout
+        tail: list[str] = []
+        for line in process.stdout:
+            tail = [*tail[-30:], line.rstrip()]
+            if on_line:
+                on_line(line.rstrip())
+        if process.wait() == 0:
+            return
+        if not any("Unable to acquire lock" in line or "is busy" in line for line in tail):
+            break
+        time.sleep(_LOCK_WAIT_S * (attempt + 1))
+    said = "\n".join(line for line in tail if line.strip() and not line.startswith(("Running stage", "> python")))
+    raise WorkspaceError(f"dvc {args[0]} failed (exit {process.returncode}):\n{said}")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What DVC pins at a path: an md5 (of the directory listing, where it ends in .dir), bytes and files."""
+
+    md5: str
+    size: int
+    nfiles: int | None = None
+
+    def as_out(self, path: str) -> dict[str, Any]:
+        out: dict[str, Any] = {"md5": self.md5, "size": self.size, "hash": "md5", "path": path}
+        return out | ({"nfiles": self.nfiles} if self.nfiles is not None else {})
+
+
+def _pin(out: dict[str, Any]) -> Pin:
+    return Pin(out["md5"], out["size"], out.get("nfiles"))
+
+
+def pins_at(root: Path, rev: str) -> dict[str, Pin]:
+    """Every path that a revision's `.dvc` pointers and dvc.lock pin.
+
+    Raises:
+        WorkspaceError: no such revision.
+    """
+    names = git(root, "ls-tree", "--name-only", rev).split("\n")
+    pinned: dict[str, Pin] = {}
+    for name in (n for n in names if n.endswith(".dvc") and not n.startswith(".")):
+        for out in yaml.safe_load(git(root, "show", f"{rev}:{name}"))["outs"]:
+            pinned[out["path"]] = _pin(out)
+    if "dvc.lock" in names:
+        for stage in yaml.safe_load(git(root, "show", f"{rev}:dvc.lock"))["stages"].values():
+            pinned |= {out["path"]: _pin(out) for out in stage.get("outs", ()) if "md5" in out}
+    return pinned
+
+
+class Workspace:
+    """One private worktree below `<home>/work`, with the shared DVC cache and the configured remote."""
+
+    def __init__(self, name: str) -> None:
+        self.settings = settings()
+        self.path = self.settings.state / "work" / name
+
+    def open(self, rev: str = "HEAD") -> "Workspace":
+        """Make the worktree at `rev` of the checkout, or take up one that an earlier attempt prepared at that revision.
+
+
+        Raises:
+            WorkspaceError: git or DVC refused.
+        """
+        root = self.settings.root
+        commit = git(root, "rev-parse", f"{rev}^{{commit}}")
+        if self.prepared and git(self.path, "rev-parse", "HEAD") == commit:
+            return self
+        self.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        git(root, "worktree", "add", "--detach", "--quiet", str(self.path), commit)
+        self._configure("cache", dir=str(root / ".dvc" / "cache"))
+        self._configure('remote "store"', url=self.settings.remote_url, verify="true")
+        return self
+
+    def _configure(self, section: str, **options: str) -> None:
+        """Set options of the worktree's own DVC configuration, which no commit holds; DVC reads it by this library."""
+        config = ConfigObj(str(self.path / ".dvc" / "config.local"), encoding="utf-8")
+        config[section] = options
+        config.write()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether its inputs are complete: an attempt that died before has to start over, one after can go on."""
+        return (self.path / _PREPARED).exists()
+
+    def mark_prepared(self) -> None:
+        (self.path / _PREPARED).touch()
+
+    def close(self) -> None:
+        """Remove the worktree and everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        git(self.settings.root, "worktree", "prune")
+
+    def point(self, path: str, pin: Pin) -> None:
+        """Pin known bytes at `path` and bring them here (from the cache, else from the remote).
+
+        Raises:
+            WorkspaceError: the bytes are in neither.
+        """
+        self.write_pointer(path, pin)
+        dvc(self.path, "pull", f"{path}.dvc")
+
+    def write_pointer(self, path: str, pin: Pin) -> None:
+        pointer = self.path / f"{path}.dvc"
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(yaml.safe_dump({"outs": [pin.as_out(Path(path).name)]}, sort_keys=False), encoding="utf-8")
+
+    def add(self, *paths: str) -> dict[str, Pin]:
+        """Put paths under DVC and return their pins."""
+        dvc(self.path, "add", *paths)
+        return {path: self.pin(path) for path in paths}
+
+    def pin(self, path: str) -> Pin:
+        """What the worktree's pointer, or its dvc.lock, pins at `path`."""
+        pointer = self.path / f"{path}.dvc"
+        if pointer.is_file():
+            return _pin(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0])
+        for stage in yaml.safe_load((self.path / "dvc.lock").read_text(encoding="utf-8"))["stages"].values():
+            for out in stage.get("outs", ()):
+                if out["path"] == path:
+                    return _pin(out)
+        raise WorkspaceError(f"{path}: pinned by no pointer and no stage of this worktree")
+
+    def repro(self, stage: str, on_line: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Bring one stage up to date (nothing runs where it is already) and return its metrics."""
+        dvc(self.path, "repro", "--single-item", stage, on_line=on_line)
+        return json.loads((self.path / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
+
+    def push(self) -> None:
+        """Send everything the worktree pins to the remote."""
+        dvc(self.path, "push")
+
+    def commit(self, message: str, *, parents: list[str], surroundings: dict[str, str]) -> str:
+        """Commit the recipe (params, dvc.yaml, dvc.lock, pointers, metrics) on top of the worktree's revision.
+
+        Args:
+            parents: further git parents: the version before.
+            surroundings: on what it was made; kept beside the recipe.
+
+        Returns:
+            The commit's hash. No branch moves.
+        """
+        pointers = [p.name for p in self.path.glob("*.dvc") if p.is_file()]
+        (self.path / SURROUNDINGS).write_text(json.dumps(surroundings, indent=1) + "\n", encoding="utf-8")
+        git(self.path, "add", "--force", "params.yaml", "dvc.yaml", "dvc.lock", "metrics", SURROUNDINGS, *pointers)
+        head = git(self.path, "rev-parse", "HEAD")
+        tree = git(self.path, "write-tree")
+        flags = [flag for parent in [head, *parents] for flag in ("-p", parent)]
+        return git(self.settings.root, "commit-tree", tree, *flags, "-m", message, env=_identity(self.settings.root))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a version, by references only: what a task is given ends up in Prefect's database.
+
+    Attributes:
+        line: the model line.
+        name: of its private worktree.
+        run_id: of its MLflow run.
+    """
+
+    line: str
+    name: str
+    run_id: str
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.name)
+
+
+def tag_version(root: Path, tag: str, commit: str, message: str) -> None:
+    """Tag a version; a tag that is there and means another commit is refused.
+
+    Raises:
+        WorkspaceError: the tag is taken.
+    """
+    if git(root, "tag", "--list", tag):
+        if git(root, "rev-parse", f"{tag}^{{commit}}") != commit:
+            raise WorkspaceError(
+                f"git tag {tag} exists and names another commit: this MLflow store and this repository disagree"
+            )
+        return
+    git(root, "tag", "--annotate", tag, commit, "-m", message, env=_identity(root))
+
+
+def _identity(root: Path) -> dict[str, str]:
+    """A neutral author where git has none configured."""
+    try:
+        git(root, "config", "user.email")
+        return {}
+    except WorkspaceError:
+        names = ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL")
+        return {
+            n: v for keys, v in zip(names, ("sau", "sau@localhost"), strict=True) for n in keys if n not in os.environ
+        }

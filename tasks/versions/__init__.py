@@ -1,0 +1,1 @@
+"""Versions: their records, registry, lineage, picture, reproduction, archive."""

@@ -1,0 +1,29 @@
+"""Lineage: request -> data -> mask -> parent version -> new version, link by link from the registry."""
+
+from sau.errors import RequestError, TrackingError
+from tasks.engines.workspace import tag_name
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
+
+
+def chain(line: str, number: int) -> list[VersionRecord]:
+    """A version and all its parents, newest first.
+
+    Raises:
+        RequestError: no such version.
+        TrackingError: a parent is missing, or its digest is not the one its child recorded: the chain has a gap.
+    """
+    registry = Registry()
+    links: list[VersionRecord] = []
+    current: int | None = number
+    while current is not None:
+        record, child = registry.find(line, current), links[-1] if links else None
+        if record is None:
+            if child is None:
+                raise RequestError(f"version {tag_name(line, current)}: not in this MLflow store")
+            raise TrackingError(f"lineage: {tag_name(line, current)}, the parent of {child.tag}, is missing")
+        if child is not None and child.parent_digest != record.weights_digest:
+            raise TrackingError(f"lineage: {record.tag} is not the model its child was made from")
+        links.append(record)
+        current = record.parent
+    return links

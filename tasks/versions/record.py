@@ -1,0 +1,169 @@
+"""The record of a version: what made it, what it is, how it was judged. MLflow keeps it as tags of the version."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from sau.errors import TrackingError
+from tasks.engines.tracking import CHAMPION, Registered
+from tasks.engines.workspace import tag_name
+
+BOOTSTRAP = "BOOTSTRAP"
+MAY_LEAD = ("PASS", BOOTSTRAP)
+_LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "scipy", "datasets")
+_NOT_TAGS = {"line", "number", "aliases", "run_id", "source", "tag"}
+_OF_BEFORE = {"parent_digest": "parent_digest", "weights_digest": "model_digest", "side_digest": ""}
+"""Tags that versions of before the weights had a digest of their own have by another name, or lack."""
+
+
+class VersionRecord(BaseModel):
+    """One version of a model line. Digests are SHA-256 of ours and md5 where DVC made them; "" where there is none.
+
+    Attributes:
+        line, number, aliases, run_id, source: what the registry says; number 0 while it is not registered.
+        request_ids: the requests it was made for; none for a first version.
+        parent, parent_digest: number and weights digest of the version it was made from.
+        weights_digest, mask_digest, side_digest, sparsity, structure: of its checkpoint.
+        data_md5, forget_md5, checkpoint_md5: what DVC pins.
+        params_digest, training_digest: of all parameters, and of those a first version depends on; a method's defaults
+            are in both.
+        code_commit, git_commit, checkout_dirty: the code that ran, and the commit with the recipe.
+        verdict, policy, policy_digest, reference: how it was judged, and beside which retrained version.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    line: str
+    number: int = 0
+    aliases: tuple[str, ...] = ()
+    run_id: str = ""
+    source: str = ""
+    request_ids: tuple[str, ...] = ()
+    parent: int | None = None
+    parent_digest: str = ""
+    weights_digest: str
+    mask_digest: str
+    side_digest: str
+    sparsity: float
+    structure: str
+    data_md5: str
+    forget_md5: str = ""
+    checkpoint_md5: str
+    params_digest: str
+    training_digest: str
+    code_commit: str
+    git_commit: str
+    checkout_dirty: bool
+    verdict: str
+    policy: str = ""
+    policy_digest: str = ""
+    reference: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tag(self) -> str:
+        """`<line>@v<N>`, also the name of its git tag."""
+        return tag_name(self.line, self.number)
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether its verdict allows it to be champion."""
+        return self.verdict in MAY_LEAD
+
+    @property
+    def leads(self) -> bool:
+        return CHAMPION in self.aliases
+
+    @property
+    def origin(self) -> str:
+        """In words, what it was made from."""
+        return f"from {tag_name(self.line, self.parent)}" if self.parent else "from the base model"
+
+    def is_same_as(self, other: "VersionRecord") -> bool:
+        """Whether both are of the same requests, parent and weights: one version, whoever registered it."""
+        mine, others = ((r.request_ids, r.parent, r.weights_digest) for r in (self, other))
+        return mine == others
+
+    def to_tags(self) -> dict[str, str]:
+        """As MLflow's tags, strings by name; `parent` as `parent_version`."""
+        values = self.model_dump(exclude=_NOT_TAGS)
+        values["parent_version"] = values.pop("parent")
+        return {key: _as_tag(value) for key, value in values.items()}
+
+    @classmethod
+    def from_registered(cls, registered: Registered) -> "VersionRecord":
+        """Read from MLflow's entry.
+
+        Raises:
+            TrackingError: a tag is missing or malformed: the version is not one of this product's.
+        """
+        tags = dict(registered.tags)
+        for name, before in _OF_BEFORE.items():
+            tags.setdefault(name, tags.get(before, ""))
+        where = tag_name(registered.line, registered.number)
+        try:
+            return cls(
+                line=registered.line,
+                number=registered.number,
+                aliases=registered.aliases,
+                run_id=registered.run_id,
+                source=registered.source,
+                request_ids=tuple(r for r in tags["request_ids"].split(",") if r),
+                parent=int(tags["parent_version"]) if tags["parent_version"] else None,
+                sparsity=float(tags["sparsity"]),
+                checkout_dirty=tags["checkout_dirty"] == "true",
+                **{name: tags.get(name, "") for name in _TEXTS if name in _OPTIONAL},
+                **{name: tags[name] for name in _TEXTS if name not in _OPTIONAL},
+            )
+        except KeyError as error:
+            raise TrackingError(
+                f"{where}: no version of this product (tag {error} is missing); is the name somebody else's?"
+            ) from None
+        except ValueError:
+            raise TrackingError(f"{where}: its tags are malformed") from None
+
+
+_TEXTS = [
+    name for name, field in VersionRecord.model_fields.items() if field.annotation is str and name not in _NOT_TAGS
+]
+_OPTIONAL = {name for name, field in VersionRecord.model_fields.items() if field.default == ""}
+
+
+def _as_tag(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.6f}"
+        case tuple():
+            return ",".join(value)
+    return str(value)
+
+
+def surroundings() -> dict[str, str]:
+    """What bits may depend on besides the recipe: machine, and versions of Python and of the libraries that compute."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        **{name: installed(name) for name in _LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def changed_surroundings(then: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What is not as it was: name -> (then, now)."""
+    now = surroundings()
+    return {name: (then[name], now.get(name, "absent")) for name in then if then[name] != now.get(name)}

@@ -1,0 +1,73 @@
+"""The versions of model lines, as records: found, added, promoted."""
+
+from pathlib import Path
+
+from sau.errors import RequestError
+from tasks.engines.tracking import CANDIDATE, CHAMPION, Tracking
+from tasks.engines.workspace import tag_name
+from tasks.versions.record import VersionRecord
+
+
+class Registry:
+    """The registry behind `tracking`.
+
+    Raises:
+        TrackingError: the store refuses, or a version of that name is not this product's; every method may.
+    """
+
+    def __init__(self, tracking: Tracking | None = None) -> None:
+        self.tracking = tracking or Tracking()
+
+    def find(self, line: str, number: int | None = None) -> VersionRecord | None:
+        """A version by number, else the champion; None where there is none."""
+        found = self.tracking.registered(line, number, alias=CHAMPION)
+        return VersionRecord.from_registered(found) if found else None
+
+    def get(self, line: str, number: int) -> VersionRecord:
+        """A version by number.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if (record := self.find(line, number)) is None:
+            raise RequestError(f"version {tag_name(line, number)}: not in this MLflow store")
+        return record
+
+    def champion(self, line: str) -> VersionRecord:
+        """The version that leads.
+
+        Raises:
+            RequestError: none does yet.
+        """
+        if (record := self.find(line)) is None:
+            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+        return record
+
+    def all(self, line: str) -> list[VersionRecord]:
+        """Every version of a line, oldest first; their aliases are left out."""
+        return [VersionRecord.from_registered(entry) for entry in self.tracking.all_registered(line)]
+
+    def add(self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str) -> VersionRecord:
+        """Register a version, alias `candidate`; the parent's model becomes an input of the run.
+
+        A version that an earlier attempt registered is taken up as it is.
+        """
+        for found in self.all(record.line):
+            if found.is_same_as(record):
+                self.tracking.set_alias(record.line, CANDIDATE, found.number)
+                return found
+        parent = self.get(record.line, record.parent) if record.parent else None
+        entry = self.tracking.register(
+            record.line,
+            checkpoint,
+            run_id=run_id,
+            tags=record.to_tags(),
+            parent_source=parent.source if parent else None,
+            description=description,
+        )
+        self.tracking.set_alias(record.line, CANDIDATE, entry.number)
+        return VersionRecord.from_registered(entry)
+
+    def download(self, record: VersionRecord) -> Path:
+        """A version's stored checkpoint on this machine (the store's own folder where it is local)."""
+        return self.tracking.download(record.source, record.tag)

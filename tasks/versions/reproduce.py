@@ -1,0 +1,116 @@
+"""Bring a version back: its bytes through DVC, or by running its recipe again."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from sau.checkpoint.compare import Difference, compare
+from sau.checkpoint.manifest import SparseCheckpoint, check_files
+from sau.errors import CheckpointError, WorkspaceError
+from tasks.engines.settings import settings
+from tasks.engines.workspace import SURROUNDINGS, Workspace, dvc, git, parse_tag, pins_at
+from tasks.versions.record import changed_surroundings
+
+log = logging.getLogger("sau")
+IMPORTED = "base"  # an import, not a computation: brought back, never made again
+
+
+class Reproduction(BaseModel):
+    """What came back.
+
+    Attributes:
+        was_there: whether the folder held the version already; then it was only checked.
+        difference: between what came back and what its recipe makes now; None where it was not run.
+        surroundings: what is not as it was when the version was made: name -> (then, now).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: str
+    folder: str
+    weights_digest: str
+    side_digest: str
+    checkpoint_md5: str
+    was_there: bool
+    difference: Difference | None = None
+    surroundings: dict[str, tuple[str, str]] = {}
+
+    @property
+    def equal(self) -> bool:
+        """Whether the recipe makes the same weights again; True where it was not run."""
+        return self.difference is None or not (self.difference.weights or self.difference.mask)
+
+
+def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
+    """Restore the checkpoint of version `tag` into `target`; with `rerun` also make it again and compare.
+
+    Needs the repository with its tags and the DVC remote, nothing else: no MLflow, no Prefect.
+
+    Raises:
+        WorkspaceError: no such tag, or the bytes are in neither cache nor remote.
+        CheckpointError: the bytes that came are not those the version recorded, or the target holds something else.
+    """
+    parse_tag(tag)
+    root = settings().root
+    if not git(root, "tag", "--list", tag):
+        raise WorkspaceError(f"version {tag}: no such git tag here (git fetch --tags?)")
+    recorded = json.loads(git(root, "show", f"{tag}:metrics/package.json"))
+    if was_there := target.exists() and any(target.iterdir()):
+        _check(tag, check_files(target), recorded)
+    difference = None
+    if rerun or not was_there:
+        ws = Workspace(f"reproduce-{tag}").open(tag)
+        try:
+            log.info("restoring %s", tag)
+            dvc(ws.path, "pull")
+            _check(tag, check_files(ws.path / "checkpoint"), recorded)
+            if not was_there:
+                shutil.copytree(ws.path / "checkpoint", target, dirs_exist_ok=True)
+            if rerun:
+                _run_again(ws)
+                difference = compare(target, ws.path / "checkpoint")
+        finally:
+            ws.close()
+    stored = check_files(target)
+    return Reproduction(
+        tag=tag,
+        folder=str(target),
+        weights_digest=stored.weights_digest,
+        side_digest=stored.side_digest,
+        checkpoint_md5=pins_at(root, tag)["checkpoint"].md5,
+        was_there=was_there,
+        difference=difference,
+        surroundings=changed_surroundings(_surroundings(root, tag)) if rerun else {},
+    )
+
+
+def _check(tag: str, found: SparseCheckpoint, recorded: dict[str, str]) -> None:
+    """Refuse other bytes than the version recorded; the first versions recorded one digest of everything."""
+    pairs = [
+        ("model digest", found.manifest_digest, recorded.get("model_digest")),
+        ("weights digest", found.weights_digest, recorded.get("weights_digest")),
+        ("side digest", found.side_digest, recorded.get("side_digest")),
+    ]
+    for what, digest, wanted in pairs:
+        if wanted not in (None, digest):
+            raise CheckpointError(f"{tag}: the bytes have {what} {digest}, the version recorded {wanted}")
+
+
+def _run_again(ws: Workspace) -> None:
+    stages = yaml.safe_load((ws.path / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    for stage in (s for s in stages if s != IMPORTED):
+        log.info("running %s again", stage)
+        dvc(
+            ws.path, "repro", "--force", "--no-run-cache", "--single-item", stage,
+            on_line=lambda text: log.debug("%s", text),
+        )  # fmt: skip
+
+
+def _surroundings(root: Path, tag: str) -> dict[str, str]:
+    """What the version was made on; empty for one that did not record it."""
+    names = git(root, "ls-tree", "--name-only", tag).split("\n")
+    return json.loads(git(root, "show", f"{tag}:{SURROUNDINGS}")) if SURROUNDINGS in names else {}
