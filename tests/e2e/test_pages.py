@@ -45,7 +45,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(run):
-    """`sau ui` on the finished run: the addresses of both pages."""
+    """`sau ui` on the finished run: the addresses of both pages, and what it said."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -69,7 +69,7 @@ def pages(run):
             line = process.stdout.readline()
             assert line, "sau ui ended"
             said += line
-        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", said
     finally:
         os.kill(process.pid, signal.SIGINT)
         process.wait(30)
@@ -99,8 +99,17 @@ def run_page(run, pages):
 def test_the_requests_run_shows_steps_data_verdict_and_version(run, pages, browser):
     see(
         browser, run_page(run, pages), f"forget {run.request['id']}", "snapshot", "unlearn", "package", "verify",
-        "register", "Datasets", "PASS", "Registered models", "v2",
+        "register", "Datasets", "PASS", "Registered models", "v2", "Description", "tiny@v2: PASS",
+        "The records are forgotten, as far as this policy can tell. It is the line's champion.",
+        "unlearned/forget_probability", "reference/forget_probability",
     )  # fmt: skip
+
+
+def test_the_line_opens_on_its_runs(pages, browser):
+    """By the address that `sau ui` says; MLflow's other half shows no versions."""
+    (address,) = [line.split()[-1] for line in pages[2].splitlines() if line.startswith("MLflow   tiny:")]
+    see(browser, address, "Runs", "forget r-", "bootstrap", "Model registry")
+    assert "Evaluation runs" not in browser.execute_script("return document.body.innerText")
 
 
 def test_the_version_page_shows_aliases_source_run_and_tags(run, pages, browser):
@@ -112,6 +121,10 @@ def test_the_version_page_shows_aliases_source_run_and_tags(run, pages, browser)
         "candidate",
         run.request["id"],
         "checkpoint_md5",
+        "tiny@v2: PASS",
+        "Residual knowledge",
+        "tiny@v2 ← tiny@v1",
+        "report.html",
     )
 
 
@@ -170,8 +183,8 @@ def test_prefect_shows_the_verdicts_numbers(run, pages, browser):
         f"{pages[1]}/artifacts/artifact/{UUID(card)}",
         "tiny@v2",
         run.outcome["run_id"],
-        "residual_knowledge",
-        "reference",
+        "Residual knowledge",
+        "Reference",
     )
 
 
