@@ -191,6 +191,7 @@ def calibration(lm: LanguageModel, rows: Sets, spec: Spec) -> list[Encoded]:
 
 
 def encoded(lm: LanguageModel, rows: Sets) -> dict[str, list[Encoded]]:
+    """The rows of each set as token sequences."""
     return {part: lm.encode(some) for part, some in rows.items()}
 
 

@@ -93,6 +93,7 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
 
 
 def beside_weights(files: Mapping[str, str]) -> dict[str, str]:
+    """Of a manifest's files those that hold no weights."""
     return {name: digest for name, digest in files.items() if name not in (WEIGHTS, PACKED)}
 
 

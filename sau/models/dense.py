@@ -18,6 +18,12 @@ _SURROUNDINGS = {
 
 
 def load_hugging_face(source: str, prompt: str) -> LanguageModel:
+    """A causal LM from a local folder or the hub, in float32, every weight of it loaded.
+
+    Raises:
+        ModelError: no such model, no safetensors, remote code, missing, unexpected or misshapen weights, or a tokenizer
+            without an eos token.
+    """
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

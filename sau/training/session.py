@@ -89,6 +89,11 @@ def batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterato
 
 
 def finite(loss: Tensor) -> float:
+    """The loss as a number.
+
+    Raises:
+        DivergedError: it is not finite.
+    """
     value = float(loss.detach())
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value}")
