@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from sau.data.paraphrases import with_paraphrases
 from sau.data.records import Row
 from sau.data.sets import Sets
 from sau.errors import ConfigError
@@ -69,6 +70,8 @@ def unlearn(
         DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
     """
     sets.check_filled("unlearning")
+    if params.paraphrases:
+        sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective
     setting = _setting(lm, sets, params, seed, base, num_threads)
     read = _reader(setting, sets, seed)

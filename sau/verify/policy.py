@@ -40,7 +40,7 @@ class Policy(BaseModel):
         max_decoy_records: forget records ranked among decoys, a seeded choice; they cost most of the time.
         num_samples: answers sampled for `sampling_leak`.
         metrics: reported for every model beside the verdict, which does not rest on them.
-        checks: at least one of them mandatory.
+        checks: at least one of forgetting mandatory.
         stressors: changes of the model after which `stressed_checks`, by id, have to hold again.
         num_stressors: the budget: so many of them run, the first ones; None: all. A mandatory one beyond it leaves the
             verdict INCONCLUSIVE, and the others are named as not run.
@@ -66,8 +66,8 @@ class Policy(BaseModel):
     @field_validator("checks")
     @classmethod
     def _a_mandatory_one(cls, checks: tuple[Check, ...]) -> tuple[Check, ...]:
-        if not any(check.mandatory for check in checks):
-            raise ValueError("at least one check has to be mandatory")
+        if not any(check.mandatory and check.about_forgetting for check in checks):
+            raise ValueError("at least one check of forgetting has to be mandatory, or every useful model would pass")
         _no_twins([check.id for check in checks])
         return checks
 

@@ -130,7 +130,8 @@ class Run:
         readings = {}
         for name in (name for name in SETS if name in names):
             with trial.meter.part(name, lm.model):
-                readings[name] = read(lm, self.sets[name], parts)
+                wanted = parts if name == "forget" else parts - {"forms"}  # nobody looks at them elsewhere
+                readings[name] = read(lm, self.sets[name], wanted)
         with trial.meter.part("decoys", lm.model):
             decoys = self._decoys(lm) if "decoys" in extras else ()
         with trial.meter.part("samples", lm.model):

@@ -28,7 +28,7 @@ SMALL = {
     },
     "train": {"epochs": 50, "lr": 0.006},
     "recover": {"epochs": 15, "lr": 0.006},
-    "unlearn": {"max_steps": 24, "lr": 0.003, "stop": {"eval_every": 4}},
+    "unlearn": {"max_steps": 24, "lr": 0.003, "paraphrases": False, "stop": {"eval_every": 4}},
 }  # fmt: skip
 
 

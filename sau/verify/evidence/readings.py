@@ -6,8 +6,8 @@ Shape suffixes: B sequences, T tokens, V vocabulary, N records.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -18,13 +18,16 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from sau.data.records import Row
 from sau.errors import DataError
-from sau.models.batches import Encoded, by_length, collate
+from sau.models.batches import Encoded, by_length, collate, encode
 from sau.models.language_model import LanguageModel
 from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
+from sau.registry import discover
+from sau.verify.forms.base import PACKAGE as FORMS
+from sau.verify.forms.base import Form
 
 Array = NDArray[np.float64]
 
-Part = Literal["truth_ratio", "rouge", "gradient"]
+Part = Literal["truth_ratio", "rouge", "gradient", "forms"]
 """What a reading holds beyond the answer tokens; each costs extra passes."""
 
 _POSITIONS = 512
@@ -59,6 +62,8 @@ class Reading:
         zlib_bytes: [N] size of the row's text after zlib, a model-free difficulty.
         rouge: [N] ROUGE-L recall of the greedy answer, None where not asked for.
         gradient: [N] norm of the loss gradient, None where not asked for.
+        forms: by name of a form, [N] mean log-probability per token of the answer asked in that form, NaN where the row
+            cannot be put so; empty where not asked for.
         encoding: a digest of the token ids, to notice models that read the same rows differently. Never stored.
     """
 
@@ -68,6 +73,7 @@ class Reading:
     truth: tuple[Array, ...] | None = None
     rouge: Array | None = None
     gradient: Array | None = None
+    forms: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -85,6 +91,7 @@ def read(
         truth=_truth(lm, rows, batch_size) if "truth_ratio" in parts else None,
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
+        forms=_forms(lm, rows, batch_size) if "forms" in parts else {},
     )
 
 
@@ -155,6 +162,19 @@ def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Arr
 def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
     answers = (lm.answer(row["question"], max_new_tokens=MAX_NEW_TOKENS) for row in rows)
     return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
+
+
+def _forms(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> dict[str, Array]:
+    found = {}
+    for name, kind in discover(Form, FORMS).items():
+        form = kind()
+        put = {number: row for number, given in enumerate(rows) if (row := form.put(given)) is not None}
+        means = np.full(len(rows), np.nan)
+        if put:
+            encoded = encode(lm.tokenizer, form.prompt(lm), put.values())
+            means[list(put)] = mean_logps(lm, encoded, batch_size=batch_size)
+        found[name] = means
+    return found
 
 
 def _gradient_norms(lm: LanguageModel, encoded: Sequence[Encoded]) -> Array:

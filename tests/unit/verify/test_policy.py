@@ -98,6 +98,8 @@ def test_a_changed_margin_changes_the_digest(tmp_path):
         ({"confidence": 1.0}, "confidence"),
         ({"checks": []}, "mandatory"),
         ({"checks": [{"name": "retain_utility", "mandatory": False}]}, "mandatory"),
+        ({"checks": ["retain_utility"]}, "at least one check of forgetting has to be mandatory"),
+        ({"checks": ["retain_utility", {"name": "extraction", "mandatory": False}]}, "check of forgetting"),
         ({"checks": [{"name": "retain_utilty"}]}, "did you mean 'retain_utility'"),
         ({"checks": [{"name": "retain_utility", "margin": 2}]}, "margin"),
         ({"checks": [{"name": "retain_utility", "typo": 2}]}, "typo"),
