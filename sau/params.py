@@ -13,7 +13,14 @@ from sau.models.sources import ModelParams
 from sau.pruners import PruneParams
 from sau.training.finetune import FinetuneParams
 from sau.unlearn.unlearn import UnlearnParams
-from sau.verify.policy import VerifyParams
+
+
+class VerifyParams(Section):
+    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
+
+    policy: str = "quick"
+    num_stressors: int | None = Field(None, ge=0)
+    max_retain_rows: int = Field(200, ge=10, le=100_000)
 
 
 class Params(Section):

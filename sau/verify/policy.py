@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from sau.config import Section, checked, read_yaml
+from sau.config import checked, read_yaml
 from sau.errors import ConfigError
 from sau.registry import built
 from sau.verify.checks.base import PACKAGE as CHECKS
@@ -16,15 +16,6 @@ from sau.verify.metrics.base import PACKAGE as METRICS
 from sau.verify.metrics.base import Metric
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor
-
-
-class VerifyParams(Section):
-    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
-
-    policy: str = "quick"
-    num_stressors: int | None = Field(None, ge=0)
-    max_retain_rows: int = Field(200, ge=10, le=100_000)
-
 
 SHIPPED = Path(__file__).parent / "policies"
 

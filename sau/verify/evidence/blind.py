@@ -11,9 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from sau.data.records import Row
 from sau.verify.stats import auc, interval, resamples, wins
@@ -28,6 +25,9 @@ _MAX_WORDS = 2000
 
 def blind_baseline(forget: Sequence[Row], holdout: Sequence[Row], *, limit: float, seed: int) -> tuple[float, bool]:
     """(cross-validated AUC, whether it is above `limit` beyond doubt); (0.5, False) below 5 records a side."""
+    from sklearn.linear_model import LogisticRegression  # scikit-learn takes a second to load
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
     if min(len(forget), len(holdout)) < _FOLDS:
         return 0.5, False
     features_NW = word_features([*forget, *holdout])
@@ -57,6 +57,8 @@ def _folds(rows: Sequence[Row], rng: np.random.Generator) -> NDArray[np.int_]:
 
 def word_features(rows: Sequence[Row]) -> Array:
     """Presence of each word that occurs with more than one subject [N, W], the most frequent 2000."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     texts = [f"{row['question']} {row['answer']}" for row in rows]
     if not any(re.search(r"\w", text) for text in texts):
         return np.zeros((len(rows), 0))

@@ -9,12 +9,11 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
 
 from sau.data.records import Row
 from sau.errors import DataError
@@ -24,6 +23,9 @@ from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
 from sau.registry import discover
 from sau.verify.forms.base import PACKAGE as FORMS
 from sau.verify.forms.base import Form
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 Array = NDArray[np.float64]
 
@@ -208,7 +210,9 @@ def opened(source: ModelSource) -> LanguageModel:
 
 
 @cache
-def _scorer() -> RougeScorer:
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer  # with nltk it takes a second to load
+
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 
