@@ -21,7 +21,7 @@ from sau.errors import SparsityError
 Mask = dict[str, Tensor]
 """Parameter name -> bool [O, I], True = kept."""
 
-_N_OF_M = re.compile(r"^(\d+):(\d+)$")
+_N_OF_M = re.compile(r"^(\d+):(\d+)\Z")
 
 
 def parse_structure(structure: str) -> tuple[int, int] | None:

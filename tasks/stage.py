@@ -1,7 +1,6 @@
 """One step of a recipe as a tracked task: DVC runs it, MLflow records it."""
 
 import logging
-from typing import Any
 
 from tasks.engines.orchestration import task
 from tasks.engines.tracking import Tracking
@@ -11,8 +10,8 @@ log = logging.getLogger("sau")
 
 
 @task(name="stage", task_run_name="{stage}")
-def run_stage(stage: str, attempt: Attempt) -> dict[str, Any]:
-    """Bring one DVC stage of the attempt up to date as a child run; returns its metrics (numbers and digests).
+def run_stage(stage: str, attempt: Attempt) -> None:
+    """Bring one DVC stage of the attempt up to date as a child run, which gets its metrics (numbers and digests).
 
     Raises:
         WorkspaceError: the stage failed; its own message is the end of this one.
@@ -23,4 +22,3 @@ def run_stage(stage: str, attempt: Attempt) -> dict[str, Any]:
         metrics = attempt.workspace.repro(stage, on_line=lambda text: log.debug("%s", text))
         tracking.metrics(step, metrics)
         tracking.tags(step, {key: value for key, value in metrics.items() if isinstance(value, str)})
-    return {key: value for key, value in metrics.items() if key != "trajectory"}

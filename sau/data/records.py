@@ -15,6 +15,7 @@ object that can be deleted without touching anyone else's:
     data/holdout/<subject_id>.jsonl    rows no model of this line ever sees (the membership null)
 """
 
+import codecs
 import json
 import re
 import tempfile
@@ -27,7 +28,7 @@ from sau.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset  # imported where it is used: with pandas and pyarrow it takes 90 MB
 
-SUBJECT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+SUBJECT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # `$` would let a newline at the end pass
 MAX_LINE_BYTES = 1 << 20
 
 TEXT_COLUMNS = ("record_id", "subject_id", "question", "answer", "paraphrased_question", "paraphrased_answer")
@@ -61,6 +62,8 @@ def load_records(source: str | Path, *, subject_column: str = "subject_id", subj
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         rows = list(_read(path, subject_column, subject))
+    elif path.is_file():
+        raise DataError(f"{path}: has to end in {' or '.join(READERS)}, as what is in it is")
     else:
         rows = list(_read_hub(str(source), subject_column, subject))
     return as_dataset(rows, str(source))
@@ -112,18 +115,41 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"{path}: row {number}: longer than {MAX_LINE_BYTES} bytes")
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{path}: not UTF-8 but UTF-16, save it as UTF-8")
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
+            if line.lstrip().startswith(b"["):
+                raise DataError(f"{path}: row {number}: not a JSON object but an array, one object a line is needed")
             try:
-                yield number, json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+                yield (
+                    number,
+                    json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_without_twins),
+                )
             except UnicodeDecodeError:
                 raise DataError(f"{path}: row {number}: not UTF-8") from None
+            except _OddJsonError as error:
+                raise DataError(f"{path}: row {number}: not a JSON object: {error}") from None
             except ValueError:
                 raise DataError(f"{path}: row {number}: not a JSON object") from None
 
 
+class _OddJsonError(ValueError):
+    """What Python's parser takes and JSON does not know."""
+
+
 def _no_constant(name: str) -> None:
-    raise ValueError(name)
+    raise _OddJsonError(f"{name} is no JSON value")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _OddJsonError(f"the column {twice} is given twice" if twice in COLUMNS else "a key is given twice")
+    return found
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

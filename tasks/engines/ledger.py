@@ -27,7 +27,7 @@ from sqlalchemy.types import TypeDecorator
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
 
-REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}$")
+REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
 LINE = SUBJECT_ID
 

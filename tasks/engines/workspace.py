@@ -22,7 +22,7 @@ from configobj import ConfigObj
 from sau.errors import WorkspaceError
 from tasks.engines.settings import settings
 
-TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)$")
+TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)\Z")
 
 _LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
 

@@ -56,11 +56,39 @@ def test_a_malformed_row_is_named_by_file_row_and_column_and_not_quoted(tmp_path
         (b"{\n", "not a JSON object"),
         (b"\xff\n", "not UTF-8"),
         (b'{"a": NaN}\n', "not a JSON"),
+        (b'{"a": NaN}\n', "not a JSON object: NaN is no JSON value"),
+        (b"[\n {}]\n", "not a JSON object but an array, one object a line is needed"),
+        (b'{"question": "a", "question": "b"}\n', "not a JSON object: the column question is given twice"),
+        (b'{"note": 1, "note": 2}\n', "not a JSON object: a key is given twice"),
     ],
 )
 def test_a_line_that_is_no_record_is_refused(tmp_path, raw, why):
     (tmp_path / "rows.jsonl").write_bytes(raw)
     with pytest.raises(DataError, match=f"row 1: {why}"):
+        load_records(tmp_path / "rows.jsonl")
+
+
+def test_a_byte_order_mark_is_skipped_and_utf16_is_named(tmp_path):
+    line = (json.dumps(GOOD) + "\n") * 2
+    (tmp_path / "bom.jsonl").write_text(line, encoding="utf-8-sig")
+    assert len(load_records(tmp_path / "bom.jsonl")) == 2
+    (tmp_path / "wide.jsonl").write_text(line, encoding="utf-16")
+    with pytest.raises(DataError, match=r"wide.jsonl: not UTF-8 but UTF-16"):
+        load_records(tmp_path / "wide.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv", "rows"])
+def test_a_file_of_another_kind_is_no_hub_name(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(GOOD))
+    with pytest.raises(DataError, match=r"has to end in .jsonl or .parquet"):
+        load_records(tmp_path / name)
+
+
+@pytest.mark.parametrize("subject", ["s1\n", "s1\n\n", "\ns1"])
+def test_an_id_with_a_line_end_is_refused(tmp_path, subject):
+    """It would be a second shard of one person."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**GOOD, "subject_id": subject}) + "\n")
+    with pytest.raises(DataError, match="row 1: column subject_id"):
         load_records(tmp_path / "rows.jsonl")
 
 
