@@ -45,9 +45,10 @@ def bootstrap_line(
         from flows.bootstrap import bootstrap, check_bootstrap
 
         laid_over = overrides(profile, set_)
-        check_bootstrap(line, laid_over)
+        source = absolute(data)
         options = _data_options(forget_split, retain_rows, holdout_rows, subject_column)
-        record = bootstrap(line, absolute(data), options, laid_over)
+        check_bootstrap(line, source, options, laid_over)
+        record = bootstrap(line, source, options, laid_over)
     if as_json:
         print_json(record)
     else:

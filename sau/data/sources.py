@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sau.config import Section
 from sau.data.demo import write_demo_data
-from sau.data.records import load_records, write_shards
+from sau.data.records import Row, load_records, write_shards
 from sau.data.tofu import is_tofu, load_tofu
 from sau.errors import DataError
 
@@ -26,30 +26,39 @@ class DataOptions(Section):
 
 
 def write_data(source: str, folder: Path, options: DataOptions) -> None:
-    """Fill `folder/train` and `folder/holdout` from a source.
-
-    Args:
-        source: `demo`; TOFU's folder or hub name; a folder with `train` and `holdout` below it; or any source that
-            `load_records` takes, whose last subjects, at least `num_holdout` rows of them, become the holdout.
+    """Fill `folder/train` and `folder/holdout` from a source: `demo`, or one that `read_data` takes.
 
     Raises:
         DataError: unreadable, malformed, or too few subjects.
     """
     if source == DEMO:
         write_demo_data(folder)
-    elif is_tofu(source):
+        return
+    for part, rows in zip(("train", "holdout"), read_data(source, options), strict=True):
+        write_shards(rows, folder / part)
+
+
+def read_data(source: str, options: DataOptions) -> tuple[list[Row], list[Row]]:
+    """A source's rows as (train, holdout).
+
+    Args:
+        source: TOFU's folder or hub name; a folder with `train` and `holdout` below it; or any source that
+            `load_records` takes, whose last subjects, at least `num_holdout` rows of them, become the holdout.
+
+    Raises:
+        DataError: unreadable, malformed, or too few subjects.
+    """
+    column = options.subject_column
+    if is_tofu(source):
         train, holdout = load_tofu(
             source, forget=options.forget, num_retain=options.num_retain, num_holdout=options.num_holdout
         )
-        write_shards(train, folder / "train")
-        write_shards(holdout, folder / "holdout")
     elif (Path(source) / "train").is_dir() and (Path(source) / "holdout").is_dir():
-        for part in ("train", "holdout"):
-            write_shards(
-                load_records(Path(source) / part, subject_column=options.subject_column).to_list(), folder / part
-            )
+        train, holdout = (
+            load_records(Path(source) / part, subject_column=column).to_list() for part in ("train", "holdout")
+        )
     else:
-        rows = load_records(source, subject_column=options.subject_column).to_list()
+        rows = load_records(source, subject_column=column).to_list()
         people = list(dict.fromkeys(row["subject_id"] for row in rows))
         unseen: set[str] = set()
         while people and sum(row["subject_id"] in unseen for row in rows) < options.num_holdout:
@@ -59,8 +68,8 @@ def write_data(source: str, folder: Path, options: DataOptions) -> None:
                 f"{source}: {len(people)} subjects are left to train on beside a holdout of {options.num_holdout} "
                 "rows, at least 2 are needed"
             )
-        write_shards((row for row in rows if row["subject_id"] not in unseen), folder / "train")
-        write_shards((row for row in rows if row["subject_id"] in unseen), folder / "holdout")
-    trained = {path.stem for path in (folder / "train").glob("*.jsonl")}
-    if both := trained & {path.stem for path in (folder / "holdout").glob("*.jsonl")}:
+        train = [row for row in rows if row["subject_id"] not in unseen]
+        holdout = [row for row in rows if row["subject_id"] in unseen]
+    if both := {row["subject_id"] for row in train} & {row["subject_id"] for row in holdout}:
         raise DataError(f"{source}: {len(both)} subjects are in train and in holdout")
+    return train, holdout
