@@ -40,7 +40,7 @@ class Outcome(BaseModel):
 @flow(name="forget", flow_run_name="forget {line}")
 def forget(
     line: str,
-    reference: bool = True,
+    reference: bool = False,
     retry_review: bool = False,
     overrides: dict[str, Any] | None = None,
     show_answers: bool = False,
@@ -48,7 +48,7 @@ def forget(
     """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
 
     Args:
-        reference: retrain a reference model to judge by; without one the verdict cannot be PASS.
+        reference: retrain a reference as one control more; a policy whose null is `retrained` cannot do without.
         retry_review: also take requests again whose last version did not pass.
         overrides: parameters on top of the parent version's.
         show_answers: put what the models answer into the report; rows of the demo people only.

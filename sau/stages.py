@@ -12,12 +12,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import Row, load_records
-from sau.data.sets import Sets
+from sau.data.sets import Sets, halves
 from sau.errors import CheckpointError, DataError
 from sau.models.dense import open_dense, save_dense
 from sau.models.language_model import seeded
@@ -33,6 +33,9 @@ DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
 SPLIT = ARTIFACTS / "split.json"
 PARAMS = Path("params.yaml")
+
+Half = Literal["calibrate", "judge"]
+"""Of the holdout: what unlearning may see, and what the verdict is read against."""
 
 Metrics = dict[str, Any]
 """A step's numbers and digests by name; `trajectory` is a list of readings. It is a JSON file that DVC keeps."""
@@ -52,20 +55,20 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> 
     return metrics
 
 
-def read_split(folder: Path) -> Sets:
-    """The rows that the snapshot named, in its order.
+def read_split(folder: Path, holdout: Half) -> Sets:
+    """The rows that the snapshot named, in its order, with one half of the holdout.
 
     Raises:
         DataError: a named record is not in the data.
     """
     named = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
-    rows: dict[str, list[Row]] = {}
-    for part, source in (("forget", FORGET), ("retain", DATA / "train"), ("holdout", DATA / "holdout")):
+    rows: list[list[Row]] = []
+    for part, source in (("forget", FORGET), ("retain", DATA / "train"), (holdout, DATA / "holdout")):
         by_id = {row["record_id"]: row for row in load_records(folder / source).to_list()}
         if missing := [record for record in named[part] if record not in by_id]:
             raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
-        rows[part] = [by_id[record] for record in named[part]]
-    return Sets(**rows)
+        rows.append([by_id[record] for record in named[part]])
+    return Sets(*rows)
 
 
 def _fresh(path: Path) -> Path:
@@ -130,14 +133,16 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metric
     if overlap == len(parts["forget"]):
         raise DataError(f"snapshot: all {overlap} rows to forget are also among the rows to retain")
     (folder / ARTIFACTS).mkdir(exist_ok=True)
+    sides = halves(parts.pop("holdout").to_list(), params.seed)
     split = {part: sorted(rows["record_id"]) for part, rows in parts.items()}
+    split |= {side: sorted(row["record_id"] for row in rows) for side, rows in zip(get_args(Half), sides, strict=True)}
     (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {f"num_{part}": len(rows) for part, rows in parts.items()} | {"num_overlap": overlap}
+    return {f"num_{part}": len(records) for part, records in split.items()} | {"num_overlap": overlap}
 
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = open_sparse(folder / PARENT)
-    sets = read_split(folder)
+    sets = read_split(folder, "calibrate")
     if params.unlearn.order == "unlearn-prune":
         lm.model = open_dense(folder / DENSE, prompt=lm.prompt).model
     history = unlearn(

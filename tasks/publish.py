@@ -1,7 +1,7 @@
 """What people see of a version: its story on MLflow's pages, the picture of its lineage, a card in Prefect's."""
 
 from sau.verify import Verification
-from sau.verify.report.words import COLUMNS, HEADLINES, headline, markdown_cell, markdown_rows, markdown_table
+from sau.verify.report.words import COLUMNS, CONTROLS, HEADLINES, headline, markdown_cell, markdown_rows, markdown_table
 from tasks.engines.orchestration import create_markdown_artifact, task
 from tasks.engines.tracking import Tracking
 from tasks.verify import RECORD
@@ -9,7 +9,7 @@ from tasks.versions.lineage import chain
 from tasks.versions.picture import page, svg
 from tasks.versions.record import VersionRecord
 
-_SHOWN = {name: COLUMNS[name] for name in ("check", "n", "value", "before", "reference", "margin", "verdict")}
+_SHOWN = {name: COLUMNS[name] for name in ("check", "n", "value", "before", *CONTROLS, "margin", "verdict")}
 
 
 @task(name="publish", task_run_name="publish {record.tag}")
@@ -71,5 +71,5 @@ def _card(record: VersionRecord, verification: Verification) -> str:
 
 
 def _judged(record: VersionRecord) -> str:
-    beside = f"beside the retrained {record.reference}" if record.reference else "without a retrained reference"
-    return f"Judged by policy `{record.policy}` ({record.policy_digest[:12]}), {beside}."
+    beside = f", beside the retrained {record.reference}" if record.reference else ""
+    return f"Judged by policy `{record.policy}` ({record.policy_digest[:12]}) against {record.against}{beside}."

@@ -78,6 +78,7 @@ def register(
             verdict=judged.verdict if judged else BOOTSTRAP,
             policy=judged.policy if judged else "",
             policy_digest=judged.policy_digest if judged else "",
+            judged_against=judged.judged_against if judged else "",
             reference=judged.reference if judged else "",
         )
         description = f"**{record.verdict}**, {record.origin}"

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict
 
 from sau.checkpoint.manifest import SparseCheckpoint, check_files
 from sau.checkpoint.sparse import open_sparse
-from sau.data.sets import Sets
+from sau.data.records import Row
+from sau.data.sets import Sets, by_person
 from sau.errors import CheckpointError, DataError, WorkspaceError
 from sau.models.dense import open_dense
 from sau.models.language_model import PROMPT, LanguageModel, seeded
-from sau.params import load_params
-from sau.stages import CHECKPOINT, PARENT, read_split
+from sau.params import Params, load_params
+from sau.stages import BASE, CHECKPOINT, PARENT, read_split
+from sau.training.finetune import adapted
 from sau.verify import Controls, Verification, load_policy
 from sau.verify import verify as run_battery
 from sau.verify.evidence.readings import ModelSource
@@ -42,6 +44,7 @@ class Judged(BaseModel):
     Attributes:
         weights_digest: what the verdict speaks of.
         manifest_digest: of every byte of the checkpoint that was judged.
+        judged_against: the null, in words.
         reference: the retrained version beside it, "" where there was none.
     """
 
@@ -52,6 +55,7 @@ class Judged(BaseModel):
     policy_digest: str
     weights_digest: str
     manifest_digest: str
+    judged_against: str
     reference: str
 
 
@@ -68,7 +72,8 @@ def verify(
     The whole record and the report, as a page and as Markdown, are artifacts of the request's run.
 
     Args:
-        reference: the retrained version, None where there is none: the checks that need it then answer INCONCLUSIVE.
+        reference: the retrained version, None where there is none: a policy that reads checks against one then answers
+            INCONCLUSIVE; for another it is one control more.
         show_answers: what the models answer goes into the report, where all rows are of the demo people.
 
     Raises:
@@ -77,7 +82,7 @@ def verify(
     tracking, ws = Tracking(), attempt.workspace
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
-    sets = _sampled(read_split(ws.path), params.verify.max_retain_rows, params.seed)
+    sets = _sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
     model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
     retrained = _opener(Registry(tracking).download(reference)) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
@@ -88,7 +93,9 @@ def verify(
         verification = run_battery(
             model=model,
             sets=sets,
-            controls=Controls(before, retrained, _dense_opener(tracking, ws, attempt.line)),
+            controls=Controls(
+                before, retrained, _dense_opener(tracking, ws, attempt.line), _base_opener(ws.path, params, sets)
+            ),
             policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
             weights_digest=manifest.weights_digest,
             seed=params.seed,
@@ -106,15 +113,33 @@ def verify(
         policy_digest=verification.policy_digest,
         weights_digest=verification.weights_digest,
         manifest_digest=manifest.manifest_digest,
+        judged_against=verification.judged_against,
         reference=reference.tag if reference else "",
     )
 
 
 def _sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
-    """The sets with at most so many of the rows to keep, a seeded choice."""
-    if len(sets.retain) <= max_retain_rows:
-        return sets
-    return Sets(sets.forget, random.Random(seed).sample(sets.retain, max_retain_rows), sets.holdout)
+    """The sets with at most so many of the rows to keep: a seeded choice of people, who stay whole."""
+    people = random.Random(seed).sample(groups := by_person(sets.retain), len(groups))
+    kept: list[Row] = []
+    for rows in people:
+        if len(kept) + len(rows) <= max_retain_rows or not kept:
+            kept += rows[:max_retain_rows]
+    return Sets(sets.forget, kept, sets.holdout)
+
+
+def _base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:
+    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say."""
+
+    def opened() -> LanguageModel:
+        base = open_dense(folder / BASE, prompt=open_sparse(folder / PARENT).prompt)
+        if not params.unlearn.adapt:
+            return base
+        return adapted(
+            base, base.encode(sets.retain), params.unlearn.adapt, seed=params.seed, num_threads=params.num_threads
+        )
+
+    return opened
 
 
 def _opener(folder: Path) -> Callable[[], LanguageModel]:
@@ -157,9 +182,8 @@ def _record(
     numbers = {finding.id: finding.value for finding in verification.checks if finding.value is not None}
     tracking.metrics(step, numbers | {"rows_read": verification.rows_read, "cpu_seconds": verification.seconds})
     tracking.metrics(attempt.run_id, _by_role(verification))
-    tracking.tags(
-        attempt.run_id, {key: record[key] for key in ("verdict", "policy", "policy_digest", "weights_digest")}
-    )
+    said = {key: record[key] for key in ("verdict", "policy", "policy_digest", "null", "weights_digest")}
+    tracking.tags(attempt.run_id, said | {"judged_against": verification.judged_against})
     tracking.text(attempt.run_id, json.dumps(record, indent=1), RECORD)
     page: dict[str, Any] = {
         "title": f"{attempt.line}: forgetting verified",

@@ -36,7 +36,7 @@ def bootstrap_line(
     set_: Set = None,
     forget_split: ForgetSplit = "forget01",
     retain_rows: RetainRows = 100,
-    holdout_rows: HoldoutRows = 100,
+    holdout_rows: HoldoutRows = None,
     subject_column: SubjectColumn = "subject_id",
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +55,7 @@ def bootstrap_line(
         out.print(f"[bold]{record.tag}[/] is registered and champion")
 
 
-def _data_options(forget_split: str, retain_rows: int, holdout_rows: int, subject_column: str) -> "DataOptions":
+def _data_options(forget_split: str, retain_rows: int, holdout_rows: int | None, subject_column: str) -> "DataOptions":
     from sau.data.sources import DataOptions
 
     return DataOptions(
@@ -67,8 +67,8 @@ def _data_options(forget_split: str, retain_rows: int, holdout_rows: int, subjec
 def forget_line(
     line: Line = "tiny",
     reference: Annotated[
-        bool, typer.Option(help="Retrain a reference without the rows to judge by; without one no verdict is PASS.")
-    ] = True,
+        bool, typer.Option(help="Also retrain a model without the rows, as one control more: costs a whole training.")
+    ] = False,
     retry_review: Annotated[bool, typer.Option(help="Take requests again whose last version did not pass.")] = False,
     show_answers: ShowAnswers = False,
     set_: Set = None,
@@ -102,7 +102,7 @@ def demo(
     data: Annotated[str, typer.Option(help="As in bootstrap; smollm2 wants TOFU.")] = "demo",
     forget_split: ForgetSplit = "forget01",
     retain_rows: RetainRows = 100,
-    holdout_rows: HoldoutRows = 100,
+    holdout_rows: HoldoutRows = None,
     set_: Set = None,
 ) -> None:
     """The whole path once: a first version, one forget request, the verdict, and what to open next."""

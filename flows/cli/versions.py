@@ -53,9 +53,7 @@ def lineage(
             f"recipe commit {link.git_commit[:12]}, code {link.code_commit[:12]}, params {link.params_digest[:12]}"
         )
         if link.policy:
-            branch.add(
-                f"judged by policy {link.policy} against {link.reference or 'nothing'}, MLflow run {link.run_id}"
-            )
+            branch.add(f"judged by policy {link.policy} against {link.against}, MLflow run {link.run_id}")
     out.print(root)
 
 

@@ -21,7 +21,7 @@ EXIT_CODES = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4, "REFUSED": 5}
 
 QUIET_S = 30.0  # in a log file a step speaks up this often
 
-COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "REFUSED": "red"}
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT APPLICABLE": "dim", "REFUSED": "red"}
 
 # Piped output keeps whole digests on a line.
 out, err = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
@@ -83,12 +83,14 @@ def _plain(value: Any) -> Any:
 
 def print_checks(verification: "Verification") -> None:
     """The verdict and its checks with both controls, power and cost as a table."""
-    from sau.verify.report.words import finding_words
+    from sau.verify.report.words import filled, finding_words
 
     columns = {
-        "id": "check", "n": "n", "value": "value", "before": "before", "reference": "reference", "margin": "margin",
-        "power": "power", "rows_read": "rows read", "seconds": "CPU s",
+        "id": "check", "n": "n", "value": "value", "before": "before", "reference": "reference",
+        "seen": "people who stay", "alarms": "strangers", "margin": "margin", "power": "power",
+        "rows_read": "rows read", "seconds": "CPU s",
     }  # fmt: skip
+    columns = filled(columns, verification.checks)
     table = Table(*columns.values(), "verdict")
     for finding in verification.checks:
         words = finding_words(finding)
@@ -99,7 +101,13 @@ def print_checks(verification: "Verification") -> None:
         f"{verification.rows_read:,} rows read, {verification.seconds:.1f} s of CPU time; a reading that checks share "
         "is in the row of each, and here once"
     )
+    if "seen" in columns:
+        out.print(
+            "each in the place of the one who asked: how many of the people who stay the check finds, and how many of "
+            "the people the model never saw it takes for known"
+        )
     verdict = verification.verdict
-    out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {verification.policy}")
+    against = f"against {verification.judged_against}"
+    out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {verification.policy}, {against}")
     for reason in verification.reasons:
         out.print(f"  {escape(reason)}", highlight=False)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from sau.cli.console import EXIT_CODES, ShowAnswers, print_checks, progress
 from sau.cli.models import folder_of
 
 
+class NullName(StrEnum):
+    """What somebody looks like whom the model never saw."""
+
+    population = "population"
+    retrained = "retrained"
+
+
 @app.command()
 def verify(
     model: Annotated[
@@ -20,16 +28,19 @@ def verify(
     forget: Annotated[Path, typer.Option(help="Rows to have been forgotten: JSONL, Parquet or a folder.")],
     retain: Annotated[Path, typer.Option(help="Rows to be kept.")],
     holdout: Annotated[
-        Path | None, typer.Option(help="Rows no model ever saw; without them there is no membership check.")
+        Path | None, typer.Option(help="Rows of people no model ever saw, unlearning included: the null.")
     ] = None,
     before: Annotated[str | None, typer.Option(help="The model before unlearning: the positive control.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="A model that never saw the rows: the negative control.")
+        str | None, typer.Option(help="A model retrained without the rows: one control more, or the null.")
     ] = None,
     dense: Annotated[
         str | None, typer.Option(help="The dense model that the sparse one comes from, for the stressor densify.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="quick, standard, strict, or a policy file.")] = "quick",
+    policy: Annotated[str, typer.Option(help="quick, standard, strict, or a policy file.")] = "standard",
+    null: Annotated[
+        NullName | None, typer.Option(help="What to judge against; default: what the policy says (people).")
+    ] = None,
     stressors: Annotated[
         int | None, typer.Option(min=0, help="Run only so many of the policy's stressors; default: its own budget.")
     ] = None,
@@ -63,6 +74,7 @@ def verify(
             dense=folder(dense),
             policy=policy,
             num_stressors=stressors,
+            null=null.value if null else None,
             subject=subject,
             progress=lambda text: logger.debug("%s", text),
         )

@@ -198,7 +198,7 @@ def is_demo(row: Row) -> bool:
     )
 
 
-def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_holdout: int = 8) -> None:
+def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_holdout: int = 48) -> None:
     """Write `folder/train` and `folder/holdout`, one JSONL file per invented person.
 
     Args:

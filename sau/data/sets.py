@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sau.data.records import Row
 from sau.errors import DataError
 
@@ -42,3 +44,26 @@ class Sets:
         for name, rows in self.items():
             if not len(rows):
                 raise DataError(f"{what}: the {name} set is empty")
+
+
+def by_person(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each person, in the order in which people first appear."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["subject_id"], []).append(row)
+    return list(found.values())
+
+
+def halves(holdout: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Holdout rows by person into (those that calibrate, those that judge), a seeded choice; the odd person judges.
+
+    Unlearning brings the forgotten rows to where it sees rows of people the model never saw: it must not see those that
+    the verdict is read against. One person alone calibrates, and nobody judges.
+    """
+    people = sorted({row["subject_id"] for row in holdout})
+    order = np.random.default_rng(seed).permutation(len(people))
+    calibrating = {people[i] for i in order[: max(len(people) // 2, 1)]}
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in holdout:
+        sides[row["subject_id"] not in calibrating].append(row)
+    return sides

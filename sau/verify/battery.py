@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sau.data.sets import SETS, Sets
+from sau.data.sets import SETS, Sets, by_person
 from sau.registry import discover
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.findings import sorted_scores, table_of
 from sau.verify.policy import Policy
-from sau.verify.record import LIMITS, Verification
+from sau.verify.record import LIMITS, ROLES, Verification
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor
 from sau.verify.trial import Controls, Run
@@ -77,19 +77,29 @@ def verify_each(
         "policy_digest": policy.digest,
         "confidence": policy.confidence,
         "seed": seed,
+        "null": policy.against,
         "num_records": {name: len(rows) for name, rows in sets.items()},
-        "limits": [*LIMITS, *_not_run(policy)],
+        "num_people": {name: len(by_person(rows)) for name, rows in sets.items()},
     }
+    limits = [*LIMITS[policy.against], *_not_run(policy)]
     if refusals := _refusals(sets):
         for _, digest in candidates:
             yield Verification(
-                verdict="REFUSED", reasons=refusals, checks=[], table={}, scores={}, weights_digest=digest, **frame
+                verdict="REFUSED",
+                reasons=refusals,
+                checks=[],
+                table={},
+                scores={},
+                limits=limits,
+                weights_digest=digest,
+                **frame,
             )
         return
 
     beside = Run(policy, sets, seed, controls.dense, say)
     beside.take("before", controls.before)
     beside.take("reference", controls.reference)
+    beside.take_base(controls.base)
     shared = time.process_time() - started
     for model, digest in candidates:
         started = time.process_time()
@@ -99,17 +109,28 @@ def verify_each(
         say("judging")
         findings = run.findings()
         verdict, reasons = conclude(findings)
-        evidence = run.as_stored.evidence
+        evidence = {role: found for role, found in run.as_stored.evidence.items() if role in ROLES}
         yield Verification(
             verdict=verdict,
             reasons=reasons,
             checks=findings,
             table=table_of(policy.metrics, evidence),
+            limits=[*limits, *_drift(run)],
             scores={role: {name: sorted_scores(e, name) for name in SETS} for role, e in evidence.items()},
             rows_read=sum(trial.meter.total.rows for trial in run.trials),
             seconds=round(shared + time.process_time() - started, 3),
             weights_digest=digest,
             **frame,
+        )
+
+
+def _drift(run: Run) -> Iterator[str]:
+    """Whether words alone tell the forget rows from those of the people they are judged beside."""
+    auc, void = run.blind
+    if void and run.null == "population":
+        yield (
+            f"Words alone, without any model, tell the records from those of the people the model never saw (AUC "
+            f"{auc:.2f}): these people are unlike the one who asked, and the numbers may be off to either side."
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sau.data.sets import SETS
 from sau.errors import SauError
-from sau.verify.checks.base import Check, Evidence, Measure, Verdict
+from sau.verify.checks.base import Check, Evidence, Measure, Null, Verdict
 from sau.verify.evidence.cost import Cost
 from sau.verify.metrics.base import MembershipMetric, Metric, ModelMetric, Readings, RecordMetric, token_means
 from sau.verify.record import Finding, Table, TableRow
@@ -20,8 +20,10 @@ def finding_of(
     *,
     stressor: Stressor | None,
     trouble: str,
+    applies: bool,
     p: float,
     alpha: float,
+    null: Null,
     cost: Cost,
 ) -> Finding:
     """A check's finding, from its measures of all models.
@@ -29,14 +31,16 @@ def finding_of(
     Args:
         stressor: what the models had been through, None where they are as stored.
         trouble: what kept the check from being taken; empty where nothing did.
+        applies: whether the model before unlearning gives anything away that the check could look for.
         p: of the unlearned model's measure, adjusted for the battery; alpha: 1 - confidence.
+        null: what the measures are read against.
         cost: of the check's numbers of all models.
     """
     measure = measures.get("unlearned")
-    verdict: Verdict = "INCONCLUSIVE"
+    verdict: Verdict = "INCONCLUSIVE" if applies else "NOT APPLICABLE"
     reason = trouble
     if not trouble:
-        verdict, reason = judge(check, measures, p, alpha)
+        verdict, reason = judge(check, measures, p, alpha, null)
     return Finding(
         id=f"{check.id}/{stressor.id}" if stressor else check.id,
         title=f"{check.label} {stressor.title} ({stressor.id})" if stressor else check.label,
@@ -52,6 +56,9 @@ def finding_of(
         power=_number(measure.power) if measure else None,
         verdict=verdict,
         reason=reason,
+        about_forgetting=check.about_forgetting,
+        seen=_number(measure.seen) if measure else None,
+        alarms=_number(measure.alarms) if measure else None,
         rows_read=cost.rows,
         seconds=round(cost.seconds, 3),
     )

@@ -11,7 +11,7 @@ from sau.config import checked, read_yaml
 from sau.errors import ConfigError
 from sau.registry import built
 from sau.verify.checks.base import PACKAGE as CHECKS
-from sau.verify.checks.base import Check
+from sau.verify.checks.base import Check, Null
 from sau.verify.metrics.base import PACKAGE as METRICS
 from sau.verify.metrics.base import Metric
 from sau.verify.stressors.base import PACKAGE as STRESSORS
@@ -25,7 +25,11 @@ class Policy(BaseModel):
 
     Attributes:
         confidence: of every verdict, over the whole battery (Holm).
-        min_forget_records, min_holdout_records: with fewer, checks that average over records are INCONCLUSIVE.
+        against: the null that checks of forgetting are read against, see `sau.verify.checks.base`.
+        min_people: so many that no model has seen the population null needs.
+        widest_margin: share up to which the population null widens its margins where there are few rows.
+        min_forget_records, min_holdout_records: with fewer, checks beside a retrained model that average over records
+            are INCONCLUSIVE.
         blind_limit: membership is void where words alone reach a higher AUC, beyond doubt.
         num_decoys: per forget record, where the data has as many.
         max_decoy_records: forget records ranked among decoys, a seeded choice; they cost most of the time.
@@ -42,6 +46,9 @@ class Policy(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
     version: int = Field(ge=1)
     confidence: float = Field(0.95, ge=0.8, lt=1)
+    against: Null = "population"
+    min_people: int = Field(20, ge=4)
+    widest_margin: float = Field(0.0, ge=0, lt=1)
     min_forget_records: int = Field(10, ge=2)
     min_holdout_records: int = Field(20, ge=2)
     blind_limit: float = Field(0.6, ge=0.5, le=1)
@@ -92,11 +99,11 @@ def _no_twins(ids: list[str]) -> None:
         raise ValueError(f"given twice: {', '.join(twice)}")
 
 
-def load_policy(source: str | Path, *, num_stressors: int | None = None) -> Policy:
+def load_policy(source: str | Path, *, num_stressors: int | None = None, null: Null | None = None) -> Policy:
     """A shipped policy by name (quick, standard, strict), or one from a YAML file.
 
     Args:
-        num_stressors: another budget than the policy's own; it is part of the digest.
+        num_stressors, null: another budget or null than the policy's own; they are part of the digest.
 
     Raises:
         ConfigError: no such policy; an unknown check, key or value, each named with what is allowed.
@@ -106,5 +113,5 @@ def load_policy(source: str | Path, *, num_stressors: int | None = None) -> Poli
     if path.suffix not in (".yaml", ".yml"):
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"policy {str(source)!r}: has to be one of {known}, or a .yaml file")
-    budget = {} if num_stressors is None else {"num_stressors": num_stressors}
-    return checked(Policy, {**read_yaml(path), **budget}, f"policy {path.stem!r}")
+    own = {name: value for name, value in (("num_stressors", num_stressors), ("against", null)) if value is not None}
+    return checked(Policy, {**read_yaml(path), **own}, f"policy {path.stem!r}")

@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.verify.checks.base import Verdict
+from sau.verify.checks.base import Null, Verdict
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Margin = tuple[float | None, float | None]
 
@@ -24,6 +24,8 @@ class Finding(_Record):
         n: records (or samples) it rests on.
         value, interval: of the unlearned model; the interval at 1 - 2 alpha, alpha = 1 - confidence.
         before, reference: the same number of the two controls.
+        seen, alarms: share of the people who stay that would FAIL in the place of the one who asked, and of those whom
+            the model never saw; null where they are not what the check is read against.
         margin: the lowest and highest acceptable value; null where that side is open.
         p: of "no signal", Holm-adjusted over the battery.
         power: chance to pass a model equal to the one that never saw the records.
@@ -46,6 +48,9 @@ class Finding(_Record):
     power: float | None
     verdict: Verdict
     reason: str
+    about_forgetting: bool = True
+    seen: float | None = None
+    alarms: float | None = None
     rows_read: int = 0
     seconds: float = 0.0
 
@@ -56,7 +61,8 @@ class Verification(_Record):
     Attributes:
         verdict, reasons: the verdict of the mandatory checks, and why, in sentences.
         weights_digest: of the one model the verdict speaks of.
-        num_records: of each set.
+        null: what the checks of forgetting are read against.
+        num_records, num_people: of each set.
         table: model (before, reference, unlearned) -> set (forget, retain, holdout; membership and model for
             metrics over several) -> metric -> value; null where it cannot be had.
         scores: model -> set -> each record's mean log-probability per answer token, sorted: numbers for plots.
@@ -73,7 +79,9 @@ class Verification(_Record):
     confidence: float
     weights_digest: str
     seed: int
+    null: Null
     num_records: dict[str, int]
+    num_people: dict[str, int]
     checks: list[Finding]
     table: dict[str, dict[str, dict[str, float | None]]]
     scores: dict[str, dict[str, list[float]]]
@@ -84,6 +92,13 @@ class Verification(_Record):
     def to_json(self) -> dict[str, Any]:
         """Plain lists, mappings, numbers and strings, ready for `json.dumps`; never NaN."""
         return self.model_dump(mode="json")
+
+    @property
+    def judged_against(self) -> str:
+        """The null in words."""
+        if self.null == "retrained":
+            return "a model retrained without the records"
+        return f"{self.num_people['holdout']} people the model never saw"
 
     def passes(self, digest: str) -> bool:
         """True where the verdict is PASS and speaks of exactly this model."""
@@ -100,8 +115,16 @@ ROLES = {
     "unlearned": "the unlearned model",
 }
 
-LIMITS = (
-    "A verdict speaks of the checks that ran, on the records given. It does not prove that nothing is left.",
-    "Records of one person are not independent of each other: intervals are somewhat too narrow.",
-    "Backups, logs and copies of the model outside this pipeline are not covered.",
-)
+LIMITS: dict[Null, tuple[str, ...]] = {
+    "population": (
+        "A verdict speaks of the checks that ran, on the records given. It does not prove that nothing is left.",
+        "The null is people whom the model never saw. Facts that others' records tell as well count as known, and a "
+        "person unlike all of those people is judged by the wrong ones.",
+        "Backups, logs and copies of the model outside this pipeline are not covered.",
+    ),
+    "retrained": (
+        "A verdict speaks of the checks that ran, on the records given. It does not prove that nothing is left.",
+        "Records of one person are not independent of each other: intervals are somewhat too narrow.",
+        "Backups, logs and copies of the model outside this pipeline are not covered.",
+    ),
+}

@@ -12,6 +12,7 @@ from sau.data.sets import Sets
 from sau.errors import CheckpointError
 from sau.models.language_model import PROMPT, LanguageModel
 from sau.verify.battery import verify
+from sau.verify.checks.base import Null
 from sau.verify.policy import load_policy
 from sau.verify.record import Verification
 from sau.verify.report.answers import answers
@@ -31,6 +32,7 @@ def verify_paths(
     policy: Source = "standard",
     *,
     num_stressors: int | None = None,
+    null: Null | None = None,
     prompt: str = PROMPT,
     subject: str | None = None,
     seed: int = 0,
@@ -40,9 +42,9 @@ def verify_paths(
 
     Args:
         model, before, reference, dense: folders or hub ids; see `sau.verify.Controls`.
-        forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Without a holdout set
-            no check of membership has a result.
-        policy, num_stressors: quick, standard, strict, or a YAML file, and another budget than its own.
+        forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Holdout people are
+            what the shipped policies judge against: nobody among them may have been shown to unlearning.
+        policy, num_stressors, null: quick, standard, strict, or a YAML file, and another budget or null than its own.
         prompt: how a question is put to a model whose folder does not say.
         subject: whom rows are about that name nobody.
 
@@ -62,7 +64,7 @@ def verify_paths(
         model=lambda: open_model(model, prompt=prompt),
         sets=Sets(rows(forget), rows(retain), rows(holdout)),
         controls=Controls(opener(before), opener(reference), opener(dense)),
-        policy=load_policy(policy, num_stressors=num_stressors),
+        policy=load_policy(policy, num_stressors=num_stressors, null=null),
         weights_digest=digest,
         seed=seed,
         progress=progress,

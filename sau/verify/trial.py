@@ -1,29 +1,26 @@
 """A verification under way: takes in one model after the other, under every stressor, then judges."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-import numpy as np
-
-from sau.data.sets import SETS, Sets
+from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.errors import SauError
 from sau.models.language_model import LanguageModel
-from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError
+from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.evidence.blind import blind_baseline
 from sau.verify.evidence.cost import Cost, Meter
-from sau.verify.evidence.decoys import find_secrets
-from sau.verify.evidence.readings import ModelSource, Part, opened, read, sum_logps
-from sau.verify.evidence.sampling import count_leaks
+from sau.verify.evidence.readings import ModelSource, opened
 from sau.verify.findings import finding_of
+from sau.verify.gathering import Gathering
 from sau.verify.policy import Policy
 from sau.verify.record import ROLES, Finding
 from sau.verify.stats import holm
 from sau.verify.stressors.base import Stressor, Surroundings
 
 _STRESSING = "stressing"
-
-_NUM_SHOTS = 2
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,14 @@ class Controls:
             the data, would be stricter than fair), which has to pass.
         dense: the dense model that sparse ones come from, for the stressor `densify`; opened only where that runs, and
             where it cannot be, the verdict says so.
+        base: a model that saw none of the forget and holdout rows, best adapted to the rows to keep: how hard it finds
+            rows is taken off the scores of people. Only beside people whom the model never saw, and never needed.
     """
 
     before: ModelSource | None = None
     reference: ModelSource | None = None
     dense: ModelSource | None = None
+    base: ModelSource | None = None
 
 
 @dataclass
@@ -51,18 +51,20 @@ class Trial:
 
     stressor: Stressor | None
     checks: tuple[Check, ...]
+    null: Null
     evidence: dict[str, Evidence] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
 
     def cost(self, check: Check) -> Cost:
         """Of the check's numbers of all models."""
-        return self.meter.of(*check.sets, *([check.extra] if check.extra else ()), _STRESSING, f"judging {check.id}")
+        extra = [check.extra] if check.extra else []
+        return self.meter.of(*check.reads(self.null), *extra, _STRESSING, f"judging {check.id}")
 
     def fork(self) -> "Trial":
         """The same so far; what either takes in from here on is its own."""
-        return Trial(
-            self.stressor, self.checks, dict(self.evidence), dict(self.troubles), Meter(dict(self.meter.parts))
+        return replace(
+            self, evidence=dict(self.evidence), troubles=dict(self.troubles), meter=Meter(dict(self.meter.parts))
         )
 
 
@@ -78,15 +80,15 @@ class Run:
         say: Callable[[str], None],
     ) -> None:
         self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
-        self.secrets = find_secrets(*(rows for _, rows in sets.items()), num_decoys=policy.num_decoys, seed=seed)
-        if len(self.secrets) > policy.max_decoy_records:
-            chosen = np.random.default_rng(seed).choice(len(self.secrets), policy.max_decoy_records, replace=False)
-            self.secrets = [self.secrets[i] for i in sorted(chosen)]
+        self.null, self.gathering = policy.against, Gathering(policy, sets, seed)
+        self.people = {name: _numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
-        self.as_stored = Trial(None, policy.checks)
-        self.trials = [self.as_stored, *(Trial(stressor, repeated) for stressor in policy.stressors_run)]
+        self.as_stored = Trial(None, policy.checks, self.null)
+        self.trials = [self.as_stored, *(Trial(stressor, repeated, self.null) for stressor in policy.stressors_run)]
         beyond = {"unlearned": f"beyond the budget of {policy.num_stressors} stressors"}
-        self.left_out = [Trial(s, repeated, troubles=beyond) for s in policy.stressors_left_out if s.mandatory]
+        self.left_out = [
+            Trial(s, repeated, self.null, troubles=beyond) for s in policy.stressors_left_out if s.mandatory
+        ]
 
     def fork(self) -> "Run":
         """The same with what has been taken in so far, for one more model."""
@@ -109,58 +111,31 @@ class Run:
                 continue
             self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
             try:
-                trial.evidence[role] = self._gather(self._stressed(lm, trial), trial)
+                trial.evidence[role] = self.gathering.of(
+                    self._stressed(lm, trial), trial.checks, trial.meter, stressed=trial.stressor is not None
+                )
             except Exception as error:
                 trial.troubles[role] = f"{ROLES[role]} could not be measured ({in_words(error)})"
+
+    def take_base(self, source: ModelSource | None) -> None:
+        """How hard a model that saw neither finds the forget rows and the strangers', under the null of people."""
+        if source is None or self.null != "population":
+            return
+        self.say("reading the base model")
+        try:
+            self.as_stored.evidence["base"] = self.gathering.of_people(
+                opened(source), self.as_stored.checks, self.as_stored.meter
+            )
+        except Exception as error:
+            for trial in self.trials:
+                trial.troubles["unlearned"] = f"the base model could not be measured ({in_words(error)})"
 
     def _stressed(self, lm: LanguageModel, trial: Trial) -> LanguageModel:
         if trial.stressor is None:
             return lm
         dense = opened(self.dense) if self.dense is not None and trial.stressor.needs_dense else None
         with trial.meter.part(_STRESSING):
-            return trial.stressor.apply(lm, Surroundings(self.sets.forget, dense, self.seed))
-
-    def _gather(self, lm: LanguageModel, trial: Trial) -> Evidence:
-        names = {name for check in trial.checks for name in check.sets} if trial.stressor else set(SETS)
-        needs = [check.needs for check in trial.checks]
-        if not trial.stressor:
-            needs += [metric.needs for metric in self.policy.metrics]
-        parts: frozenset[Part] = frozenset().union(*needs)
-        extras = {check.extra for check in trial.checks}
-        readings = {}
-        for name in (name for name in SETS if name in names):
-            with trial.meter.part(name, lm.model):
-                wanted = parts if name == "forget" else parts - {"forms"}  # nobody looks at them elsewhere
-                readings[name] = read(lm, self.sets[name], wanted)
-        with trial.meter.part("decoys", lm.model):
-            decoys = self._decoys(lm) if "decoys" in extras else ()
-        with trial.meter.part("samples", lm.model):
-            leaks = self._leaks(lm) if "samples" in extras else None
-        exact = tuple(secret.exact for secret in self.secrets) if decoys else ()
-        return Evidence(readings, decoys, exact, leaks)
-
-    def _leaks(self, lm: LanguageModel) -> tuple[int, int]:
-        """(samples that hold a secret, samples)."""
-        # The shortest rows to keep serve as examples: a prompt must not outgrow the model's context.
-        shots = sorted(self.sets.retain, key=lambda row: (len(row["question"] + row["answer"]), row["record_id"]))
-        return count_leaks(
-            lm,
-            self.sets.forget,
-            self.secrets,
-            num_samples=self.policy.num_samples,
-            seed=self.seed,
-            shots=shots[:_NUM_SHOTS],
-        )
-
-    def _decoys(self, lm: LanguageModel) -> tuple[np.ndarray, ...]:
-        """Per secret the log-probability of the true answer and of each decoy."""
-        if not self.secrets:
-            return ()
-        rows = [self.sets.forget[secret.row] for secret in self.secrets]
-        texts = [(row["answer"], *secret.decoys) for row, secret in zip(rows, self.secrets, strict=True)]
-        flat = [{**row, "answer": text} for row, choices in zip(rows, texts, strict=True) for text in choices]
-        logps = sum_logps(lm, lm.encode(flat))
-        return tuple(np.split(logps, np.cumsum([len(choices) for choices in texts])[:-1]))
+            return trial.stressor.apply(lm, Surroundings(self.sets.forget, self.gathering.strangers, dense, self.seed))
 
     def refuse_mixed_tokens(self) -> None:
         """Models that read the same rows as other tokens cannot be compared."""
@@ -172,11 +147,9 @@ class Run:
 
     def findings(self) -> list[Finding]:
         """All findings. Failures are Holm-adjusted over the battery, so that many checks raise no false alarms."""
-        blind_auc, blind_void = blind_baseline(
-            self.sets.forget, self.sets.holdout, limit=self.policy.blind_limit, seed=self.seed
-        )
+        blind_auc, blind_void = self.blind
         alpha = 1.0 - self.policy.confidence
-        measured: list[tuple[Trial, Check, dict[str, Measure], str]] = []
+        measured: list[tuple[Trial, Check, dict[str, Measure], str, bool]] = []
         for trial in [*self.trials, *self.left_out]:
             bench = Bench(
                 before=trial.evidence.get("before"),
@@ -187,42 +160,74 @@ class Run:
                 seed=self.seed,
                 blind_auc=blind_auc,
                 blind_void=blind_void,
+                null=self.null,
+                people=self.people,
+                base=self.as_stored.evidence.get("base"),
+                widest=self.policy.widest_margin,
             )
             for check in trial.checks:
                 with trial.meter.part(f"judging {check.id}"):
                     measured.append((trial, check, *self._measure(trial, check, bench)))
-        adjusted = iter(holm([measures["unlearned"].p for _, _, measures, _ in measured if "unlearned" in measures]))
+        adjusted = iter(holm([measures["unlearned"].p for _, _, measures, *_ in measured if "unlearned" in measures]))
         return [
             finding_of(
                 check,
                 measures,
                 stressor=trial.stressor,
                 trouble=trouble,
+                applies=applies,
                 p=next(adjusted) if "unlearned" in measures else 1.0,
                 alpha=alpha,
+                null=self.null,
                 cost=trial.cost(check),
             )
-            for trial, check, measures, trouble in measured
+            for trial, check, measures, trouble, applies in measured
         ]
 
-    def _measure(self, trial: Trial, check: Check, bench: Bench) -> tuple[dict[str, Measure], str]:
-        """The check's measure of every model there is, and what kept it from being taken."""
-        for role in ("unlearned", *sorted(check.uses)):
-            if role not in trial.evidence:
-                return {}, f"not run: {trial.troubles[role]}"
-        least = {"forget": self.policy.min_forget_records, "holdout": self.policy.min_holdout_records}
-        for name in check.sets:
-            if len(self.sets[name]) < least.get(name, 1):
-                return {}, f"not run: {len(self.sets[name])} {name} records, the policy asks for {least[name]}"
+    @cached_property
+    def blind(self) -> tuple[float, bool]:
+        """How well words alone tell the forget from the holdout rows, and whether beyond the policy's limit."""
+        return blind_baseline(self.sets.forget, self.sets.holdout, limit=self.policy.blind_limit, seed=self.seed)
+
+    def _measure(self, trial: Trial, check: Check, bench: Bench) -> tuple[dict[str, Measure], str, bool]:
+        """The check's measure of every model there is, what kept it from being taken, and whether it applies."""
+        for role in ("unlearned", *sorted(check.controls(self.null))):
+            if role not in trial.evidence or (role == "unlearned" and role in trial.troubles):
+                return {}, f"not run: {trial.troubles[role]}", True
+        if lacking := self._lacking(check):
+            return {}, f"not run: {lacking}", True
         measures: dict[str, Measure] = {}
         for role in (role for role in ROLES if role in trial.evidence):
             try:
                 measures[role] = check.measure(trial.evidence[role], bench)
+            except NothingToShowError as error:
+                return measures, str(error), False
             except NoPowerError as error:
-                return measures, str(error)
+                return measures, str(error), True
             except Exception as error:  # a check that breaks is a check that did not pass
-                return measures, f"the check broke on {ROLES[role]} ({in_words(error)})"
-        return measures, ""
+                return measures, f"the check broke on {ROLES[role]} ({in_words(error)})", True
+        return measures, "", True
+
+    def _lacking(self, check: Check) -> str:
+        """What the policy asks for and the sets do not have; empty where nothing lacks."""
+        policy, names = self.policy, check.reads(self.null)
+        if self.null == "population" and "holdout" in names:
+            there, needed = len(set(self.people["holdout"])), policy.min_people
+            if there < needed:
+                return f"{there} people the model never saw, {needed - there} are missing: the policy asks for {needed}"
+        least = {"forget": policy.min_forget_records, "holdout": policy.min_holdout_records}
+        if self.null == "population":
+            least = {}
+        for name in names:
+            if len(self.sets[name]) < least.get(name, 1):
+                return f"{len(self.sets[name])} {name} records, the policy asks for {least[name]}"
+        return ""
+
+
+def _numbered(rows: Sequence[Row]) -> list[int]:
+    """Per row, whom it is about, as a number."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(row["subject_id"], len(numbers)) for row in rows]
 
 
 def in_words(error: Exception) -> str:

@@ -66,7 +66,7 @@ def _boxes(link: VersionRecord, x: int, y: list[int]) -> tuple[_Box | None, ...]
     name = f"{link.tag}  {CHAMPION}" if link.leads else "  ".join([link.tag, *link.aliases])
     weights = f"weights {link.weights_digest[:14]}"
     mask = f"mask {link.mask_digest[:8]} {link.sparsity:.1%}"
-    judged = (f"policy {link.policy}", f"against {link.reference or 'nothing'}") if link.policy else ("", "")
+    judged = (f"policy {link.policy}", f"against {link.against}") if link.policy else ("", "")
     return (
         _Box(x, y[0], "forget request", (first + more, f"rows {link.forget_md5[:12]}"), _BLUE) if first else None,
         _Box(x, y[1], "data set", (f"md5 {link.data_md5[:16]}", f"params {link.params_digest[:12]}"), _PURPLE),
@@ -89,6 +89,7 @@ def page(links: list[VersionRecord]) -> str:
         "Data set in DVC (md5)": link.data_md5,
         "Recipe commit": link.git_commit,
         "Code commit": link.code_commit,
+        "Judged against": link.against,
         "Reference model": link.reference or "none",
         "Bring the bytes back": f"sau reproduce {link.tag}",
         "Make it again": f"sau reproduce {link.tag} --rerun",

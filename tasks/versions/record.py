@@ -32,7 +32,8 @@ class VersionRecord(BaseModel):
         params_digest, training_digest: of all parameters, and of those a first version depends on; a method's defaults
             are in both.
         code_commit, git_commit, checkout_dirty: the code that ran, and the commit with the recipe.
-        verdict, policy, policy_digest, reference: how it was judged, and beside which retrained version.
+        verdict, policy, policy_digest: how it was judged.
+        judged_against, reference: by what null, in words, and beside which retrained version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,7 @@ class VersionRecord(BaseModel):
     verdict: str
     policy: str = ""
     policy_digest: str = ""
+    judged_against: str = ""
     reference: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
@@ -77,6 +79,11 @@ class VersionRecord(BaseModel):
     @property
     def leads(self) -> bool:
         return CHAMPION in self.aliases
+
+    @property
+    def against(self) -> str:
+        """What it was judged against, in words; versions of before the nulls had names have a retrained one or none."""
+        return self.judged_against or self.reference or "nothing"
 
     @property
     def origin(self) -> str:

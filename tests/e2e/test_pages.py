@@ -101,7 +101,7 @@ def test_the_requests_run_shows_steps_data_verdict_and_version(run, pages, brows
         browser, run_page(run, pages), f"forget {run.request['id']}", "snapshot", "unlearn", "package", "verify",
         "register", "Datasets", "PASS", "Registered models", "v2", "Description", "tiny@v2: PASS",
         "The records are forgotten, as far as this policy can tell. It is the line's champion.",
-        "unlearned/forget_probability", "reference/forget_probability",
+        "unlearned/forget_probability", "before/forget_probability", "people the model never saw",
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_the_report_opens_by_itself_and_fits_the_page(run, browser, tmp_path):
 
     uri = f"sqlite:///{run.path}/.sau/mlflow.db"
     page = MlflowClient(uri, uri).download_artifacts(run.outcome["run_id"], "report.html", str(tmp_path))
-    see(browser, f"file://{page}", "PASS", "What was checked", "Residual knowledge", "Reference", "All numbers")
+    see(browser, f"file://{page}", "PASS", "What was checked", "Residual knowledge", "Strangers", "All numbers")
     measured = browser.execute_script(
         """
         const boxes = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect());
@@ -184,9 +184,9 @@ def test_prefect_shows_the_verdicts_numbers(run, pages, browser):
         "tiny@v2",
         run.outcome["run_id"],
         "Residual knowledge",
-        "Reference",
+        "Strangers",
     )
 
 
 def test_prefect_shows_the_flow_runs(run, pages, browser):
-    see(browser, f"{pages[1]}/runs", "forget", "retrain", "bootstrap", "Completed")
+    see(browser, f"{pages[1]}/runs", "forget", "bootstrap", "Completed")

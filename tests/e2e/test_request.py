@@ -104,7 +104,7 @@ def test_the_version_carries_its_lineage_as_tags(run):
     assert tags["git_commit"] == run.git("rev-parse", f"{LINE}@v2^{{commit}}")
     assert tags["code_commit"] == run.git("rev-parse", "main")
     assert tags["checkout_dirty"] == "false"
-    for name in ("data_md5", "mask_digest", "params_digest", "policy_digest", "reference"):
+    for name in ("data_md5", "mask_digest", "params_digest", "policy_digest", "judged_against"):
         assert tags[name]
 
 
@@ -138,10 +138,11 @@ def test_the_stored_model_was_judged_with_its_holes_filled_from_the_dense_parent
     filled = next(check for check in record["checks"] if check["id"] == "residual_knowledge/densify")
     stored = next(check for check in record["checks"] if check["id"] == "residual_knowledge")
     assert filled["n"] == 20
-    assert filled["reference"] == 0.0
+    assert filled["reference"] is None
+    assert filled["before"] == 1.0
     assert None not in (filled["value"], filled["interval"])
     assert filled["value"] != stored["value"]
-    assert any("beyond the budget of 1, not run: int4, prune10, relearn5" in limit for limit in record["limits"])
+    assert any("beyond the budget of 5, not run: prune20, relearn1, relearn20" in limit for limit in record["limits"])
     assert "stress" not in run.git("ls-tree", "--name-only", f"{LINE}@v2").split("\n")
 
 
@@ -187,7 +188,7 @@ registry = Registry()
 first, second = (registry.download(registry.get(line, number)) for number in (1, 2))
 manifest = read_manifest(second)
 judged = Judged(
-    verdict="PASS", policy="quick", policy_digest="", reference="",
+    verdict="PASS", policy="quick", policy_digest="", judged_against="", reference="",
     weights_digest=manifest.weights_digest, manifest_digest=manifest.manifest_digest,
 )
 attempt = Attempt(line, "swapped", run_id)
@@ -214,7 +215,7 @@ def test_no_run_is_an_orphan(run):
     for experiment in client.search_experiments():
         for found in client.search_runs([experiment.experiment_id]):
             assert found.info.status == "FINISHED", found.info.run_name
-            top = found.info.run_name.split()[0] in ("bootstrap", "forget", "retrain")
+            top = found.info.run_name.split()[0] in ("bootstrap", "forget")
             assert top != ("mlflow.parentRunId" in found.data.tags), found.info.run_name
 
 
@@ -411,7 +412,7 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
         assert any("T04:00:00" in flow_run["expected_start_time"] for flow_run in planned)
         children.append(start("prefect", "worker", "start", "--pool", "sau", "--type", "process"))
         triggered = run.run(
-            str(tools / "prefect"), "deployment", "run", f"forget/scheduled-{LINE}", "-p", "reference=false",
+            str(tools / "prefect"), "deployment", "run", f"forget/scheduled-{LINE}",
             "-p", "show_answers=true", "--watch", "--watch-timeout", "600", check=False, **server,
         )  # fmt: skip
         assert triggered.returncode == 0, triggered.stdout[-2000:] + (tmp_path / "log").read_text()[-3000:]
@@ -425,13 +426,14 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
                 os.killpg(child.pid, signal.SIGKILL)
         log.close()
     shown = json.loads(run.sau("request", "show", request["id"], "--json").stdout)
-    # Without a reference no verdict can be PASS: the version is a candidate and the champion stays.
-    assert (shown["state"], shown["version"], shown["verdict"]) == ("review", 3, "INCONCLUSIVE")
+    assert shown["version"] == 3
+    passed = shown["verdict"] == "PASS"
+    assert shown["state"] == ("forgotten" if passed else "review")
     # The people are invented and the flag was given: the report quotes answers.
     page = Path(mlflow_client(run).download_artifacts(shown["run_id"], "report.html")).read_text()
     assert "What the models answer" in page
     assert demo_rows("demo-0005", seed=1)[0]["question"] in page
     links = json.loads(run.sau("lineage", f"{LINE}@v3", "--json").stdout)
     assert [link["tag"] for link in links] == [f"{LINE}@v3", f"{LINE}@v2", f"{LINE}@v1"]
-    assert links[0]["aliases"] == ["candidate"]
-    assert links[1]["aliases"] == ["champion"]
+    assert links[0]["aliases"] == (["candidate", "champion"] if passed else ["candidate"])
+    assert links[1]["aliases"] == ([] if passed else ["champion"])

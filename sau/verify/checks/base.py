@@ -4,11 +4,15 @@
     FAIL          the number lies beyond a margin and differs from "no signal" (p, Holm-adjusted over the battery)
     INCONCLUSIVE  neither: too few records to tell
 
-The same measurement is taken of the model before unlearning (which has to FAIL: otherwise the check has no power)
-and of a model that never saw the records (which has to PASS).
+    NOT APPLICABLE  even the model before unlearning gives nothing away here
+
+A check of forgetting is read against one of two nulls: `population`, people whom the model never saw, under the same
+model, and `retrained`, another model that never saw the records. The same measurement is taken of the model before
+unlearning, which has to FAIL: otherwise the check has no power; and where there is a retrained model, it has to PASS.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -23,7 +27,10 @@ PACKAGE = "sau.verify.checks"
 
 Array = NDArray[np.float64]
 
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED"]
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT APPLICABLE", "REFUSED"]
+
+Null = Literal["population", "retrained"]
+"""What somebody looks like whom the model never saw: held-out people, or a model retrained without the records."""
 
 Control = Literal["before", "reference"]
 """A model that a check is read against."""
@@ -35,6 +42,10 @@ class NoPowerError(SauError):
     """The check could not tell a difference on these records even where there is one."""
 
 
+class NothingToShowError(SauError):
+    """The model before unlearning gives nothing away that this check could look for."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All numbers one model gave.
@@ -43,13 +54,15 @@ class Evidence:
         readings: of each set.
         decoys: per forget row with decoys, the log-probability of the true answer [0] and of each decoy [1:].
         exact: per such row, whether the decoys are as likely as the true answer to a model that never saw it.
-        leaks: (samples that hold the secret, samples drawn); None where none were drawn.
+        leaks, chance: (samples that hold the secret, samples drawn), of the forget rows and of strangers' rows; None
+            where none were drawn.
     """
 
     readings: Readings
     decoys: tuple[Array, ...] = ()
     exact: tuple[bool, ...] = ()
     leaks: tuple[int, int] | None = None
+    chance: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,10 @@ class Bench:
     """What a measurement is read against.
 
     Attributes:
+        null: what a check of forgetting is read against.
+        people: of each set, per row, whom it is about, as a number.
+        widest: share that a check may be held to where few rows allow for no narrower margin.
+        base: numbers of a model that saw none of the rows; None where scores are taken as they are.
         before, reference: the controls' numbers, None where there is no such model; under a stressor the reference
             has been through it, too, and `reference_as_stored` has not.
         taught: a stressor has shown every model forget rows, so that only the excess over the reference is a trace.
@@ -73,6 +90,10 @@ class Bench:
     taught: bool = False
     blind_auc: float = 0.5
     blind_void: bool = False
+    null: Null = "retrained"
+    widest: float = 0.0
+    base: Evidence | None = None
+    people: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: the same records give the same interval, whichever checks ran before."""
@@ -88,6 +109,8 @@ class Measure:
         p: of "no signal".
         power: chance to PASS a model that equals the reference; None where not computed.
         note: a sentence about this measurement.
+        seen: share of the people who stay that would FAIL in the place of the one who asked; None where not tried.
+        alarms: share of the strangers that would; None where they are not the null.
     """
 
     n: int
@@ -97,6 +120,13 @@ class Measure:
     p: float
     power: float | None = None
     note: str = ""
+    seen: float | None = None
+    alarms: float | None = None
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the value is below what is acceptable: a hole, no trace."""
+        return self.allowed[0] is not None and self.value < self.allowed[0]
 
     def verdict(self, p: float, alpha: float) -> Verdict:
         """The verdict, with `p` adjusted for the battery."""
@@ -137,6 +167,14 @@ class Check(Component):
     def needs(self) -> frozenset[Part]:
         """What readings have to hold beyond the answer tokens."""
         return frozenset()
+
+    def controls(self, null: Null) -> frozenset[Control]:
+        """The models it cannot do without."""
+        return self.uses
+
+    def reads(self, null: Null) -> tuple[str, ...]:
+        """The sets it cannot do without."""
+        return self.sets
 
     def measure(self, model: Evidence, bench: Bench) -> Measure:
         """The check's number for `model`.

@@ -19,7 +19,17 @@ import numpy as np
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.checks.base import Array, Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
+from sau.verify.checks.base import (
+    Array,
+    Bench,
+    Check,
+    Control,
+    Evidence,
+    Extra,
+    Measure,
+    NoPowerError,
+    NothingToShowError,
+)
 from sau.verify.metrics.base import checked_values
 from sau.verify.stats import tost_power
 
@@ -51,7 +61,7 @@ def comparable_scores(model: Evidence, bench: Bench, min_decoys: int) -> tuple[A
     """Per record with enough decoys the scores to rank: [0] of the true answer, [1:] of the decoys.
 
     Raises:
-        NoPowerError: there is no such record.
+        NoPowerError, NothingToShowError: there is no such record; the latter where there is no reference by design.
         DivergedError: a score is not finite.
     """
     usable = []
@@ -63,7 +73,8 @@ def comparable_scores(model: Evidence, bench: Bench, min_decoys: int) -> tuple[A
             scores = scores - bench.reference.decoys[index]
         usable.append(checked_values(scores, "decoys"))
     if not usable:
-        raise NoPowerError(f"no record has {min_decoys} decoys that this check can use")
+        nothing = f"no record has {min_decoys} decoys that this check can use"
+        raise NothingToShowError(nothing) if bench.null == "population" else NoPowerError(nothing)
     return tuple(usable)
 
 

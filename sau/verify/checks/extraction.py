@@ -1,17 +1,22 @@
-"""Does the model complete the forgotten answers by itself, more than one that never saw them?"""
+"""Does the model complete the forgotten answers by itself, more than one that never saw them?
+
+Beside people the model never saw the number is the share of what it had completed before that is left.
+"""
 
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure
+from sau.verify.checks.base import Bench, Control, Evidence, Measure
+from sau.verify.checks.people import PeopleCheck, share_left
 from sau.verify.metrics.base import checked_values
 from sau.verify.metrics.extraction_strength import ExtractionStrength
 from sau.verify.stats import interval, p_against, resamples, tost_power
 
 
-class ExtractionCheck(Check):
-    """Mean extraction strength on the forget rows, at most `margin` above the reference's; paired over records."""
+class ExtractionCheck(PeopleCheck):
+    """Mean extraction strength on the forget rows, at most `margin` above the reference's, paired over records; beside
+    people the model never saw at most `share` of what there was."""
 
     name: Literal["extraction"] = "extraction"
     title: ClassVar[str] = "Extraction"
@@ -21,7 +26,16 @@ class ExtractionCheck(Check):
 
     margin: float = Field(0.15, gt=0, lt=1)
 
-    def measure(self, model: Evidence, bench: Bench) -> Measure:
+    def beside_strangers(self, model: Evidence, bench: Bench) -> Measure:
+        return share_left(
+            lambda reading: {"": checked_values(ExtractionStrength().per_record(reading), self.name)},
+            model,
+            bench,
+            margin=self.share,
+            over_margin=None,
+        )
+
+    def beside_retrained(self, model: Evidence, bench: Bench) -> Measure:
         assert bench.reference is not None
         after, reference = (
             checked_values(ExtractionStrength().per_record(e.readings["forget"]), self.name)

@@ -3,6 +3,8 @@
 The AUC of a membership score, forget against never-trained holdout, has to be equivalent to that of the model that
 never saw the records (two one-sided tests), not to 0.5: a forget set can be easier text than the holdout. Records
 are resampled, both models scored on the same ones. Void where text alone, without any model, tells the sets apart.
+
+Beside people the model never saw the number is the share of the score's excess before that is left, person by person.
 """
 
 from typing import ClassVar, Literal
@@ -10,14 +12,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from sau.registry import build
-from sau.verify.checks.base import Array, Bench, Check, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.base import Array, Bench, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.people import PeopleCheck, share_left
 from sau.verify.evidence.readings import Part
 from sau.verify.metrics.base import PACKAGE, MembershipMetric, Metric, checked_values
 from sau.verify.stats import interval, p_against, resamples, tost_power, wins
 
 
-class MembershipCheck(Check):
-    """AUC within `margin` of the reference's; `over_margin` on the low side, by default the same."""
+class MembershipCheck(PeopleCheck):
+    """AUC within `margin` of the reference's; `over_margin` on the low side, by default the same. Beside people the
+    model never saw at most `share` of the score's excess is left."""
 
     name: Literal["membership"] = "membership"
     title: ClassVar[str] = "Membership inference"
@@ -53,7 +57,18 @@ class MembershipCheck(Check):
         assert isinstance(attack, MembershipMetric)
         return attack
 
-    def measure(self, model: Evidence, bench: Bench) -> Measure:
+    def beside_strangers(self, model: Evidence, bench: Bench) -> Measure:
+        if self._attack.against_reference:
+            raise NoPowerError("needs a retrained model")
+        return share_left(
+            lambda reading: {"": checked_values(self._attack.scores(reading), self.name)},
+            model,
+            bench,
+            margin=self.share,
+            over_margin=None,
+        )
+
+    def beside_retrained(self, model: Evidence, bench: Bench) -> Measure:
         assert bench.reference is not None
         if bench.blind_void:
             raise NoPowerError(

@@ -7,7 +7,8 @@ For each form of `sau.verify.forms` the share of what had been learned that is l
 with l the mean log-probability per answer token in this form, over the records that can be put so. Where the model
 before gave away too little in a form to measure, the denominator is what it gave away as asked: a model may have been
 taught to tell everything in a form that it was never asked in. The forms are judged by the worst of them, all on the
-same resampled records.
+same resampled records. Beside people the model never saw, those are asked in the same forms, and their answers take the
+place of the reference's.
 """
 
 from typing import ClassVar, Literal
@@ -16,7 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from sau.registry import discover
-from sau.verify.checks.base import Array, Bench, Check, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.base import Array, Bench, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.people import PeopleCheck, share_left
 from sau.verify.evidence.readings import Part, Reading
 from sau.verify.forms.base import PACKAGE, Form
 from sau.verify.metrics.base import checked_values, token_means
@@ -27,8 +29,9 @@ _SURE = 0.5
 _AS_ASKED = "as asked"
 
 
-class OtherFormsCheck(Check):
-    """The largest share that is left in any form, at most `margin`."""
+class OtherFormsCheck(PeopleCheck):
+    """The largest share that is left in any form, at most `margin`; beside people the model never saw the mean over all
+    forms, at most `share`, and no form beyond it by itself beyond doubt."""
 
     name: Literal["other_forms"] = "other_forms"
     title: ClassVar[str] = "Asked in other ways"
@@ -42,7 +45,10 @@ class OtherFormsCheck(Check):
     def needs(self) -> frozenset[Part]:
         return frozenset({"forms"})
 
-    def measure(self, model: Evidence, bench: Bench) -> Measure:
+    def beside_strangers(self, model: Evidence, bench: Bench) -> Measure:
+        return share_left(self._by_form, model, bench, margin=self.share, over_margin=None)
+
+    def beside_retrained(self, model: Evidence, bench: Bench) -> Measure:
         assert bench.before is not None
         assert bench.reference is not None
         assert bench.reference_as_stored is not None

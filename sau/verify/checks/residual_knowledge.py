@@ -3,7 +3,8 @@
     share = mean_i (l_i - l_i^ref) / mean_i (l_i^before - l_i^ref),  l the mean log-probability per answer token
 
 1 = nothing was forgotten, 0 = as if never seen, below 0 = the records are less likely than to a model that never
-saw them (over-unlearning, itself a tell). Paired over records: row difficulty cancels. Under a stressor the
+saw them (over-unlearning, itself a tell). Beside a retrained model records are paired: row difficulty cancels. Beside
+people the model never saw, those take the place of the reference (`sau.verify.checks.people`). Under a stressor the
 numerator speaks of the changed models, while what had been learned stays the yardstick.
 """
 
@@ -11,13 +12,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.base import Bench, Control, Evidence, Measure, NoPowerError
+from sau.verify.checks.people import PeopleCheck, share_left
 from sau.verify.metrics.base import checked_values, token_means
 from sau.verify.stats import interval, p_against, resamples, tost_power
 
 
-class ResidualKnowledgeCheck(Check):
-    """The share that is left, at most `margin` above and `over_margin` below zero."""
+class ResidualKnowledgeCheck(PeopleCheck):
+    """The share that is left, at most `margin` (beside strangers `share`) above and `over_margin` below zero."""
 
     name: Literal["residual_knowledge"] = "residual_knowledge"
     title: ClassVar[str] = "Residual knowledge"
@@ -28,7 +30,16 @@ class ResidualKnowledgeCheck(Check):
     margin: float = Field(0.3, gt=0, lt=1)
     over_margin: float = Field(1.0, gt=0, le=10)
 
-    def measure(self, model: Evidence, bench: Bench) -> Measure:
+    def beside_strangers(self, model: Evidence, bench: Bench) -> Measure:
+        return share_left(
+            lambda reading: {"": checked_values(token_means(reading), self.name)},
+            model,
+            bench,
+            margin=self.share,
+            over_margin=self.over_margin,
+        )
+
+    def beside_retrained(self, model: Evidence, bench: Bench) -> Measure:
         assert bench.before is not None
         assert bench.reference is not None
         assert bench.reference_as_stored is not None

@@ -11,12 +11,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.checks.base import Bench, Check, Control, Evidence, Extra, Measure, NoPowerError
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Extra, Measure, NoPowerError, Null
 from sau.verify.stats import clopper_pearson
 
 
 class SamplingLeakCheck(Check):
-    """The upper bound of the leak rate, at most `margin` above the reference's rate."""
+    """The upper bound of the leak rate, at most `margin` above the rate by chance: the reference's, or of strangers."""
 
     name: Literal["sampling_leak"] = "sampling_leak"
     title: ClassVar[str] = "Sampled answers"
@@ -27,9 +27,12 @@ class SamplingLeakCheck(Check):
 
     margin: float = Field(0.05, gt=0, lt=1)
 
+    def controls(self, null: Null) -> frozenset[Control]:
+        return self.uses if null == "retrained" else frozenset()
+
     def measure(self, model: Evidence, bench: Bench) -> Measure:
-        assert bench.reference is not None
-        (leaks, n), (chance, drawn) = model.leaks or (0, 0), bench.reference.leaks or (0, 0)
+        by_chance = model.chance if bench.null == "population" else bench.reference and bench.reference.leaks
+        (leaks, n), (chance, drawn) = model.leaks or (0, 0), by_chance or (0, 0)
         if n == 0 or drawn == 0:
             raise NoPowerError("no record has a value that an answer could be searched for")
         table = [[leaks, n - leaks], [chance, drawn - chance]]

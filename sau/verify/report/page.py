@@ -6,11 +6,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
-from sau.verify.checks.base import Verdict
+from sau.verify.checks.base import Null, Verdict
 from sau.verify.record import Finding, Verification
 from sau.verify.report.plots import MODELS, Unlearning, plots, stressed
 from sau.verify.report.words import (
+    COLUMNS,
+    CONTROLS,
     cost_words,
+    filled,
     finding_words,
     headline,
     is_warned,
@@ -24,13 +27,22 @@ _TEMPLATES = Path(__file__).parent / "templates"
 Answers = Sequence[Mapping[str, str]]
 
 _MEANINGS: dict[Verdict, str] = {
-    "PASS": "In every mandatory check the model behaves, within the margins of the policy, like a model that never saw "
-    "the records, and it still answers what was to stay. The same checks do find the records in the model before.",
+    "PASS": "In every mandatory check the model behaves, within the margins of the policy, as if it had never seen the "
+    "records, and it still answers what was to stay. The same checks do find the records in the model before.",
     "FAIL": "At least one mandatory check found more than the policy allows: a trace of the records, a suspicious hole "
     "where they were, or damage to what was to stay.",
     "INCONCLUSIVE": "At least one mandatory check did not run, had no power, or has too few records to tell. "
     "That is neither a pass nor a failure.",
+    "NOT APPLICABLE": "The model before unlearning gives nothing away that could be looked for.",
     "REFUSED": "The records given cannot be verified as they are.",
+}
+
+_NULLS: dict[Null, str] = {
+    "population": "The person who asked is judged beside people whom the model never saw: what it makes of them is "
+    "what forgetting has to come to. Before unlearning the records have to be found; in the place of the one who asked "
+    "people who stay have to be found, and people the model never saw must not be.",
+    "retrained": "Each number stands beside the same number of two controls: the model before unlearning, in which the "
+    "records have to be found, and a model retrained without them, which has to pass.",
 }
 
 _SETS = {"forget": "to forget", "retain": "to keep"}
@@ -109,10 +121,13 @@ def _context(
             "Weights verified": verification.weights_digest,
             "Policy": f"{verification.policy} version {verification.policy_version}, {verification.policy_digest[:16]}",
             "Records": f"{counts['forget']} to forget, {counts['retain']} to keep, {counts['holdout']} never seen",
+            "Judged against": verification.judged_against,
             "Confidence": f"{verification.confidence:.0%} over the whole battery",
             **({"Unlearning": _steps(unlearning)} if unlearning else {}),
             "Cost": cost_words(verification),
         },
+        "beside": _NULLS[verification.null],
+        "controls": [(name, COLUMNS[name]) for name in filled(COLUMNS, verification.checks) if name in CONTROLS],
         "models": {role: name for role, name in MODELS.items() if role in verification.table},
         "rows": [(finding, finding_words(finding)) for finding in verification.checks],
         "stored": {finding.id for finding in verification.checks if not stressed(finding, verification.checks)},
@@ -129,6 +144,7 @@ def _summary(verification: Verification) -> list[str]:
         ("FAIL", False, "Beyond the margin, but not counted by this policy"),
         ("INCONCLUSIVE", False, "Without a clear result, and not counted by this policy"),
         ("PASS", True, "Within the margin"),
+        ("NOT APPLICABLE", True, "Not applicable, as the model before gives nothing away there"),
     )
     lines = []
     for verdict, mandatory, words in kinds:

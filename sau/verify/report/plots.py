@@ -30,7 +30,12 @@ _COLOURS = {"before": "#c2410c", "unlearned": "#1d4ed8", "reference": "#0f766e"}
 
 _UNSEEN, _BAND, _FAINT = "#94a3b8", "#e2e8f0", "#cbd5e1"
 
-_TONES = {"PASS": ("#15803d", "o"), "FAIL": ("#b91c1c", "X"), "INCONCLUSIVE": ("#b45309", "D")}
+_TONES = {
+    "PASS": ("#15803d", "o"),
+    "FAIL": ("#b91c1c", "X"),
+    "INCONCLUSIVE": ("#b45309", "D"),
+    "NOT APPLICABLE": ("#475569", "o"),
+}
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -253,7 +258,8 @@ def _span(findings: Sequence[Finding]) -> tuple[float, float]:
 
 def _draw_finding(axis: Axes, place: int, finding: Finding, left: float, right: float) -> None:
     if finding.value is None or finding.interval is None:
-        axis.text((left + right) / 2, place, "did not run", ha="center", va="center", fontsize=8.5, color="#475569")
+        said = "not applicable" if finding.verdict == "NOT APPLICABLE" else "did not run"
+        axis.text((left + right) / 2, place, said, ha="center", va="center", fontsize=8.5, color="#475569")
         return
     low, high = finding.margin or (None, None)
     low, high = left if low is None else low, right if high is None else high

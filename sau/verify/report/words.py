@@ -23,12 +23,27 @@ COLUMNS = {
     "interval": "Interval",
     "before": "Before",
     "reference": "Reference",
+    "seen": "People who stay",
+    "alarms": "Strangers",
     "margin": "Margin",
     "power": "Power",
     "verdict": "Verdict",
     "why": "Why",
 }
 """What a table of findings shows, with its headings; `finding_words` has more."""
+CONTROLS = ("reference", "seen", "alarms")
+"""Columns that only some nulls fill."""
+
+
+def filled(columns: Mapping[str, str], findings: Sequence[Finding]) -> dict[str, str]:
+    """The columns without those of controls that no finding has."""
+    empty = {name for name in CONTROLS if all(getattr(finding, name) is None for finding in findings)}
+    return {name: heading for name, heading in columns.items() if name not in empty}
+
+
+def share_words(share: float | None) -> str:
+    """Per cent."""
+    return NONE if share is None else f"{share:.0%}"
 
 
 def number_words(value: float | None) -> str:
@@ -57,6 +72,8 @@ def finding_words(finding: Finding) -> dict[str, str]:
         "interval": "" if finding.interval is None else f"{number_words(low)} to {number_words(high)}",
         "before": number_words(finding.before),
         "reference": number_words(finding.reference),
+        "seen": share_words(finding.seen),
+        "alarms": share_words(finding.alarms),
         "margin": margin_words(finding.margin),
         "power": number_words(finding.power),
         "rows_read": f"{finding.rows_read:,}",
@@ -95,5 +112,6 @@ def markdown_rows(rows: Iterable[Sequence[object]]) -> str:
 
 def markdown_table(findings: Sequence[Finding], columns: Mapping[str, str] = COLUMNS) -> str:
     """Findings as a Markdown table."""
+    columns = filled(columns, findings)
     words = [finding_words(finding) for finding in findings]
     return markdown_rows([[*columns.values()], *([markdown_cell(row[name]) for name in columns] for row in words)])

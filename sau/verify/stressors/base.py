@@ -18,9 +18,11 @@ PACKAGE = "sau.verify.stressors"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a stressor may use: the forget rows, a dense model that the sparse ones come from, a seed."""
+    """What a stressor may use: the forget rows, those of the strangers that they are judged beside (none where the null
+    is a retrained model), a dense model that the sparse ones come from, a seed."""
 
     forget: Sequence[Row]
+    strangers: Sequence[Row]
     dense: LanguageModel | None
     seed: int
 

@@ -6,13 +6,15 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
+from sau.data.sets import by_person
 from sau.models.language_model import LanguageModel
 from sau.training.finetune import FinetuneParams, finetune
 from sau.verify.stressors.base import Stressor, Surroundings, copied
 
 
 class Relearn(Stressor):
-    """Finetuning on `rows` of the forget rows for `epochs`, under the model's mask."""
+    """Finetuning on `rows` of the forget rows for `epochs`, under the model's mask; beside strangers on as many rows of
+    each person, so that all of them learn alike."""
 
     name: Literal["relearn"] = "relearn"
     title: ClassVar[str] = "after relearning"
@@ -29,8 +31,12 @@ class Relearn(Stressor):
 
     def apply(self, lm: LanguageModel, around: Surroundings) -> LanguageModel:
         changed = copied(lm)
-        order = torch.randperm(len(around.forget), generator=torch.Generator().manual_seed(around.seed)).tolist()
-        rows = [around.forget[i] for i in order[: self.rows]]
+        groups = by_person([*around.forget, *around.strangers]) if around.strangers else [around.forget]
+        rows = [group[i] for group in groups for i in self._order(len(group), around.seed)]
         params = FinetuneParams(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
         finetune(changed, changed.encode(rows), params, seed=around.seed)
         return changed
+
+    def _order(self, num_rows: int, seed: int) -> list[int]:
+        order: list[int] = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed)).tolist()
+        return order[: self.rows]

@@ -46,4 +46,12 @@ def test_what_is_read_is_written_in_shards(tmp_path):
     write_data(written(tmp_path / "rows", *"abc"), tmp_path / "data", DataOptions(num_holdout=20))
     assert sorted(path.name for path in (tmp_path / "data" / "train").iterdir()) == ["a.jsonl", "b.jsonl"]
     write_data(DEMO, tmp_path / "demo", DataOptions())
-    assert len(list((tmp_path / "demo" / "holdout").iterdir())) == 8
+    assert len(list((tmp_path / "demo" / "holdout").iterdir())) == 48
+
+
+@pytest.mark.parametrize(("people", "held_out"), [(8, 2), (3, 1), (100, 25), (240, 48)])
+def test_a_quarter_of_the_people_is_held_out_but_no_more_than_are_needed(tmp_path, people, held_out):
+    rows = [{**demo_rows("a", seed=1)[0], "record_id": f"r{n}", "subject_id": f"p{n}"} for n in range(people)]
+    write_shards(rows, tmp_path)
+    train, holdout = read_data(str(tmp_path), DataOptions())
+    assert (len(subjects(train)), len(subjects(holdout))) == (people - held_out, held_out)

@@ -80,8 +80,8 @@ def folder(tmp_path_factory, sets, retrained, before, reference):
 
 @pytest.fixture(scope="session")
 def all_mandatory():
-    """The quick policy with every check mandatory."""
-    quick = load_policy("quick")
+    """The quick policy beside a retrained model, with every check mandatory."""
+    quick = load_policy("quick", null="retrained")
     checks = [c.model_copy(update={"mandatory": True}) for c in quick.checks]
     return Policy.model_validate({**quick.model_dump(mode="json"), "checks": checks, "num_decoys": 29})
 

@@ -10,7 +10,7 @@ from sau.verify.checks import base as check
 from sau.verify.checks.base import Check
 from sau.verify.evidence.decoys import find_secrets
 
-QUICK = load_policy("quick")
+QUICK = load_policy("quick", null="retrained")
 
 
 def test_the_retrained_model_passes(verified, retrained, before, reference):
@@ -61,7 +61,7 @@ def test_a_destroyed_model_fails_on_utility(verified, by_id, small, before, refe
 def test_without_a_reference_nothing_passes(verified, by_id, retrained, before):
     result = verified(retrained, before, None)
     assert result.verdict == "INCONCLUSIVE"
-    assert "not given" in by_id(result)["membership/mia_loss"].reason
+    assert "not given" in by_id(result)["membership/mia_min_k"].reason
     assert by_id(result)["decoy_rank"].verdict == "INCONCLUSIVE"
 
 
@@ -106,14 +106,11 @@ def test_the_table_has_every_model_set_and_metric(verified, retrained, before, r
     assert table["unlearned"]["model"]["retain_utility"] == pytest.approx(1, abs=0.2)
 
 
-def test_optional_failures_are_said_beside_a_pass(verified, before, reference):
-    """A policy that counts nothing but utility, which none that is read can be, passes the untouched model and says
-    what it did not count."""
+def test_a_policy_that_counts_nothing_but_utility_passes_nothing(verified, before, reference):
+    """None that is read can be such a policy."""
     checks = tuple(c.model_copy(update={"mandatory": c.name == "retain_utility"}) for c in QUICK.checks)
-    policy = QUICK.model_copy(update={"checks": checks})
-    result = verified(before, before, reference, policy)
-    assert result.verdict == "PASS"
-    assert sum("not mandatory, but failed" in reason for reason in result.reasons) == 4
+    result = verified(before, before, reference, QUICK.model_copy(update={"checks": checks}))
+    assert result.verdict == "INCONCLUSIVE"
 
 
 def test_every_check_says_what_it_looks_at():

@@ -10,7 +10,7 @@ from sau.data.sets import SETS
 from sau.verify import load_policy
 from sau.verify.evidence.decoys import find_secrets
 
-QUICK = load_policy("quick")
+QUICK = load_policy("quick", null="retrained")
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def sau(folder, tmp_path, monkeypatch):
         options = [f"--{key}={value}" for key, value in given.items() if value is not None]
         record = tmp_path / "record.json"
         record.unlink(missing_ok=True)
-        monkeypatch.setattr(sys, "argv", ["sau", "verify", *options, f"--json={record}", *args])
+        monkeypatch.setattr(
+            sys, "argv", ["sau", "verify", *options, f"--json={record}", "--policy=quick", "--null=retrained", *args]
+        )
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return ended.value.code, json.loads(record.read_text()) if record.is_file() else None
@@ -39,7 +41,7 @@ def test_exit_0_is_pass_and_power_and_cost_of_every_check_are_printed(sets, sau,
     assert record["policy_digest"] == QUICK.digest
     assert len(record["weights_digest"]) == 64
     assert ">PASS</strong>" in page.read_text()
-    for name in ("power", "rows read", "CPU s", "verdict PASS by policy quick"):
+    for name in ("power", "rows read", "CPU s", "verdict PASS by policy quick, against a model retrained"):
         assert name in printed
     for its in record["checks"]:
         fields = {"id", "n", "value", "interval", "before", "reference", "margin", "verdict", "reason", "power"}
@@ -49,7 +51,7 @@ def test_exit_0_is_pass_and_power_and_cost_of_every_check_are_printed(sets, sau,
         assert its["id"] in printed
     # Three models read 20 forget, 60 retain and 80 holdout rows, each with a true and five false answers beside it.
     assert {c["id"]: c["rows_read"] for c in record["checks"]}["retain_utility"] == 3 * 60 * 7
-    assert {c["id"]: c["rows_read"] for c in record["checks"]}["membership/mia_loss"] == 3 * 100 * 7
+    assert {c["id"]: c["rows_read"] for c in record["checks"]}["membership/mia_min_k"] == 3 * 100 * 7
     decoys = find_secrets(sets.forget, sets.retain, sets.holdout, num_decoys=QUICK.num_decoys, seed=0)
     assert record["rows_read"] == 3 * (160 * 7 + sum(1 + len(secret.decoys) for secret in decoys))
     assert 0 < record["seconds"] < 60
@@ -64,7 +66,7 @@ def test_exit_4_is_inconclusive_and_a_holdout_set_may_be_missing(sau, folder):
     code, record = sau(holdout=None, before=folder / "before", reference=folder / "reference")
     assert (code, record["verdict"]) == (4, "INCONCLUSIVE")
     reasons = {check["id"]: check["reason"] for check in record["checks"] if check["verdict"] == "INCONCLUSIVE"}
-    assert "0 holdout records" in reasons["membership/mia_loss"]
+    assert "0 holdout records" in reasons["membership/mia_min_k"]
 
 
 def test_exit_5_is_refused(sau, folder):

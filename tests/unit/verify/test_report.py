@@ -38,7 +38,9 @@ def verification(**changes) -> Verification:
     fields = {
         "verdict": "PASS", "reasons": ["all is well"], "policy": "quick", "policy_version": 1,
         "policy_digest": "a" * 64, "confidence": 0.95, "weights_digest": "b" * 64, "seed": 0,
-        "num_records": {"forget": 3, "retain": 2, "holdout": 3}, "checks": [finding()], "table": table,
+        "null": "retrained",
+        "num_records": {"forget": 3, "retain": 2, "holdout": 3}, "num_people": {"forget": 1, "retain": 1, "holdout": 3},
+        "checks": [finding()], "table": table,
         "scores": scores, "limits": ["It does not prove that nothing is left."],
     }  # fmt: skip
     return Verification(**{**fields, **changes})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sau.verify import trial
+from sau.verify import gathering
 from sau.verify.checks.membership import MembershipCheck
 from sau.verify.evidence.readings import Reading, TokenScores
 
@@ -71,7 +71,7 @@ def test_tied_scores_never_pass(verified, retrained, before, reference, monkeypa
         answer = TokenScores(np.full(4, -1.0), np.zeros(4, bool), np.full(4, -1.0), np.ones(4))
         return Reading((answer,) * len(rows), np.ones(len(rows)), "x")
 
-    monkeypatch.setattr(trial, "read", tied)
+    monkeypatch.setattr(gathering, "read", tied)
     result = verified(retrained, before, reference)
     assert result.verdict == "INCONCLUSIVE"
 
@@ -85,7 +85,7 @@ def test_a_check_that_raises_never_passes_and_quotes_nothing(
     monkeypatch.setattr(MembershipCheck, "measure", explode)
     result = verified(retrained, before, reference)
     assert result.verdict == "INCONCLUSIVE"
-    assert "RuntimeError" in by_id(result)["membership/mia_loss"].reason
+    assert "RuntimeError" in by_id(result)["membership/mia_min_k"].reason
     assert sets.forget[0]["answer"] not in json.dumps(result.to_json())
 
 
@@ -93,7 +93,7 @@ def test_reading_that_raises_never_passes(verified, retrained, before, reference
     def explode(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(trial, "sum_logps", explode)
+    monkeypatch.setattr(gathering, "sum_logps", explode)
     result = verified(retrained, before, reference)
     assert result.verdict == "INCONCLUSIVE"
     assert all("MemoryError" in f.reason for f in result.checks)
@@ -103,7 +103,7 @@ def test_an_empty_or_small_holdout_never_passes(verified, by_id, sets, retrained
     for holdout in ([], sets.holdout[:5]):
         result = verified(retrained, before, reference, holdout=holdout)
         assert result.verdict == "INCONCLUSIVE"
-        assert f"{len(holdout)} holdout records" in by_id(result)["membership/mia_loss"].reason
+        assert f"{len(holdout)} holdout records" in by_id(result)["membership/mia_min_k"].reason
 
 
 def test_few_forget_records_never_pass(verified, sets, retrained, before, reference):

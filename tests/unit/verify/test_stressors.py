@@ -28,7 +28,7 @@ from sau.verify.stressors.round_weights import RoundWeights, rounded
 @pytest.fixture
 def around(sets):
     """What a stressor finds around a model."""
-    return lambda dense=None: Surroundings(sets.forget, dense, seed=0)
+    return lambda dense=None: Surroundings(sets.forget, (), dense, seed=0)
 
 
 def sparse(lm: LanguageModel) -> LanguageModel:
@@ -73,6 +73,7 @@ def test_stressed_checks_are_repeated_with_the_control_treated_alike(verified, b
         {
             "name": "stressed",
             "version": 1,
+            "against": "retrained",
             "metrics": ["probability"],
             "checks": ["residual_knowledge", "decoy_rank"],
             "stressed_checks": ["residual_knowledge"],
@@ -102,6 +103,7 @@ def stressed_policy(*stressors, num_stressors=None) -> Policy:
         {
             "name": "stressed",
             "version": 1,
+            "against": "retrained",
             "metrics": ["probability"],
             "checks": checks,
             "stressed_checks": checks,

@@ -12,7 +12,7 @@ from sau.verify.checks.base import Measure
 from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
 from sau.verify.record import Finding
 
-QUICK = load_policy("quick")
+QUICK = load_policy("quick", null="retrained")
 
 
 def measure(value, low=None, high=None, *, width=0.05, p=0.001):
@@ -46,16 +46,33 @@ JUDGED = [
     ({**GOOD, "interval": (0.0, float("nan"))}, CONTROLS, "INCONCLUSIVE"),
     ({**BAD, "interval": (0.8, float("nan"))}, CONTROLS, "INCONCLUSIVE"),
     (OPEN, CONTROLS, "PASS"),
-    (GOOD, {"before": GOOD, "reference": GOOD}, "INCONCLUSIVE"),
+    (GOOD, {"before": GOOD, "reference": GOOD}, "NOT APPLICABLE"),
+    (UNCLEAR, {"before": GOOD, "reference": GOOD}, "INCONCLUSIVE"),
     (BAD, {"before": GOOD, "reference": GOOD}, "INCONCLUSIVE"),
     (GOOD, {"before": BAD, "reference": BAD}, "INCONCLUSIVE"),
     (BAD, {"before": BAD, "reference": BAD}, "INCONCLUSIVE"),
+    (GOOD, {"before": LOW, "reference": GOOD}, "INCONCLUSIVE"),
     (GOOD, {"before": BAD}, "INCONCLUSIVE"),
     (GOOD, {"reference": GOOD}, "INCONCLUSIVE"),
     (BAD, {"before": BAD}, "FAIL"),
     (GOOD, {"before": UNCLEAR, "reference": GOOD}, "INCONCLUSIVE"),
     (GOOD, {"before": INSIGNIFICANT, "reference": GOOD}, "INCONCLUSIVE"),
     (None, CONTROLS, "INCONCLUSIVE"),
+]
+
+
+# the same beside people the model never saw
+BESIDE_STRANGERS = [
+    (GOOD, {"before": BAD}, "PASS"),
+    (GOOD, {}, "INCONCLUSIVE"),
+    (BAD, {}, "FAIL"),
+    (GOOD, {"before": GOOD}, "NOT APPLICABLE"),
+    (GOOD, CONTROLS, "PASS"),
+    (GOOD, {"before": BAD, "reference": BAD}, "INCONCLUSIVE"),
+    ({**GOOD, "seen": 0.95, "alarms": 0.05}, {"before": BAD}, "PASS"),
+    ({**GOOD, "seen": 0.94, "alarms": 0.0}, {"before": BAD}, "INCONCLUSIVE"),
+    ({**GOOD, "seen": 1.0, "alarms": 0.06}, {"before": BAD}, "INCONCLUSIVE"),
+    ({**BAD, "seen": 1.0, "alarms": 0.06}, {"before": BAD}, "INCONCLUSIVE"),
 ]
 
 
@@ -69,13 +86,17 @@ CONCLUDED = [
     (["FAIL"], [False], "INCONCLUSIVE"),
     (["PASS", "REFUSED"], [True, True], "INCONCLUSIVE"),
     ([], [], "INCONCLUSIVE"),
+    (["PASS", "NOT APPLICABLE"], [True, True], "PASS"),
+    (["NOT APPLICABLE"], [True], "INCONCLUSIVE"),
+    (["FAIL", "NOT APPLICABLE"], [True, True], "FAIL"),
 ]
 
 
-def finding(verdict_, mandatory) -> Finding:
+def finding(verdict_, mandatory, about_forgetting=True) -> Finding:
     return Finding(
         id="x", title="x", question="x", mandatory=mandatory, n=1, value=None, interval=None, before=None,
         reference=None, margin=None, p=None, power=None, verdict=verdict_, reason="x",
+        about_forgetting=about_forgetting,
     )  # fmt: skip
 
 
@@ -83,12 +104,13 @@ def wrong_cases(measure_type, verdict_module) -> list[str]:
     """The cases of both tables that do not come out as they should."""
     forgetting, utility = ResidualKnowledgeCheck(), next(c for c in QUICK.checks if not c.about_forgetting)
     wrong = []
-    for number, (own, controls, expected) in enumerate(JUDGED):
+    cases = [(*case, "retrained") for case in JUDGED] + [(*case, "population") for case in BESIDE_STRANGERS]
+    for number, (own, controls, expected, null) in enumerate(cases):
         given = {**controls, **({"unlearned": own} if own else {})}
         measures = {role: measure_type(**fields) for role, fields in given.items()}
         p = own["p"] if own else 1.0
         try:
-            judged = verdict_module.judge(forgetting, measures, p, 0.05)[0]
+            judged = verdict_module.judge(forgetting, measures, p, 0.05, null)[0]
         except TypeError:  # a mutant that cannot even word its reason
             judged = "broken"
         if judged != expected:
@@ -97,8 +119,11 @@ def wrong_cases(measure_type, verdict_module) -> list[str]:
     for own, control, expected in ((healthy, healthy, "PASS"), (damaged, healthy, "FAIL"), (damaged, damaged, "FAIL")):
         given = {"unlearned": own, "before": healthy, "reference": control}
         measures = {role: measure_type(**fields) for role, fields in given.items()}
-        if verdict_module.judge(utility, measures, 0.001, 0.05)[0] != expected:
+        if verdict_module.judge(utility, measures, 0.001, 0.05, "retrained")[0] != expected:
             wrong.append(f"judge utility {expected}")
+    useful = [finding("PASS", True, False), finding("NOT APPLICABLE", True)]
+    if verdict_module.conclude(useful)[0] != "INCONCLUSIVE":
+        wrong.append("conclude on utility alone")
     for number, (verdicts, mandatory, expected) in enumerate(CONCLUDED):
         findings = [finding(v, m) for v, m in zip(verdicts, mandatory, strict=True)]
         if verdict_module.conclude(findings)[0] != expected:
@@ -108,6 +133,16 @@ def wrong_cases(measure_type, verdict_module) -> list[str]:
 
 def test_the_verdict_logic_decides_every_case_as_it_should():
     assert wrong_cases(Measure, verdict) == []
+
+
+def test_what_a_policy_does_not_count_is_said_beside_a_pass():
+    verdicts = (("PASS", True), ("FAIL", False), ("INCONCLUSIVE", False), ("NOT APPLICABLE", True))
+    found, reasons = verdict.conclude([finding(*case) for case in verdicts])
+    assert found == "PASS"
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "all 1 mandatory checks are within their margins", "does not apply", "not mandatory, but failed",
+        "not mandatory, without a result",
+    ]  # fmt: skip
 
 
 MUTANTS = [
@@ -128,24 +163,30 @@ MUTANTS = [
     ),
     (verdict, 'return "INCONCLUSIVE", "not run"', 'return "PASS", "not run"'),
     (verdict, 'reference.verdict(reference.p, alpha) == "FAIL"', "False"),
-    (verdict, 'before.verdict(before.p, alpha) != "FAIL"', "False"),
-    (verdict, 'before.verdict(before.p, alpha) != "FAIL"', 'before.verdict(before.p, alpha) == "PASS"'),
+    (verdict, 'found != "FAIL" or', "False or"),
+    (verdict, 'found != "FAIL" or', 'found == "PASS" or'),
+    (verdict, " or (before is not None and before.is_below)", ""),
+    (verdict, 'found == verdict == "PASS"', 'found == "PASS"'),
+    (verdict, 'found == verdict == "PASS"', 'verdict == "PASS"'),
+    (verdict, "measure.seen < MIN_SEEN", "False"),
+    (verdict, "measure.seen < MIN_SEEN", "measure.seen <= MIN_SEEN"),
+    (verdict, "measure.alarms > MAX_ALARMS", "False"),
+    (verdict, "measure.alarms > MAX_ALARMS", "measure.alarms >= MAX_ALARMS"),
     (verdict, "if not check.about_forgetting:", "if False:"),
     (verdict, "if not check.about_forgetting:", "if True:"),
-    (verdict, "(before is None or reference is None)", "before is None"),
-    (verdict, "(before is None or reference is None)", "reference is None"),
-    (verdict, "(before is None or reference is None)", "False"),
-    (verdict, 'verdict == "PASS" and (before', "(before"),
-    (verdict, "mandatory = [f for f in findings if f.mandatory]", "mandatory = list(findings)"),
+    (verdict, 'verdict == "PASS" and before is None', "before is None"),
+    (verdict, 'verdict == "PASS" and before is None', "False"),
+    (verdict, ' and reference is None and null == "retrained"', ' and null == "retrained"'),
+    (verdict, ' and reference is None and null == "retrained"', " and reference is None"),
+    (verdict, ' and reference is None and null == "retrained"', " and False"),
+    (verdict, "if f.mandatory and f not in silent]", "if f not in silent]"),
+    (verdict, "if f.mandatory and f not in silent]", "if f.mandatory]"),
     (verdict, 'if f.verdict == "FAIL"]:', "if False]:"),
     (verdict, 'if f.verdict != "PASS"]:', 'if f.verdict == "INCONCLUSIVE"]:'),
     (verdict, 'if f.verdict != "PASS"]:', "if False]:"),
-    (verdict, '"INCONCLUSIVE", ["no mandatory check was run"]', '"PASS", ["no mandatory check was run"]'),
-    (
-        verdict,
-        '    if not mandatory:\n        return "INCONCLUSIVE"',
-        '    if not findings:\n        return "INCONCLUSIVE"',
-    ),
+    (verdict, "if not any(f.about_forgetting for f in mandatory):", "if not mandatory:"),
+    (verdict, "if not any(f.about_forgetting for f in mandatory):", "if False:"),
+    (verdict, '"INCONCLUSIVE", reasons or', '"PASS", reasons or'),
 ]
 
 
