@@ -56,10 +56,10 @@ class Gathering:
 
     def _read(self, lm: LanguageModel, name: str, needs: Sequence[frozenset[Part]], meter: Meter) -> Reading:
         parts: frozenset[Part] = frozenset().union(*needs)
-        # Nobody looks at forms elsewhere.
+        # Nobody looks at these elsewhere.
         asked = name == "forget" or (name == "holdout" and self.strangers)
         with meter.part(name, lm.model):
-            return read(lm, self._sets[name], parts if asked else parts - {"forms"})
+            return read(lm, self._sets[name], parts if asked else parts - {"forms", "exits"})
 
     @cached_property
     def _others(self) -> list[Secret]:

@@ -19,8 +19,10 @@ from sau.data.records import Row
 from sau.errors import DataError
 from sau.models.batches import Encoded, by_length, collate, encode
 from sau.models.language_model import LanguageModel
+from sau.models.layers import decoder_blocks
 from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
 from sau.registry import discover
+from sau.verify.evidence.exits import exits, leaving_after
 from sau.verify.forms.base import PACKAGE as FORMS
 from sau.verify.forms.base import Form
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-Part = Literal["truth_ratio", "rouge", "gradient", "forms"]
+Part = Literal["truth_ratio", "rouge", "gradient", "forms", "exits"]
 """What a reading holds beyond the answer tokens; each costs extra passes."""
 
 _POSITIONS = 512
@@ -66,6 +68,8 @@ class Reading:
         gradient: [N] norm of the loss gradient, None where not asked for.
         forms: by name of a form, [N] mean log-probability per token of the answer asked in that form, NaN where the row
             cannot be put so; empty where not asked for.
+        exits: by number of blocks after which the model's head was read, [N] mean log-probability per token of the
+            answer; empty where not asked for.
         encoding: a digest of the token ids, to notice models that read the same rows differently. Never stored.
     """
 
@@ -76,6 +80,7 @@ class Reading:
     rouge: Array | None = None
     gradient: Array | None = None
     forms: Mapping[str, Array] = field(default_factory=dict)
+    exits: Mapping[int, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -94,6 +99,7 @@ def read(
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
         forms=_forms(lm, rows, batch_size) if "forms" in parts else {},
+        exits=_exits(lm, encoded, batch_size) if "exits" in parts else {},
     )
 
 
@@ -176,6 +182,14 @@ def _forms(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> dict[str,
             encoded = encode(lm.tokenizer, form.prompt(lm), put.values())
             means[list(put)] = mean_logps(lm, encoded, batch_size=batch_size)
         found[name] = means
+    return found
+
+
+def _exits(lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int) -> dict[int, Array]:
+    found = {}
+    for number in exits(len(decoder_blocks(lm.model)[1])):
+        with leaving_after(lm.model, number):
+            found[number] = mean_logps(lm, encoded, batch_size=batch_size)
     return found
 
 
