@@ -82,7 +82,7 @@ def verify(
     tracking, ws = Tracking(), attempt.workspace
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
-    sets = _sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
+    sets = sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
     model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
     retrained = _opener(Registry(tracking).download(reference)) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
@@ -94,7 +94,7 @@ def verify(
             model=model,
             sets=sets,
             controls=Controls(
-                before, retrained, _dense_opener(tracking, ws, attempt.line), _base_opener(ws.path, params, sets)
+                before, retrained, _dense_opener(tracking, ws, attempt.line), base_opener(ws.path, params, sets)
             ),
             policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
             weights_digest=manifest.weights_digest,
@@ -118,7 +118,7 @@ def verify(
     )
 
 
-def _sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
+def sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
     """The sets with at most so many of the rows to keep: a seeded choice of people, who stay whole."""
     people = random.Random(seed).sample(groups := by_person(sets.retain), len(groups))
     kept: list[Row] = []
@@ -128,8 +128,12 @@ def _sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
     return Sets(sets.forget, kept, sets.holdout)
 
 
-def _base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:
-    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say."""
+def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:
+    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say.
+
+    Args:
+        folder: an attempt's, with the base model and the parent in it.
+    """
 
     def opened() -> LanguageModel:
         base = open_dense(folder / BASE, prompt=open_sparse(folder / PARENT).prompt)

@@ -94,6 +94,29 @@ def forget_line(
     raise typer.Exit(EXIT_CODES[outcome.verdict])
 
 
+@app.command("audit")
+def audit_line(
+    line: Line = "tiny",
+    again: Annotated[bool, typer.Option(help="Also those whom an earlier audit has judged.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge everybody forgotten since the last audit again, beside a model retrained without them. Exit 3 where the two
+    nulls disagree."""
+    with progress():
+        from flows.audit import audit
+
+        found = audit(line, again)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(
+            f"[bold]{found.champion}[/] beside the retrained [bold]{found.reference or 'nothing: nobody is due'}[/]"
+        )
+        for audited in found.requests:
+            out.print(f"  {audited.request_id}: {audited.words}")
+    raise typer.Exit(0 if all(audited.agrees for audited in found.requests) else EXIT_CODES["FAIL"])
+
+
 @app.command()
 def demo(
     profile: Annotated[

@@ -54,6 +54,8 @@ def lineage(
         )
         if link.policy:
             branch.add(f"judged by policy {link.policy} against {link.against}, MLflow run {link.run_id}")
+        if link.audited:
+            branch.add(f"audited {link.audited}: {link.audit}")
     out.print(root)
 
 

@@ -16,7 +16,8 @@ from sau.errors import ConfigError, SauError
 ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
-    "archive", "benchmark", "bootstrap", "demo", "deploy", "forget", "lineage", "reproduce", "request", "serve", "ui"
+    "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "forget", "lineage", "reproduce", "request",
+    "serve", "ui",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 

@@ -91,6 +91,7 @@ def page(links: list[VersionRecord]) -> str:
         "Code commit": link.code_commit,
         "Judged against": link.against,
         "Reference model": link.reference or "none",
+        "Audit": f"{link.audited}: {link.audit}" if link.audited else "none yet",
         "Bring the bytes back": f"sau reproduce {link.tag}",
         "Make it again": f"sau reproduce {link.tag} --rerun",
     }

@@ -34,6 +34,7 @@ class VersionRecord(BaseModel):
         code_commit, git_commit, checkout_dirty: the code that ran, and the commit with the recipe.
         verdict, policy, policy_digest: how it was judged.
         judged_against, reference: by what null, in words, and beside which retrained version.
+        audited, audit: when a retrained model was put beside it, and what came of that, in words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,8 @@ class VersionRecord(BaseModel):
     policy_digest: str = ""
     judged_against: str = ""
     reference: str = ""
+    audited: str = ""
+    audit: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -16,7 +16,7 @@ from sau.checkpoint.manifest import check_files, read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.demo import demo_rows
 from sau.mask import check_mask, sparsity
-from sau.verify.report.words import markdown_cell
+from sau.verify.report.words import markdown_cell, number_words
 
 LINE, PERSON = "tiny", "demo-0002"
 
@@ -170,7 +170,7 @@ def test_prefect_holds_the_checks_as_numbers_and_the_run_they_are_in(run):
     for check in record["checks"]:
         title = markdown_cell(check["title"])
         assert f"| {title}" in card
-        assert f" | {check['n']} | {check['value']:.3f} |" in card
+        assert f" | {check['n']} | {number_words(check['value'])} |" in card
         assert check["reason"] not in card
 
 
@@ -215,7 +215,7 @@ def test_no_run_is_an_orphan(run):
     for experiment in client.search_experiments():
         for found in client.search_runs([experiment.experiment_id]):
             assert found.info.status == "FINISHED", found.info.run_name
-            top = found.info.run_name.split()[0] in ("bootstrap", "forget")
+            top = found.info.run_name.split()[0] in ("bootstrap", "forget", "audit", "retrain")
             assert top != ("mlflow.parentRunId" in found.data.tags), found.info.run_name
 
 
@@ -281,6 +281,30 @@ def test_bad_input_is_one_clear_line_and_exit_code_1(run, args, named):
 def test_usage_errors_are_exit_code_2(run):
     for args in (("request", "list", "--state", "odd"), ("forget", "--set", "novalue"), ("nonsense",)):
         assert run.sau(*args, check=False).returncode == 2
+
+
+def test_an_audit_judges_again_beside_a_retrained_model_and_says_so_in_the_lineage(run):
+    done = run.sau("audit", "--line", LINE, "--json", check=False)
+    found = json.loads(done.stdout)
+    (audited,) = found["requests"]
+    assert (audited["request_id"], audited["version"]) == (run.request["id"], 2)
+    assert audited["population"] == "PASS"
+    assert audited["retrained"] in ("PASS", "INCONCLUSIVE")
+    assert audited["agrees"] is True
+    assert done.returncode == 0
+    record = json.loads(
+        Path(
+            mlflow_client(run).download_artifacts(found["run_id"], f"audit/{run.request['id']}-retrained.json")
+        ).read_text()
+    )
+    assert record["null"] == "retrained"
+    residual = next(check for check in record["checks"] if check["id"] == "residual_knowledge")
+    assert (residual["before"], residual["reference"]) == (1.0, 0.0)
+    said = run.sau("lineage", f"{LINE}@v2").stdout
+    assert "the nulls agree: beside people PASS" in said.replace("\n", " ")
+    again = json.loads(run.sau("audit", "--line", LINE, "--json").stdout)
+    assert again["requests"] == [], "nobody is due a second time"
+    assert json.loads(run.sau("request", "show", run.request["id"], "--json").stdout)["state"] == "forgotten"
 
 
 # -- nothing of the person anywhere else ------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""An audit: everybody whom a version has forgotten is judged again, beside people and beside a retrained model.
+
+What costs nothing decides every day; that it decides rightly is shown now and then by what costs a training.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from sau.checkpoint.manifest import read_manifest
+from sau.checkpoint.sparse import open_sparse
+from sau.data.records import Row, load_records
+from sau.data.sets import Sets, by_person, halves
+from sau.models.language_model import seeded
+from sau.params import load_params
+from sau.stages import BASE, DATA, FORGET, PARENT
+from sau.verify import Controls, Verification, load_policy
+from sau.verify import verify as run_battery
+from sau.verify.checks.base import Null
+from tasks.engines.ledger import Ledger
+from tasks.engines.orchestration import task
+from tasks.engines.settings import settings
+from tasks.engines.workspace import Attempt, pins_at
+from tasks.verify import base_opener, sampled
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
+
+log = logging.getLogger("sau")
+
+AGREE, DISAGREE = "the nulls agree", "THE NULLS DISAGREE"
+
+
+class Audited(BaseModel):
+    """One request's two verdicts, on the line's champion.
+
+    Attributes:
+        population, retrained: by null.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str
+    version: int
+    population: str
+    retrained: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def agrees(self) -> bool:
+        """Whether the verdicts do not contradict each other; one without a result contradicts nothing."""
+        return {self.population, self.retrained} != {"PASS", "FAIL"}
+
+    @property
+    def words(self) -> str:
+        said = AGREE if self.agrees else DISAGREE
+        return f"{said}: beside people {self.population}, beside a retrained model {self.retrained}"
+
+
+@task(name="prepare audit", task_run_name="prepare {attempt.name}")
+def prepare_audit(attempt: Attempt, champion: VersionRecord) -> None:
+    """A worktree with what the champion was made from: its data is what a retrained model may know."""
+    ws = attempt.workspace.open(champion.tag)
+    if not ws.prepared:
+        ws.point(str(DATA), pins_at(settings().root, champion.tag)[str(DATA)])
+        ws.mark_prepared()
+
+
+@task(name="audit", task_run_name="audit {version.tag}")
+def audit_version(
+    attempt: Attempt, version: VersionRecord, champion: VersionRecord, reference: VersionRecord
+) -> tuple[Audited, ...]:
+    """Judge the champion on each request of a version, by the version's policy and both nulls.
+
+    The records are artifacts of the audit's run; what came of it stands on the version.
+
+    Args:
+        version: one that requests were carried out in.
+        reference: a model retrained without anybody whom the champion has forgotten.
+    """
+    registry, ws = Registry(), attempt.workspace
+    folder, pins = ws.path / "audit" / str(version.number), pins_at(settings().root, version.tag)
+    for name in (FORGET, PARENT, BASE):
+        ws.point(str(folder.relative_to(ws.path) / name), pins[str(name)])
+    forget = by_person(load_records(folder / FORGET).to_list())
+    rows_of = {rows[0]["subject_id"]: rows for rows in forget}
+    models = registry.download(champion), registry.download(reference)
+    ledger, found = Ledger(settings().ledger_url), []
+    for request_id in version.request_ids:
+        log.info("auditing request %s", request_id)
+        with registry.tracking.run(attempt.line, f"audit {request_id}", parent=attempt.run_id):
+            verdicts = {}
+            for null in get_args(Null):
+                record = _judged(ws.path, folder, rows_of[ledger.get(request_id).subject_id], *models, null)
+                verdicts[null] = record.verdict
+                text = json.dumps(record.to_json(), indent=1)
+                registry.tracking.text(attempt.run_id, text, f"audit/{request_id}-{null}.json")
+        found.append(Audited(request_id=request_id, version=version.number, **verdicts))
+    words = "; ".join(f"{audited.request_id} {audited.words}" for audited in found)
+    tags = {"audited": datetime.now(UTC).date().isoformat(), "audit": words}
+    registry.tracking.tag_version(version.line, version.number, tags)
+    return tuple(found)
+
+
+def _judged(root: Path, folder: Path, rows: list[Row], model: Path, retrained: Path, null: Null) -> Verification:
+    """One person's verdict on `model`.
+
+    Args:
+        root: the attempt's folder, with parameters and data.
+        folder: with the version's parent and base model.
+    """
+    params = load_params(root / "params.yaml")
+    retain, holdout = (load_records(root / DATA / part).to_list() for part in ("train", "holdout"))
+    sets = sampled(Sets(rows, retain, halves(holdout, params.seed)[1]), params.verify.max_retain_rows, params.seed)
+    with seeded(params.seed, params.num_threads):
+        return run_battery(
+            model=lambda: open_sparse(model),
+            sets=sets,
+            controls=Controls(
+                before=lambda: open_sparse(folder / PARENT),
+                reference=lambda: open_sparse(retrained),
+                base=base_opener(folder, params, sets),
+            ),
+            policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors, null=null),
+            weights_digest=read_manifest(model).weights_digest,
+            seed=params.seed,
+            progress=lambda text: log.debug("audit %s", text),
+        )
