@@ -25,7 +25,9 @@ from sau.verify import verify as run_battery
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.report.answers import answers
 from sau.verify.report.page import render_html, render_markdown
+from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
+from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace, pins_at
 from tasks.versions.record import VersionRecord
@@ -45,6 +47,7 @@ class Judged(BaseModel):
         weights_digest: what the verdict speaks of.
         manifest_digest: of every byte of the checkpoint that was judged.
         judged_against: the null, in words.
+        people: by request id, the verdict on each of several people who asked together.
         reference: the retrained version beside it, "" where there was none.
     """
 
@@ -56,6 +59,7 @@ class Judged(BaseModel):
     weights_digest: str
     manifest_digest: str
     judged_against: str
+    people: dict[str, str] = {}
     reference: str
 
 
@@ -99,6 +103,7 @@ def verify(
             policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
             weights_digest=manifest.weights_digest,
             seed=params.seed,
+            labels=_labels(request_ids),
             progress=lambda text: log.debug("verify %s", text),
         )
         if check_files(ws.path / CHECKPOINT).manifest_digest != manifest.manifest_digest:
@@ -114,8 +119,15 @@ def verify(
         weights_digest=verification.weights_digest,
         manifest_digest=manifest.manifest_digest,
         judged_against=verification.judged_against,
+        people={person.label: person.verdict for person in verification.people},
         reference=reference.tag if reference else "",
     )
+
+
+def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
+    """Request ids by subject id."""
+    ledger = Ledger(settings().ledger_url)
+    return {ledger.get(request_id).subject_id: request_id for request_id in request_ids}
 
 
 def sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:

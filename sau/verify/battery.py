@@ -6,7 +6,7 @@ never a PASS.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sau.data.sets import SETS, Sets, by_person
@@ -14,11 +14,11 @@ from sau.registry import discover
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.findings import sorted_scores, table_of
 from sau.verify.policy import Policy
-from sau.verify.record import LIMITS, ROLES, Verification
+from sau.verify.record import LIMITS, ROLES, PersonVerdict, Verification
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor
 from sau.verify.trial import Controls, Run
-from sau.verify.verdict import conclude
+from sau.verify.verdict import conclude, together
 
 
 def verify(
@@ -29,6 +29,7 @@ def verify(
     policy: Policy,
     weights_digest: str,
     seed: int = 0,
+    labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Run a policy's battery on an unlearned model.
@@ -38,6 +39,7 @@ def verify(
         sets, controls: the rows, and the models it is read against.
         weights_digest: what the verdict will speak of.
         seed: of resampling, decoys, sampling and relearning.
+        labels: of people who ask together, by subject id: what the record calls them; by default numbers.
         progress: told what is being done, never any text of a row.
 
     Returns:
@@ -51,6 +53,7 @@ def verify(
         controls=controls,
         policy=policy,
         seed=seed,
+        labels=labels,
         progress=progress,
     )
     return result
@@ -63,6 +66,7 @@ def verify_each(
     controls: Controls,
     policy: Policy,
     seed: int = 0,
+    labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Verification]:
     """`verify` for several unlearned models, (model, its digest), beside the same two controls, which are read once.
@@ -108,19 +112,35 @@ def verify_each(
         run.refuse_mixed_tokens()
         say("judging")
         findings = run.findings()
-        verdict, reasons = conclude(findings)
+        people = list(_alone(run, labels or {})) if policy.against == "population" else []
+        verdict, reasons = together(*conclude(findings), {person.label: person.verdict for person in people})
         evidence = {role: found for role, found in run.as_stored.evidence.items() if role in ROLES}
         yield Verification(
             verdict=verdict,
             reasons=reasons,
             checks=findings,
             table=table_of(policy.metrics, evidence),
+            people=people,
             limits=[*limits, *_drift(run)],
             scores={role: {name: sorted_scores(e, name) for name in SETS} for role, e in evidence.items()},
             rows_read=sum(trial.meter.total.rows for trial in run.trials),
             seconds=round(shared + time.process_time() - started, 3),
             weights_digest=digest,
             **frame,
+        )
+
+
+def _alone(run: Run, labels: Mapping[str, str]) -> Iterator[PersonVerdict]:
+    """The verdict on each of several people who asked together, as if nobody else had."""
+    for number, (subject, alone) in enumerate(run.each_person(), start=1):
+        findings = alone.findings()
+        verdict, reasons = conclude(findings)
+        yield PersonVerdict(
+            label=labels.get(subject, f"person {number}"),
+            num_records=len(alone.people["forget"]),
+            verdict=verdict,
+            reasons=reasons,
+            checks=findings,
         )
 
 

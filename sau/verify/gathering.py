@@ -46,8 +46,9 @@ class Gathering:
         with meter.part("samples", lm.model):
             leaks = self._leaks(lm, self._sets.forget, self._secrets) if "samples" in extras else None
             chance = self._leaks(lm, self.strangers, self._others) if "samples" in extras and self.strangers else None
-        exact = tuple(secret.exact for secret in self._secrets) if decoys else ()
-        return Evidence(readings, decoys, exact, leaks, chance)
+        secrets = self._secrets if decoys else []
+        rows, exact = (tuple(getattr(secret, name) for secret in secrets) for name in ("row", "exact"))
+        return Evidence(readings, rows, decoys, exact, leaks, chance)
 
     def of_people(self, lm: LanguageModel, checks: Sequence[Check], meter: Meter) -> Evidence:
         """What one model makes of the forget rows and of strangers' rows."""

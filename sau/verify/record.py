@@ -55,6 +55,21 @@ class Finding(_Record):
     seconds: float = 0.0
 
 
+class PersonVerdict(_Record):
+    """What was found of one of several people who asked together.
+
+    Attributes:
+        label: the caller's name for the request, or a number; never who it is.
+        num_records: the rows of the person.
+    """
+
+    label: str
+    num_records: int
+    verdict: Verdict
+    reasons: list[str]
+    checks: list[Finding]
+
+
 class Verification(_Record):
     """The whole result.
 
@@ -66,6 +81,8 @@ class Verification(_Record):
         table: model (before, reference, unlearned) -> set (forget, retain, holdout; membership and model for
             metrics over several) -> metric -> value; null where it cannot be had.
         scores: model -> set -> each record's mean log-probability per answer token, sorted: numbers for plots.
+        people: each of several people who asked together, judged alone; empty where one asked, or the null is a
+            retrained model.
         limits: what the verdict does not say.
         rows_read, seconds: the cost of the whole, shared readings counted once.
     """
@@ -86,6 +103,7 @@ class Verification(_Record):
     table: dict[str, dict[str, dict[str, float | None]]]
     scores: dict[str, dict[str, list[float]]]
     limits: list[str]
+    people: list[PersonVerdict] = []
     rows_read: int = 0
     seconds: float = 0.0
 

@@ -1,7 +1,7 @@
 """A verification under way: takes in one model after the other, under every stressor, then judges."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -144,6 +144,19 @@ class Run:
             for trial in self.trials:
                 trial.troubles |= dict.fromkeys(trial.evidence, trouble)
                 trial.evidence.clear()
+
+    def each_person(self) -> Iterator[tuple[str, "Run"]]:
+        """Of several people who asked: (id, the same evidence as if nobody else had); what was drawn of all of them
+        together, samples, is left out."""
+        ids = list(dict.fromkeys(row["subject_id"] for row in self.sets.forget))
+        for number, subject in enumerate(ids if len(ids) > 1 else ()):
+            rows = [i for i, person in enumerate(self.people["forget"]) if person == number]
+            alone = self.fork()
+            alone.people = {**self.people, "forget": [0] * len(rows)}
+            for trial in alone.trials:
+                trial.checks = tuple(check for check in trial.checks if check.extra != "samples")
+                trial.evidence = {role: found.asked_by(rows) for role, found in trial.evidence.items()}
+            yield subject, alone
 
     def findings(self) -> list[Finding]:
         """All findings. Failures are Holm-adjusted over the battery, so that many checks raise no false alarms."""

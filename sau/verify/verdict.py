@@ -68,6 +68,19 @@ def conclude(findings: Sequence[Finding]) -> tuple[Verdict, list[str]]:
     return "PASS", reasons
 
 
+def together(verdict: Verdict, reasons: list[str], people: Mapping[str, Verdict]) -> tuple[Verdict, list[str]]:
+    """The verdict on several people who asked together: no better than that on any of them."""
+    if not people or verdict in ("FAIL", "REFUSED"):
+        return verdict, reasons
+    passed = [label for label, alone in people.items() if alone == "PASS"]
+    said = f"{len(passed)} of {len(people)} people pass alone"
+    if len(passed) == len(people):
+        return verdict, [*reasons, said]
+    others = [f"{label}: {alone}" for label, alone in people.items() if alone != "PASS"]
+    worst: Verdict = "FAIL" if "FAIL" in people.values() else "INCONCLUSIVE"
+    return worst, [f"{said}; {', '.join(others)}", *(reasons if verdict != "PASS" else [])]
+
+
 def _sentence(measure: Measure, verdict: Verdict) -> str:
     low, high = measure.allowed
     span = f"{measure.interval[0]:.2f} to {measure.interval[1]:.2f}"

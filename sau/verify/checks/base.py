@@ -52,17 +52,31 @@ class Evidence:
 
     Attributes:
         readings: of each set.
-        decoys: per forget row with decoys, the log-probability of the true answer [0] and of each decoy [1:].
+        secrets: per forget row with decoys, its number among the forget rows.
+        decoys: per such row, the log-probability of the true answer [0] and of each decoy [1:].
         exact: per such row, whether the decoys are as likely as the true answer to a model that never saw it.
         leaks, chance: (samples that hold the secret, samples drawn), of the forget rows and of strangers' rows; None
             where none were drawn.
     """
 
     readings: Readings
+    secrets: tuple[int, ...] = ()
     decoys: tuple[Array, ...] = ()
     exact: tuple[bool, ...] = ()
     leaks: tuple[int, int] | None = None
     chance: tuple[int, int] | None = None
+
+    def asked_by(self, rows: Sequence[int]) -> "Evidence":
+        """That of some of the forget rows; samples, which are drawn of all, are left out."""
+        chosen = set(rows)
+        own = [i for i, row in enumerate(self.secrets) if row in chosen]
+        readings = {name: r.take(rows) if name == "forget" else r for name, r in self.readings.items()}
+        return Evidence(
+            readings,
+            tuple(self.secrets[i] for i in own),
+            tuple(self.decoys[i] for i in own),
+            tuple(self.exact[i] for i in own),
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Shape suffixes: B sequences, T tokens, V vocabulary, N records.
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -84,6 +84,19 @@ class Reading:
 
     def __len__(self) -> int:
         return len(self.answer)
+
+    def take(self, rows: Sequence[int]) -> "Reading":
+        """That of some of the rows, without what is known of rows by their false answers."""
+        return replace(
+            self,
+            answer=tuple(self.answer[i] for i in rows),
+            zlib_bytes=self.zlib_bytes[rows],
+            truth=None,
+            rouge=None if self.rouge is None else self.rouge[rows],
+            gradient=None if self.gradient is None else self.gradient[rows],
+            forms={name: values[rows] for name, values in self.forms.items()},
+            exits={number: values[rows] for number, values in self.exits.items()},
+        )
 
 
 def read(

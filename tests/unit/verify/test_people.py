@@ -241,6 +241,19 @@ def test_a_reference_is_one_control_more(verified, by_id, policy, strangers, ret
     assert "fails this check as well" in spoiled.reason
 
 
+def test_each_of_several_people_has_a_verdict(verified, by_id, policy, sets, strangers, retrained, before):
+    """The retrained model never saw the first; it knows the second as well as ever."""
+    both, stays = sets.forget + sets.retain[:20], sets.retain[20:]
+    result = verified(retrained, before, None, policy, forget=both, retain=stays, holdout=strangers)
+    first, second = result.people
+    assert (first.label, first.num_records, second.label) == ("person 1", 20, "person 2")
+    alone = by_id(verified(retrained, before, None, policy, retain=stays, holdout=strangers))["residual_knowledge"]
+    found = {f.id: f for f in first.checks}["residual_knowledge"]
+    assert (found.value, found.verdict) == (alone.value, "PASS")
+    assert second.verdict == "FAIL"
+    assert result.verdict == "FAIL"
+
+
 def test_a_base_model_that_cannot_be_read_is_no_pass(verified, sets, policy, strangers, retrained, before):
     from dataclasses import replace
 

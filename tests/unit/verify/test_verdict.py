@@ -202,3 +202,22 @@ def test_every_mutant_of_the_verdict_logic_is_caught(number, monkeypatch):
         assert wrong_cases(mutant.Measure, verdict)
     else:
         assert wrong_cases(Measure, mutant)
+
+
+@pytest.mark.parametrize(
+    ("verdict_", "people", "expected"),
+    [
+        ("PASS", {}, "PASS"),
+        ("PASS", {"a": "PASS", "b": "PASS"}, "PASS"),
+        ("PASS", {"a": "PASS", "b": "FAIL"}, "FAIL"),
+        ("PASS", {"a": "PASS", "b": "INCONCLUSIVE"}, "INCONCLUSIVE"),
+        ("INCONCLUSIVE", {"a": "PASS", "b": "PASS"}, "INCONCLUSIVE"),
+        ("INCONCLUSIVE", {"a": "PASS", "b": "FAIL"}, "FAIL"),
+        ("FAIL", {"a": "PASS", "b": "PASS"}, "FAIL"),
+    ],
+)
+def test_a_verdict_on_several_people_is_no_better_than_that_on_any(verdict_, people, expected):
+    found, reasons = verdict.together(verdict_, ["why"], people)
+    assert found == expected
+    for label, alone in people.items():
+        assert alone == "PASS" or verdict_ == "FAIL" or any(f"{label}: {alone}" in reason for reason in reasons)
