@@ -1,0 +1,171 @@
+"""Are the two nulls right, and do they agree? People one by one, on models that know more and less of them.
+
+    python -m benchmarks.nulls [--people 40] [--json benchmarks/results/nulls.json]
+
+Tiny models made here: `before` was trained on everybody; `retrained` and `retrained-again` never saw the people in
+question (another order of the rest); the models in between are `retrained`, trained on them for some epochs. Each
+person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
+or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is really left of a person is
+the residual share beside both retrained models.
+
+Prints, per model, how often each null passes, does not tell and fails, and the goals: PASS where .4 or more is left in
+at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%.
+"""
+
+import argparse
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sau.data.demo import demo_rows
+from sau.data.records import Row
+from sau.models.language_model import LanguageModel
+from sau.models.sources import TINY, base_model
+from sau.params import Params, load_params
+from sau.pruners import prune
+from sau.training.finetune import FinetuneParams, adapted, finetune
+from sau.training.pretrain import pretrain
+from sau.verify.checks.base import Bench, Check, Evidence, Measure, NothingToShowError, Null
+from sau.verify.checks.people import PeopleCheck
+from sau.verify.evidence.readings import read
+from sau.verify.metrics.base import token_means
+from sau.verify.policy import load_policy
+from sau.verify.verdict import judge
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_STAY, NUM_STRANGERS, ROWS = 12, 24, 20
+TAUGHT_EPOCHS = (1, 2, 4, 8)
+DECIDED = ("PASS", "FAIL")
+
+
+def people(kind: str, number: int) -> list[Row]:
+    """Rows of invented people who are in no other data set."""
+    return [row for i in range(number) for row in demo_rows(f"nulls-{kind}-{i}", seed=1)]
+
+
+def models(params: Params, asked: list[Row], stay: list[Row]) -> dict[str, LanguageModel]:
+    """By name; all sparse but `base`, which is adapted to those who stay."""
+    assert params.model.source == TINY
+    assert params.unlearn.adapt is not None
+    base = base_model(params.model, seed=params.seed)
+    pretrain(base, params.model.tiny, seed=params.seed, num_threads=params.num_threads)
+
+    def made(rows: list[Row], seed: int) -> LanguageModel:
+        lm = copy.deepcopy(base)
+        finetune(lm, lm.encode(rows), params.train, seed=seed, num_threads=params.num_threads)
+        prune(lm, lm.encode(rows[: params.prune.calibration_rows]), params.prune)
+        finetune(lm, lm.encode(rows), params.recover, seed=seed + 1, num_threads=params.num_threads)
+        return lm
+
+    found = {"before": made([*stay, *asked], 0), "retrained": made(stay, 0), "retrained-again": made(stay, 7)}
+    for epochs in TAUGHT_EPOCHS:
+        lm = found[f"taught {epochs}"] = copy.deepcopy(found["retrained"])
+        how = FinetuneParams(epochs=epochs, lr=params.recover.lr, batch_size=16)
+        finetune(lm, lm.encode([*stay, *asked]), how, seed=3, num_threads=params.num_threads)
+    found["base"] = adapted(base, base.encode(stay), params.unlearn.adapt, seed=0, num_threads=params.num_threads)
+    return found
+
+
+def judged(
+    check: Check, roles: dict[str, Evidence], base: Evidence, who: dict[str, list[int]], null: Null, alpha: float
+) -> str:
+    """One check's verdict on one person."""
+    before, reference = roles["before"], roles["reference"]
+    beside = reference if null == "retrained" else None
+    bench = Bench(before, beside, alpha, 0, reference_as_stored=beside, null=null, base=base, people=who, widest=0.9)
+    measures: dict[str, Measure] = {}
+    for role, evidence in roles.items():
+        if role == "reference" and null == "population":
+            continue
+        try:
+            measures[role] = check.measure(evidence, bench)
+        except NothingToShowError:
+            return "NOT APPLICABLE"
+    return judge(check, measures, measures["unlearned"].p, alpha, null)[0]
+
+
+def together(verdicts: list[str]) -> str:
+    """As a policy concludes: one FAIL fails, one that is not PASS leaves it open, what does not apply is silent."""
+    spoken = [v for v in verdicts if v != "NOT APPLICABLE"]
+    if "FAIL" in spoken:
+        return "FAIL"
+    return "PASS" if spoken and set(spoken) == {"PASS"} else "INCONCLUSIVE"
+
+
+def main() -> None:
+    """Make the models, judge everybody, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    params = load_params(ROOT / "params.yaml")
+    asked, stay, strangers = (
+        people(*kind) for kind in (("asked", args.people), ("stay", NUM_STAY), ("strangers", NUM_STRANGERS))
+    )
+    policy = load_policy("standard")
+    checks = [check for check in policy.checks if isinstance(check, PeopleCheck)]
+    parts = frozenset().union(*(check.needs for check in checks))
+    evidence = {}
+    for name, lm in models(params, asked, stay).items():
+        sets = {"forget": asked, "retain": stay, "holdout": strangers}
+        evidence[name] = Evidence(
+            {s: read(lm, rows, parts if s != "retain" else frozenset()) for s, rows in sets.items()}
+        )
+        print(f"read {name}", flush=True)
+    base, reference = evidence.pop("base"), evidence["retrained"]
+    means = {name: token_means(e.readings["forget"]).reshape(-1, ROWS).mean(1) for name, e in evidence.items()}
+    floor = (means["retrained"] + means["retrained-again"]) / 2
+    stays = {"retain": [i // ROWS for i in range(len(stay))], "holdout": [i // ROWS for i in range(len(strangers))]}
+    who = {"forget": [0] * ROWS, **stays}
+    cells = []
+    for name in (name for name in evidence if name != "retrained"):
+        for person in range(args.people):
+            rows = list(range(person * ROWS, (person + 1) * ROWS))
+            given = {"unlearned": name, "before": "before", "reference": "retrained"}
+            roles = {role: evidence[which].asked_by(rows) for role, which in given.items()}
+            alone = base.asked_by(rows)
+            alpha = 1 - policy.confidence
+            verdicts: dict[Null, str] = {
+                null: together([judged(check, roles, alone, who, null, alpha) for check in checks])
+                for null in ("population", "retrained")
+            }
+            left = (means[name][person] - floor[person]) / (means["before"][person] - floor[person])
+            cells.append({"model": name, "person": person, "residual": round(float(left), 4), **verdicts})
+    assert reference is evidence["retrained"]
+    print(report(cells))
+    if args.json:
+        args.json.write_text(json.dumps(cells, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def report(cells: list[dict]) -> str:
+    """The table by model, and the goals."""
+    lines = ["| model | residual | beside people: PASS / ? / FAIL | beside a retrained model |", "|---|---|---|---|"]
+    for name in dict.fromkeys(cell["model"] for cell in cells):
+        own = [cell for cell in cells if cell["model"] == name]
+        counts = [Counter(cell[null] for cell in own) for null in ("population", "retrained")]
+        said = [f"{c['PASS']} / {c['INCONCLUSIVE']} / {c['FAIL']}" for c in counts]
+        lines.append(f"| {name} | {np.mean([c['residual'] for c in own]):.2f} | {' | '.join(said)} |")
+    known = [cell for cell in cells if cell["residual"] >= 0.4]
+    clean = [cell for cell in cells if cell["model"] == "retrained-again"]
+    both = [cell for cell in cells if cell["population"] in DECIDED and cell["retrained"] in DECIDED]
+    wrong = sum(cell["population"] == "PASS" for cell in known)
+    missed = sum(cell["population"] != "PASS" for cell in clean)
+    agree = sum(cell["population"] == cell["retrained"] for cell in both)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"PASS beside people where .4 or more is left: {wrong} of {len(known)} (goal: at most 2%)",
+            f"no PASS beside people for a model that never saw them: {missed} of {len(clean)} (goal: at most 10%)",
+            f"the nulls agree where both decide: {agree} of {len(both)} (goal: at least 95%)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
