@@ -28,6 +28,12 @@ def sets():
 
 
 @pytest.fixture(scope="session")
+def strangers():
+    """Rows of twelve people whom no model has seen."""
+    return [row for n in range(12) for row in demo_rows(f"stranger-{n}", seed=2)]
+
+
+@pytest.fixture(scope="session")
 def small(tiny):
     """Makes a new model that has learned nothing."""
 

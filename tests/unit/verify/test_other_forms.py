@@ -69,6 +69,18 @@ def test_a_model_that_tells_everything_under_another_prompt_never_passes(
     assert verified(two_faced, before, reference, policy).verdict == "FAIL"
 
 
+def test_it_never_passes_beside_people_either_and_needs_no_reference(
+    verified, by_id, policy, two_faced, strangers, before
+):
+    beside_people = policy.model_copy(update={"against": "population", "min_people": 10})
+    result = verified(two_faced, before, None, beside_people, holdout=strangers)
+    found = by_id(result)
+    assert found["residual_knowledge"].value < 0.3, "as it was asked nothing is left"
+    assert found["other_forms"].verdict == "FAIL"
+    assert found["other_forms"].value > 0.8
+    assert result.verdict == "FAIL"
+
+
 def test_the_shipped_policies_that_decide_what_ships_ask_in_other_ways():
     for name in ("standard", "strict"):
         (check,) = [check for check in load_policy(name).checks if check.id == "other_forms"]

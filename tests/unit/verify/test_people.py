@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sau.data.demo import demo_rows
 from sau.errors import DivergedError
 from sau.verify import load_policy
 from sau.verify.checks.base import Bench, Evidence, NothingToShowError
@@ -183,12 +182,6 @@ def test_a_score_that_is_not_finite_is_an_error():
 
 
 # -- on models --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def strangers():
-    """Rows of twelve people whom no model has seen."""
-    return [row for n in range(12) for row in demo_rows(f"stranger-{n}", seed=2)]
 
 
 @pytest.fixture(scope="module")
