@@ -16,16 +16,20 @@ _LOW_BITS = 16  # a bfloat16 number is the upper half of a float32 number
 
 
 def round_to(state: dict[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
-    """Float32 tensors in another dtype.
+    """Float32 tensors in another dtype; those that are no floating-point numbers stay what they are.
 
     Args:
         rounding: "nearest" or "stochastic"; float32 is not rounded.
         seed: fixes what is drawn; a tensor's draws depend on the seed and the order of the tensors alone.
     """
-    if dtype != torch.bfloat16 or rounding == "nearest":
-        return {name: value.to(dtype) for name, value in state.items()}
-    generator = torch.Generator().manual_seed(seed)
-    return {name: stochastic(value.float(), generator) for name, value in state.items()}
+    generator = torch.Generator().manual_seed(seed) if dtype == torch.bfloat16 and rounding == "stochastic" else None
+
+    def rounded(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        return value.to(dtype) if generator is None else stochastic(value.float(), generator)
+
+    return {name: rounded(value) for name, value in state.items()}
 
 
 def stochastic(value: Tensor, generator: torch.Generator) -> Tensor:

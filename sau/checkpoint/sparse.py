@@ -22,7 +22,7 @@ for other tools.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -49,7 +49,7 @@ from sau.checkpoint.rounding import round_to
 from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
-from sau.models.dense import model_from_state, open_dense, save_dense, write_side_files
+from sau.models.dense import model_from_state, open_dense, save_dense, stored_state, write_side_files
 from sau.models.language_model import PROMPT, SIDECAR, LanguageModel, quiet
 
 
@@ -86,7 +86,7 @@ def save_sparse(
         raise CheckpointError(f"{folder}: not empty")
     check_mask(lm.model, lm.mask)
     folder.mkdir(parents=True, exist_ok=True)
-    state = round_to(_stored_state(lm.model), DTYPES[package.dtype], package.rounding, seed=seed)
+    state = round_to(stored_state(lm.model), DTYPES[package.dtype], package.rounding, seed=seed)
     tensors: dict[str, Tensor] = {}
     dense_bytes = 0
     for name, value in state.items():
@@ -125,14 +125,6 @@ def save_sparse(
     return read_manifest(folder)
 
 
-def _stored_state(model: Any) -> dict[str, Tensor]:
-    """The state dict without tied copies, on the CPU."""
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    return {name: value.detach().cpu() for name, value in state.items()}
-
-
 def open_sparse(folder: str | Path) -> LanguageModel:
     """Open a sparse checkpoint as an ordinary transformers model (float32, zeros in place) with its mask.
 
@@ -164,7 +156,7 @@ def open_sparse(folder: str | Path) -> LanguageModel:
             weight_OI[kept_OI] = values
             state[name], mask[name] = weight_OI, kept_OI
         for name in sorted(tensors.keys() - expected):
-            state[name] = tensors[name].float()
+            state[name] = tensors[name].float() if tensors[name].is_floating_point() else tensors[name]
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{folder}/{manifest.weights_file}: not readable ({type(error).__name__})") from None
     if mask_digest(mask) != manifest.mask_digest:
@@ -209,6 +201,6 @@ def export(
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target}: not empty")
     lm = open_sparse(folder)
-    rounded = round_to(_stored_state(lm.model), DTYPES[dtype], rounding, seed=seed)
+    rounded = round_to(stored_state(lm.model), DTYPES[dtype], rounding, seed=seed)
     lm.model = model_from_state(lm.model.config, rounded, dtype=DTYPES[dtype])
     save_dense(lm, target)

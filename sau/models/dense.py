@@ -1,11 +1,14 @@
 """Dense models as ordinary Hugging Face folders, opened strictly: safetensors only, no remote code."""
 
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 
 from sau.errors import ModelError
@@ -36,35 +39,84 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
             f"and no remote code ({type(error).__name__})"
         ) from None
     model, info = loaded
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    if bad := sorted(({*info["missing_keys"]} - tied) | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
+    if bad := sorted({*info["missing_keys"]} | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
         raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {', '.join(map(str, bad[:5]))}")
+    _say_whether_tied(model)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {source!r}: its tokenizer has no eos token")
     return LanguageModel(model, tokenizer, prompt)
 
 
-def model_from_state(config: Any, state: dict[str, torch.Tensor], *, dtype: torch.dtype = torch.float32) -> Any:
-    """A model of `config` that owns exactly these tensors; tied weights may be left out.
+def _say_whether_tied(model: Any) -> None:
+    """Let the config say what the weights are: whether the output head is the embedding."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and getattr(model.config, "tie_word_embeddings", False) != (head.weight is embedding.weight):
+        model.config.tie_word_embeddings = head.weight is embedding.weight
+
+
+def tied(model: nn.Module) -> dict[str, str]:
+    """Name of every stored tensor that is another's -> the first name of that one, whatever config or names say."""
+    first: dict[object, str] = {}
+    found: dict[str, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        place = id(value) if value.is_meta or not value.numel() else (value.data_ptr(), value.shape, value.stride())
+        if (known := first.setdefault(place, name)) != name:
+            found[name] = known
+    return found
+
+
+def stored_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What has to be stored of a model: its state on the CPU, each tensor once."""
+    again = tied(model)
+    return {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in again}
+
+
+def model_from_state(config: Any, state: Mapping[str, torch.Tensor], *, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of `config` that owns exactly these tensors; of tied weights one is enough.
 
     Raises:
-        ModelError: a key is missing or unexpected, or a shape differs.
+        ModelError: a key is missing or unexpected, a shape differs, or weights differ that the config ties.
     """
     with no_init_weights():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    expected = model.state_dict()
-    head = model.get_output_embeddings()
-    if config.tie_word_embeddings and head is not None and "lm_head.weight" in expected:
-        state = {**state, "lm_head.weight": state[f"{model.base_model_prefix}.embed_tokens.weight"]} if (
-            "lm_head.weight" not in state and f"{model.base_model_prefix}.embed_tokens.weight" in state
-        ) else state  # fmt: skip
+    model.tie_weights()
+    model.load_state_dict(_complete(model, state), strict=True, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def _complete(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `model` has to be given, of a state that names each tensor once; see `model_from_state`."""
+    expected, state = model.state_dict(), dict(state)
+    for name, first in tied(model).items():
+        given = [state[one] for one in (name, first) if one in state]
+        if len(given) == 2 and not torch.equal(*given):
+            raise ModelError(f"the config ties {name} to {first}, but their weights differ")
+        if given:
+            state |= dict.fromkeys((name, first), given[0])
     if bad := sorted({*expected} ^ {*state}):
         raise ModelError(f"missing or unexpected weights: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
     if bad := [name for name in expected if expected[name].shape != state[name].shape]:
         raise ModelError(f"weights of another shape: {', '.join(bad[:5])}")
-    model.load_state_dict(state, strict=True, assign=True)
-    model.tie_weights()
-    return model.eval()
+    return state
+
+
+def check_opens_again(model: Any) -> None:
+    """Refuse a model that its config and its tensors by name do not make again. Takes no memory to speak of.
+
+    Raises:
+        ModelError: see `model_from_state`; or the config is another class's.
+    """
+    _say_whether_tied(model)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        model.config.save_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"), no_init_weights():
+        shell: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    if type(shell) is not type(model):
+        raise ModelError(f"its config makes a {type(shell).__name__}, it is a {type(model).__name__}")
+    shell.tie_weights()
+    _complete(shell, stored_state(model))
 
 
 def save_dense(lm: LanguageModel, folder: Path) -> None:
@@ -72,6 +124,7 @@ def save_dense(lm: LanguageModel, folder: Path) -> None:
 
     The prompt goes into a side file of our own; no sparsity config, which other tools would misread.
     """
+    _say_whether_tied(lm.model)
     with quiet():
         lm.model.save_pretrained(folder)
     write_side_files(lm, folder)
@@ -85,6 +138,7 @@ def write_side_files(lm: LanguageModel, folder: Path) -> None:
     Without that, the same model has other bytes where HF_HUB_OFFLINE is set, from another folder, or with the next
     release of transformers.
     """
+    _say_whether_tied(lm.model)
     with quiet():
         lm.model.config.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
