@@ -7,19 +7,19 @@ Shape suffixes: O output features, I input features.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sau.errors import SparsityError
 
 Mask = dict[str, Tensor]
-"""Parameter name -> bool [O, I], True = kept."""
+"""Parameter name -> bool of the parameter's own shape, True = kept.
+
+That is [O, I] but where a model keeps its matrices otherwise, see `sau.models.layers.Matrix`.
+"""
 
 _N_OF_M = re.compile(r"^(\d+):(\d+)\Z")
 
@@ -59,7 +59,7 @@ def check_structure(mask: Mapping[str, Tensor], structure: str, target: float | 
             n, m = pattern
             if kept_OI.shape[1] % m:
                 raise SparsityError(f"{name}: {kept_OI.shape[1]} inputs are no multiple of {m}, structure {structure}")
-            counts = kept_OI.view(kept_OI.shape[0], -1, m).sum(-1)
+            counts = kept_OI.reshape(kept_OI.shape[0], -1, m).sum(-1)
             if not bool((counts == n).all()):
                 raise SparsityError(f"{name}: {int((counts != n).sum())} groups of {m} do not keep exactly {n}")
         elif target is not None:
@@ -74,36 +74,6 @@ def apply_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, kept_OI in mask.items():
         parameters[name].masked_fill_(~kept_OI, 0.0)
-
-
-@torch.no_grad()
-@contextmanager
-def fading_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[Callable[[float], None]]:
-    """While open, only the survivors are a dense model's weights; what the mask will take stands beside them as a
-    constant: W x = W_survivors x + left * W_pruned x.
-
-    Yields:
-        What sets `left`, in [0, 1]: 1 at first, so that the model computes what it did. On leaving, the pruned
-        weights are gone, whatever is left.
-    """
-    modules: dict[str, Any] = {name: model.get_submodule(name.removesuffix(".weight")) for name in mask}
-    rest = {name: module.weight.detach().masked_fill(mask[name], 0.0) for name, module in modules.items()}
-    apply_mask(model, mask)
-    left = 1.0
-
-    def hook(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-        return lambda _module, inputs, output: output + left * F.linear(inputs[0], rest[name]) if left else output
-
-    def fade(to: float) -> None:
-        nonlocal left
-        left = to
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        yield fade
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:

@@ -1,47 +1,175 @@
-"""Which layers a model has: prunable linears, decoder blocks, and a way to watch what goes into them."""
+"""Which layers a model has: the matrices that may be pruned, decoder blocks, and a way to watch what goes into them.
+
+Shape suffixes: O output features, I input features, B sequences, T tokens, N tokens of all of them, K experts a token
+is sent to.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sau.errors import SparsityError
 
+Observe = Callable[[str, Tensor, Tensor | None], None]
+"""(name of a matrix, its inputs [B, T, I] or [N, I], and where it sees some tokens only: their numbers in [B * T])."""
 
-def prunable(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """(name, module) of every linear that may be pruned: all but the output head (it may be the embedding)."""
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix that may be pruned, as outputs by inputs, wherever and however the model keeps it.
+
+    Attributes:
+        name: its own; that of its parameter, with the expert's number where the parameter holds several.
+        parameter: full name of the parameter it lies in.
+        module: whose forward pass multiplies by it.
+        expert: its place in a parameter [experts, ...] of fused experts.
+        transposed: whether the parameter keeps it as inputs by outputs (GPT-2's Conv1D, GPT-OSS's experts).
+    """
+
+    name: str
+    parameter: str
+    module: nn.Module
+    expert: int | None = None
+    transposed: bool = False
+
+    def within(self, stored: Tensor) -> Tensor:
+        """Its part [O, I], as a view, of a tensor that is laid out as its parameter is."""
+        part = stored if self.expert is None else stored[self.expert]
+        return part.mT if self.transposed else part
+
+    @property
+    def weight(self) -> Tensor:
+        """[O, I], a view of the parameter."""
+        return self.within(self.module.get_parameter(self.parameter.rpartition(".")[2]))
+
+
+def prunable(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
+    """(name without `.weight`, matrix) of all that may be pruned, in the order in which the model defines them.
+
+    That is every linear, Conv1D and fused expert. The output head is not (it may be the embedding), nor what decides
+    where a token goes: a linear beside fused experts that has one output for each of them, or one alone.
+    """
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head else None
+    experts: dict[str, Any] = {name: module for name, module in model.named_modules() if _fuses_experts(module)}
+    # Mamba's mixers multiply by the weight of this small linear themselves: nobody sees what goes into it.
+    by_hand = {f"{name}.dt_proj" for name, module in model.named_modules() if hasattr(module, "A_log")}
+    routed = {name.rpartition(".")[0] + ".": module.num_experts for name, module in experts.items()}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            yield name, module
+        if name in experts:
+            for matrix in _of_experts(name, module):
+                yield matrix.name, matrix
+        elif isinstance(module, nn.Linear | Conv1D) and module is not head and name not in by_hand:
+            transposed = isinstance(module, Conv1D)
+            num_outputs = module.weight.shape[1 if transposed else 0]
+            if not any(name.startswith(block) and num_outputs in (1, num) for block, num in routed.items()):
+                yield name, Matrix(f"{name}.weight", f"{name}.weight", module, transposed=transposed)
+
+
+def _fuses_experts(module: Any) -> bool:
+    """Whether transformers runs this module as experts in one parameter each (`integrations/moe.py`)."""
+    return all(hasattr(module, known) for known in ("is_transposed", "has_gate", "_apply_gate", "down_proj"))
+
+
+def _of_experts(name: str, module: Any) -> Iterator[Matrix]:
+    """Expert by expert what goes up and what goes down, as they are run."""
+    for expert in range(module.num_experts):
+        for own in ("gate_up_proj" if module.has_gate else "up_proj", "down_proj"):
+            parameter = f"{name}.{own}"
+            yield Matrix(f"{parameter}[{expert}]", parameter, module, expert, module.is_transposed)
+
+
+def embeddings(model: Any) -> dict[str, nn.Parameter]:
+    """Parameters of every embedding (of tokens, positions, ...) and of the output head, by name."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    found = {id(parameter) for module in (*ends, *tables) if module is not None for parameter in module.parameters()}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in found}
+
+
+def uncovered(model: Any, mask: Mapping[str, Tensor] | None) -> dict[str, nn.Parameter]:
+    """The matrices, or larger, that the mask does not cover and that are no embeddings, by name.
+
+    Those are routers of experts, convolutions, and whatever else `prunable` does not know. Without a mask they are what
+    could not be pruned.
+    """
+    known = embeddings(model).keys() | ({m.parameter for _, m in prunable(model)} if mask is None else mask.keys())
+    return {name: p for name, p in model.named_parameters() if p.ndim > 1 and name not in known}
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """(name, list) of the decoder blocks: the outermost ModuleList that holds every prunable linear.
+    """(name, list) of the decoder blocks: the outermost ModuleList that holds every prunable matrix.
 
     Raises:
         SparsityError: there is none.
     """
-    linears = [name for name, _ in prunable(model)]
+    matrices = [name for name, _ in prunable(model)]
     for name, module in model.named_modules():
-        if linears and isinstance(module, nn.ModuleList) and all(x.startswith(f"{name}.") for x in linears):
+        if matrices and isinstance(module, nn.ModuleList) and all(x.startswith(f"{name}.") for x in matrices):
             return name, module
-    raise SparsityError(f"{type(model).__name__}: no list of decoder blocks holds all {len(linears)} prunable linears")
+    raise SparsityError(f"{type(model).__name__}: no list of decoder blocks holds all {len(matrices)} prunable linears")
 
 
 @contextlib.contextmanager
-def observing(linears: Mapping[str, nn.Module], observe: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While open, `observe(name, inputs_BTI)` sees the inputs of each linear."""
-
-    def hook(name: str, _module: nn.Module, args: tuple) -> None:
-        observe(name, args[0])
-
-    hooks = [linear.register_forward_pre_hook(partial(hook, name)) for name, linear in linears.items()]
+def observing(matrices: Mapping[str, Matrix], observe: Observe) -> Iterator[None]:
+    """While open, `observe(name, inputs, tokens)` sees the inputs of each matrix before it is multiplied by."""
+    hooks = []
+    experts: dict[nn.Module, dict[int, list[tuple[str, Matrix]]]] = {}
+    for name, matrix in matrices.items():
+        if matrix.expert is None:
+            hooks.append(matrix.module.register_forward_pre_hook(partial(_observe_one, observe, name)))
+        else:
+            experts.setdefault(matrix.module, {}).setdefault(matrix.expert, []).append((name, matrix))
+    for module, inside in experts.items():
+        hooks.append(module.register_forward_pre_hook(partial(_observe_experts, observe, inside)))
     try:
         yield
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _observe_one(observe: Observe, name: str, _module: nn.Module, args: tuple) -> None:
+    observe(name, args[0], None)
+
+
+def _observe_experts(
+    observe: Observe, inside: Mapping[int, list[tuple[str, Matrix]]], module: Any, args: tuple
+) -> None:
+    """What goes down is known inside the module only: it is computed here, by the weights as they then are."""
+    hidden_NI, expert_NK = args[0].flatten(0, -2), args[1]
+    for expert, matrices in inside.items():
+        tokens = (expert_NK == expert).any(-1).nonzero()[:, 0]
+        if not len(tokens):
+            continue
+        inputs = hidden_NI[tokens]
+        for name, matrix in matrices:
+            if matrix.parameter.endswith("down_proj"):
+                inputs = _going_down(module, expert, inputs)
+            observe(name, inputs, tokens)
+
+
+def _going_down(module: Any, expert: int, inputs_NI: Tensor) -> Tensor:
+    """What an expert's second matrix gets."""
+    up, bias = (module.gate_up_proj, "gate_up_proj_bias") if module.has_gate else (module.up_proj, "up_proj_bias")
+    weight_OI = up[expert].mT if module.is_transposed else up[expert]
+    output = F.linear(inputs_NI, weight_OI, getattr(module, bias)[expert] if module.has_bias else None)
+    return module._apply_gate(output) if module.has_gate else module.act_fn(output)
+
+
+def real_of(inputs: Tensor, keep_BT: Tensor, tokens: Tensor | None) -> Tensor:
+    """bool of the inputs' shape without I: which of them are no padding.
+
+    Raises:
+        SparsityError: inputs that are not one for each token.
+    """
+    keep = keep_BT if tokens is None else keep_BT.flatten()[tokens]
+    if inputs.shape[:-1].numel() != keep.numel():
+        raise SparsityError(f"inputs of shape {tuple(inputs.shape)} are not one for each token")
+    return keep.view(inputs.shape[:-1])

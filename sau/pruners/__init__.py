@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field, SerializeAsAny
 
 from sau.config import Section
-from sau.errors import ConfigError
+from sau.errors import ConfigError, SparsityError
 from sau.mask import Mask, check_mask, check_structure, parse_structure
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel
+from sau.models.layers import prunable
 from sau.pruners.base import PACKAGE, Pruner
 from sau.registry import build, built
 
@@ -49,15 +50,19 @@ def prune(
     Raises:
         ConfigError: a sparsity that contradicts an n:m structure.
         DataError: no calibration sequences.
-        SparsityError: a layer the pruner cannot handle, or a result that is not what was asked for.
+        SparsityError: weights that are not finite, a layer the pruner cannot handle, or a result that is not what was
+            asked for.
     """
     pattern = parse_structure(params.structure)
     if pattern and abs(params.sparsity - (implied := 1 - pattern[0] / pattern[1])) > 1e-9:
         raise ConfigError(f"sparsity {params.sparsity}: structure {params.structure} means {implied:g}")
+    if bad := [name for name, weight in lm.model.named_parameters() if not weight.isfinite().all()]:
+        raise SparsityError(f"{bad[0]}: holds numbers that are not finite ({len(bad)} parameters do)")
     mask = params.pruner.prune(
         lm.model, calibration, structure=params.structure, sparsity=params.sparsity, progress=progress
     )
-    check_structure(mask, params.structure, params.sparsity)
+    in_rows = {matrix.name: matrix.within(mask[matrix.parameter]) for _, matrix in prunable(lm.model)}
+    check_structure(in_rows, params.structure, params.sparsity)
     check_mask(lm.model, mask)
     lm.mask = mask
     return mask

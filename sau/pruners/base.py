@@ -4,7 +4,7 @@ Shape suffixes: O output features, I input features, G groups, M weights of one 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from sau.errors import SparsityError
 from sau.mask import Mask, parse_structure
 from sau.models.batches import Encoded
+from sau.models.layers import Matrix
 from sau.registry import Component
 
 PACKAGE = "sau.pruners"
@@ -34,12 +35,23 @@ class Pruner(Component, ABC):
         """Zero weights in place (+0.0), perhaps update the survivors, and return the mask.
 
         Args:
-            model: any causal LM; every linear but its output head is pruned.
+            model: any causal LM; all of `sau.models.layers.prunable` is pruned.
             calibration: sequences for methods that look at layer inputs.
             structure: "unstructured" (compared within each output row) or "n:m".
             sparsity: share of weights to prune, rounded to whole weights per row.
             progress: called with (done, total, {}).
         """
+
+
+def as_mask(matrices: Iterable[Matrix], kept_of: Callable[[Matrix], Tensor]) -> Mask:
+    """What `kept_of` gives for each matrix [O, I], as a mask of the parameters that the matrices lie in."""
+    mask: Mask = {}
+    for matrix in matrices:
+        if matrix.parameter not in mask:
+            stored = matrix.module.get_parameter(matrix.parameter.rpartition(".")[2])
+            mask[matrix.parameter] = torch.zeros_like(stored, dtype=torch.bool)
+        matrix.within(mask[matrix.parameter]).copy_(kept_of(matrix))
+    return mask
 
 
 def keep_highest(score_OI: Tensor, *, structure: str, sparsity: float) -> Tensor:

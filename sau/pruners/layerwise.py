@@ -8,21 +8,23 @@ import ctypes
 import sys
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import greenlet
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sau.errors import DataError, SparsityError
 from sau.mask import Mask, pack, unpack
 from sau.models.batches import Batch, Encoded, by_length, collate
-from sau.models.layers import observing, prunable
-from sau.pruners.base import Pruner
+from sau.models.layers import Matrix, observing, prunable, real_of
+from sau.pruners.base import Pruner, as_mask
 
 BATCH = 2
+
+NOT_FINITE = "its inputs on the calibration rows, or their squares, are not finite"
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -60,27 +62,32 @@ class LayerwisePruner(Pruner):
         if not calibration:
             raise DataError("pruning needs at least one calibration sequence")
         model.eval()
-        linears = dict(prunable(model))
+        matrices = dict(prunable(model))
         packed: dict[str, np.ndarray] = {}  # an eighth of the mask, as long as activations need the room
-        for name, inputs in halting_before(linears, model, calibration):
-            if inputs:
-                statistic = self.statistic(_real_tokens(name, x_BTI, keep_BT) for x_BTI, keep_BT in inputs)
-            del inputs  # or they would outlive their layer
-            weight_OI = linears[name].weight.data
-            packed[name] = pack(self.prune_layer(weight_OI, statistic, structure=structure, sparsity=sparsity))
-            if progress:
-                progress(len(packed), len(linears), {})
-        if unseen := [name for name in linears if name not in packed]:
-            raise SparsityError(f"{unseen[0]}: saw no calibration token")
-        return {
-            f"{name}.weight": unpack(packed[name], tuple(w.weight.shape)).to(w.weight.device)
-            for name, w in linears.items()
-        }
+        with contextlib.closing(halting_before(matrices, model, calibration)) as halts:
+            for name, inputs in halts:
+                weight_OI = matrices[name].weight
+                with _naming(name):
+                    if inputs:
+                        statistic = self.statistic(_real_tokens(x, keep) for x, keep in inputs)
+                        if not statistic.isfinite().all():
+                            raise SparsityError(NOT_FINITE)
+                    del inputs  # or they would outlive their layer
+                    kept_OI = self.prune_layer(weight_OI, statistic, structure=structure, sparsity=sparsity)
+                packed[matrices[name].name] = pack(kept_OI)
+                if progress:
+                    progress(len(packed), len(matrices), {})
+        if unseen := [name for name, matrix in matrices.items() if matrix.name not in packed]:
+            raise SparsityError(
+                f"{unseen[0]}: saw no calibration token ({len(unseen)} of {len(matrices)} matrices); experts want more "
+                "calibration rows, pruner magnitude wants none"
+            )
+        return as_mask(matrices.values(), lambda matrix: unpack(packed[matrix.name], tuple(matrix.weight.shape)))
 
 
 def halting_before(
-    linears: Mapping[str, nn.Linear], model: Any, calibration: list[Encoded]
-) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
+    linears: Mapping[str, Matrix], model: Any, calibration: list[Encoded]
+) -> Generator[tuple[str, list[tuple[Tensor, Tensor]]]]:
     """Run the model on all calibration batches side by side, and halt before every linear.
 
     Each batch's forward pass is a coroutine (a greenlet: the model's own code cannot be written with `await`). All
@@ -90,23 +97,24 @@ def halting_before(
     the rest need not halt there. The pass ends before the output head.
 
     Yields:
-        (name, [(inputs [B, T, I], real tokens [B, T]) of each batch that stands before it]), each name once; an empty
-        list where they are the very inputs that were yielded last.
+        (name, [(inputs [B, T, I] or [N, I], bool of which are no padding) of each batch that stands before it]), each
+        name once; an empty list where they are the very inputs that were yielded last.
 
     Raises:
-        SparsityError: a linear is used again after its turn, while others still wait for theirs.
+        SparsityError: a linear is used again after its turn, while others still wait for theirs; or its inputs are
+            not one for each token.
     """
     device = next(model.parameters()).device
     batches = [collate([calibration[i] for i in indices]).to(device) for indices in by_length(calibration, BATCH)]
     keeps_BT = [batch.attention_mask_BT.bool() for batch in batches]
     turn = {name: number for number, name in enumerate(linears)}
-    halted: dict[int, tuple[str, Tensor]] = {}
+    halted: dict[int, tuple[str, Tensor, Tensor | None]] = {}
     read_last: weakref.ref[Tensor]  # by the batch that is running
     main = greenlet.getcurrent()
 
-    def halt(name: str, inputs: Tensor) -> None:
+    def halt(name: str, inputs: Tensor, tokens: Tensor | None) -> None:
         if name in turn:
-            main.switch((name, inputs))
+            main.switch((name, inputs, tokens))
         elif inputs is not read_last():
             raise SparsityError(f"{name}: is used again after it was pruned")
 
@@ -121,23 +129,37 @@ def halting_before(
             halted[n] = at
         return at is not None and at[1] is read_last()
 
-    with observing(linears, halt), returning_freed_memory() as give_back:
-        passes = [greenlet.greenlet(forward) for _ in batches]
+    passes = [greenlet.greenlet(forward) for _ in batches]
+    with observing(linears, halt), _ending(passes), returning_freed_memory() as give_back:
         for n, batch in enumerate(batches):
             if at := passes[n].switch(batch):
                 halted[n] = at
             del at
         while turn and halted:
             give_back()
-            first = min((name for name, _ in halted.values()), key=turn.__getitem__)
-            here = sorted(n for n, (name, _) in halted.items() if name == first)
-            yield first, [(halted[n][1], keeps_BT[n]) for n in here]
+            first = min((name for name, *_ in halted.values()), key=turn.__getitem__)
+            here = sorted(n for n, (name, *_) in halted.items() if name == first)
+            with _naming(first):
+                seen = [(x, real_of(x, keeps_BT[n], tokens)) for n in here for _, x, tokens in [halted[n]]]
+            yield first, seen
+            del seen
             del turn[first]
             while turn and go_on(here[0]) and len(here) == len(batches):
                 yield (name := halted[here[0]][0]), []
                 del turn[name]
             for n in here[1:] if turn else ():
                 go_on(n)
+
+
+@contextlib.contextmanager
+def _ending(passes: list[greenlet.greenlet]) -> Iterator[None]:
+    """On leaving, passes that halt are ended here: later they would leave what they stand in, such as a `no_grad`, to
+    whatever then runs."""
+    try:
+        yield
+    finally:
+        for unfinished in passes:
+            unfinished.throw()
 
 
 @contextlib.contextmanager
@@ -161,8 +183,15 @@ def returning_freed_memory() -> Iterator[Callable[[], object]]:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def _real_tokens(name: str, inputs_BTI: Tensor, keep_BT: Tensor) -> Tensor:
+def _real_tokens(inputs: Tensor, keep: Tensor) -> Tensor:
     """[N, I] in float32, padding excluded; a view where there is none."""
-    if inputs_BTI.shape[:2] != keep_BT.shape:
-        raise SparsityError(f"{name}: inputs of shape {tuple(inputs_BTI.shape)}, [B, T, I] is needed")
-    return (inputs_BTI.flatten(0, 1) if keep_BT.all() else inputs_BTI[keep_BT]).float()
+    return (inputs.reshape(-1, inputs.shape[-1]) if keep.all() else inputs[keep]).float()
+
+
+@contextlib.contextmanager
+def _naming(matrix: str) -> Iterator[None]:
+    """Say in a SparsityError which matrix it was."""
+    try:
+        yield
+    except SparsityError as error:
+        raise SparsityError(f"{matrix}: {error}") from None

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from sau.mask import Mask
 from sau.models.batches import Encoded
 from sau.models.layers import prunable
-from sau.pruners.base import Pruner, keep_highest
+from sau.pruners.base import Pruner, as_mask, keep_highest
 
 
 class Magnitude(Pruner):
@@ -26,12 +27,11 @@ class Magnitude(Pruner):
         sparsity: float,
         progress: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> Mask:
-        mask: Mask = {}
-        linears = list(prunable(model))
-        for done, (name, linear) in enumerate(linears, 1):
-            kept_OI = keep_highest(linear.weight.abs(), structure=structure, sparsity=sparsity)
-            linear.weight.masked_fill_(~kept_OI, 0.0)
-            mask[f"{name}.weight"] = kept_OI
+        matrices = [matrix for _, matrix in prunable(model)]
+        kept: dict[str, Tensor] = {}
+        for matrix in matrices:
+            kept[matrix.name] = keep_highest(matrix.weight.abs(), structure=structure, sparsity=sparsity)
+            matrix.weight.masked_fill_(~kept[matrix.name], 0.0)
             if progress:
-                progress(done, len(linears), {})
-        return mask
+                progress(len(kept), len(matrices), {})
+        return as_mask(matrices, lambda matrix: kept[matrix.name])

@@ -10,7 +10,7 @@ from torch import Tensor
 from sau.errors import SparsityError
 from sau.mask import parse_structure
 from sau.pruners.base import keep_highest, lowest
-from sau.pruners.layerwise import LayerwisePruner
+from sau.pruners.layerwise import NOT_FINITE, LayerwisePruner
 
 BLOCK_COLUMNS = 128
 
@@ -99,7 +99,7 @@ def inverse_factor(hessian_II: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped Hessian, which is overwritten.
 
     Raises:
-        SparsityError: inputs so degenerate that the damped Hessian has no inverse.
+        SparsityError: inputs that are not finite, or so degenerate that the damped Hessian has no inverse.
     """
     diagonal_I = hessian_II.diagonal()
     diagonal_I += damping * diagonal_I.mean()
@@ -108,6 +108,8 @@ def inverse_factor(hessian_II: Tensor, damping: float) -> Tensor:
         inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))
         return torch.linalg.cholesky(inverse_II, upper=True)
     except torch.linalg.LinAlgError:
+        if not hessian_II.isfinite().all():
+            raise SparsityError(NOT_FINITE) from None
         raise SparsityError(
             f"sparsegpt: the Hessian of {len(hessian_II)} inputs has no inverse at damping {damping}; "
             "a larger damping or more calibration rows are needed"

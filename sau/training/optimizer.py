@@ -18,9 +18,12 @@ from torch.optim.adamw import adamw
 
 from sau.errors import DivergedError
 from sau.mask import Mask
+from sau.models.layers import Matrix
 
 _SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 _SETTINGS |= {"fused": True, "amsgrad": False, "maximize": False}  # which the function wants named, and no more
+
+View = Callable[[Tensor], Tensor]
 
 Redistribute = Callable[["Survivors", Tensor], Tensor]
 """(matrix, its step_S as AdamW made it) -> the step_S to take instead."""
@@ -30,12 +33,19 @@ class Survivors:
     """One masked matrix, whose surviving weights are stepped as a vector.
 
     Attributes:
-        name, weight, kept_OI: the parameter [O, I] and its mask.
+        name, weight: the matrix and the parameter it is, or lies in.
+        kept_OI: its mask.
         num_survivors_O, num_survivors: how many survivors each row and the whole matrix have.
     """
 
-    def __init__(self, name: str, weight: nn.Parameter, kept_OI: Tensor) -> None:
-        self.name, self.weight, self.kept_OI = name, weight, kept_OI.to(weight.device)
+    def __init__(self, name: str, weight: nn.Parameter, kept: Tensor, within: View = lambda whole: whole) -> None:
+        """
+        Args:
+            kept: the parameter's mask.
+            within: gives the matrix [O, I], as a view, of a tensor that is laid out as the parameter is.
+        """
+        self.name, self.weight, self._within = name, weight, within
+        self.kept_OI = within(kept.to(weight.device)).contiguous()
         self.num_survivors_O = self.kept_OI.sum(1)
         self.num_survivors = int(self.num_survivors_O.sum())
 
@@ -43,7 +53,15 @@ class Survivors:
     def gradient_OI(self) -> Tensor:
         """The weight's gradient, defined where it is pruned too."""
         assert self.weight.grad is not None, f"{self.name}: no gradient yet"
-        return self.weight.grad
+        return self._within(self.weight.grad)
+
+    def add_(self, step_S: Tensor, index_S: Tensor) -> None:
+        """Add to the survivors, which are at `index()`; a pruned weight stays +0.0."""
+        weight_OI = self._within(self.weight)
+        if weight_OI.is_contiguous():
+            weight_OI.view(-1).scatter_add_(0, index_S, step_S)
+        else:
+            weight_OI.add_(self.scatter(step_S))
 
     def check_gradient(self) -> None:
         """Refuse a gradient that is not finite everywhere; the optimizer looks at survivors only."""
@@ -85,12 +103,24 @@ class SurvivorAdamW:
             matrix they are [S]. There is no other state.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], mask: Mask) -> None:
+    def __init__(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], mask: Mask, matrices: Iterable[Matrix] = ()
+    ) -> None:
+        """
+        Args:
+            matrices: how masked parameters are to be read (`sau.models.layers.prunable`), where rows matter; one
+                that none of them lies in is a matrix as it is.
+        """
+        inside: dict[str, list[Matrix]] = {}
+        for matrix in matrices:
+            inside.setdefault(matrix.parameter, []).append(matrix)
         self.layers: list[Survivors] = []
         self.dense: dict[str, nn.Parameter] = {}
         self.moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for name, parameter in parameters:
-            if name in mask:
+            if name in inside and name in mask:
+                self.layers += [Survivors(m.name, parameter, mask[name], m.within) for m in inside[name]]
+            elif name in mask:
                 self.layers.append(Survivors(name, parameter, mask[name]))
             else:
                 self.dense[name] = parameter
@@ -130,7 +160,7 @@ class SurvivorAdamW:
             step_S = torch.zeros_like(gradient_S)
             self._adamw(layer.name, step_S, gradient_S, lr)
             taken_S = redistribute(layer, step_S) if redistribute else step_S
-            layer.weight.view(-1).scatter_add_(0, index_S, taken_S)
+            layer.add_(taken_S, index_S)
         return norm
 
     def _adamw(self, name: str, values: Tensor, gradient: Tensor, lr: float) -> None:

@@ -13,6 +13,7 @@ from sau.errors import DivergedError
 from sau.mask import check_mask
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel
+from sau.models.layers import embeddings
 
 LENGTH_JITTER = 0.2
 
@@ -51,14 +52,13 @@ def training(
     model = lm.model
     if lm.mask is not None:
         check_mask(model, lm.mask)
-    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()] if freeze_embeddings else []
-    frozen = {id(p) for module in embeddings if module is not None for p in module.parameters()}
+    frozen = embeddings(model) if freeze_embeddings else {}
     required = {p: p.requires_grad for p in model.parameters()}
     model.eval()
     try:
         moving = []
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(id(parameter) not in frozen and trains(name))
+            parameter.requires_grad_(name not in frozen and trains(name))
             if parameter.requires_grad:
                 moving.append((name, parameter))
         yield moving

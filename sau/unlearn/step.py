@@ -27,6 +27,9 @@ class UnlearnParams(Section):
     order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
     from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
 
+    Embeddings stay as they are with `freeze_embeddings`, and with `freeze_uncovered` so does every other matrix that is
+    not pruned, such as the routers of experts.
+
     With `paraphrases` what is to be forgotten is also asked and answered in the other words that rows have, and so is
     the holdout, which says how likely such words are to be; retain rows stay as they were trained on.
     """
@@ -45,6 +48,7 @@ class UnlearnParams(Section):
     gamma: float = Field(1.0, ge=0, le=1000)
     alpha: float = Field(1.0, ge=0, le=1000)
     freeze_embeddings: bool = True
+    freeze_uncovered: bool = True
     max_grad_norm: float = Field(1.0, gt=0)
     paraphrases: bool = False
     adapt: AdaptParams | None = None

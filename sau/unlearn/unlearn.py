@@ -13,13 +13,14 @@ from sau.data.paraphrases import with_paraphrases
 from sau.data.records import Row
 from sau.data.sets import Sets
 from sau.errors import ConfigError
-from sau.mask import fading_mask
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel, seeded
+from sau.models.layers import prunable, uncovered
 from sau.models.scoring import answer_logps
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.session import History, Progress, naming, training
+from sau.unlearn.fading import fading_mask
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.step import UnlearnParams, UnlearnStep
 from sau.unlearn.stop import AllSteps, Frontier, Stop
@@ -44,6 +45,9 @@ def unlearn(
     and again. With `params.stop` the mean answer log-probability (over tokens, then over records, at most MAX_EVAL_ROWS
     of a set) is read on the way, and `sau.unlearn.stop` decides when to end, how hard to push, and which state to
     leave. Without it, all steps are taken. A model without a mask is unlearned densely.
+
+    What moves are survivors, and vectors such as norms and biases. Other matrices (routers of experts, convolutions)
+    stay as they are with `params.freeze_uncovered`, embeddings with `params.freeze_embeddings`.
 
     With order `unlearn-prune` the weights are dense still, and the mask is the one they will get: what it takes fades
     away evenly over the first `fade_steps` steps, so that unlearning sees it go and no pruning or recovery afterwards
@@ -73,16 +77,19 @@ def unlearn(
     if params.paraphrases:
         sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective
+    still = uncovered(lm.model, lm.mask) if params.freeze_uncovered else {}
     setting = _setting(lm, sets, params, seed, base, num_threads)
     read = _reader(setting, sets, seed)
     with (
         seeded(seed, num_threads),
         _fading(lm, params) as fade,
-        training(lm, params.freeze_embeddings, lambda name: objective.trains(name, lm.model)) as parameters,
+        training(
+            lm, params.freeze_embeddings, lambda name: name not in still and objective.trains(name, lm.model)
+        ) as parameters,
     ):
         if not parameters:
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
-        optimizer = SurvivorAdamW(parameters, lm.mask or {})
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)])
         take_step = UnlearnStep(setting, optimizer, params, seed)
         trajectory = [{"step": 0, **read()}] if watch or params.stop else []
         stop = _stop(params, lm, optimizer, [p for _, p in parameters], trajectory, watch)

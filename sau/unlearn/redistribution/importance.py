@@ -96,8 +96,8 @@ class Importance(Redistribution):
     def start(self, layers: Sequence[Survivors], setting: Setting) -> dict[str, _Seen]:
         return {
             layer.name: _Seen(
-                pruned_O=layer.weight.new_zeros(layer.weight.shape[0]),
-                kept_O=layer.weight.new_zeros(layer.weight.shape[0]),
+                pruned_O=layer.weight.new_zeros(len(layer.kept_OI)),
+                kept_O=layer.weight.new_zeros(len(layer.kept_OI)),
                 survivors_S=layer.weight.new_zeros(layer.num_survivors),
             )
             for layer in layers

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.models.batches import by_length, collate
-from sau.models.layers import observing
+from sau.models.layers import observing, prunable, real_of
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.redistribution.base import Redistribution
@@ -39,19 +39,19 @@ def with_length_of(step_OI: Tensor, taken_OI: Tensor) -> Tensor:
 def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: int, damping: float) -> dict[str, Tensor]:
     """X X^T [I, I] of each layer's inputs on some of the retain rows, plus `damping` of its mean diagonal."""
     model = setting.lm.model
-    moments = {layer.name: layer.weight.new_zeros(layer.weight.shape[1], layer.weight.shape[1]) for layer in layers}
+    moments = {layer.name: layer.weight.new_zeros(2 * layer.kept_OI.shape[1:]) for layer in layers}
     order = torch.randperm(len(setting.retain))[:num_rows].tolist()
     sequences = [setting.retain[i] for i in order]
-    linears = {name: model.get_submodule(name.removesuffix(".weight")) for name in moments}
+    matrices = {matrix.name: matrix for _, matrix in prunable(model) if matrix.name in moments}
     for indices in by_length(sequences, 8):
         batch = collate([sequences[i] for i in indices]).to(model.device)
         keep_BT = batch.attention_mask_BT.bool()
 
-        def add(name: str, inputs_BTI: Tensor, keep_BT: Tensor = keep_BT) -> None:
-            inputs_NI = inputs_BTI[keep_BT].to(moments[name].dtype)  # autocast hands on narrower ones
+        def add(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
+            inputs_NI = inputs[real_of(inputs, keep_BT, tokens)].to(moments[name].dtype)  # autocast hands on narrower
             moments[name].addmm_(inputs_NI.T, inputs_NI)
 
-        with observing(linears, add):
+        with observing(matrices, add):
             model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     for moment_II in moments.values():
         diagonal_I = moment_II.diagonal()

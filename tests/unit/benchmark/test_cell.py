@@ -9,7 +9,8 @@ import torch
 from sau.benchmark import Cell, grid, read, run_cell
 from sau.benchmark.cell import condition_of
 from sau.checkpoint.sparse import open_model
-from sau.mask import check_mask, fading_mask
+from sau.mask import check_mask
+from sau.unlearn.fading import fading_mask
 
 
 def test_references_are_read(prepared):

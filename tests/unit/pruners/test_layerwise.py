@@ -31,7 +31,7 @@ def test_each_layer_sees_the_inputs_that_the_pruned_layers_before_it_give_and_no
     options = {"structure": structure, "sparsity": 0.5}
     for name, linear in prunable(reference.model):
         seen: list[torch.Tensor] = []
-        hook = linear.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        hook = linear.module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
         with torch.no_grad():
             for sequence in sequences:
                 reference.model(input_ids=torch.tensor([sequence.input_ids]))
@@ -68,7 +68,7 @@ def test_a_refusal_in_the_middle_of_the_pass_leaves_no_hook_behind(dense, rows):
     lm = copy.deepcopy(dense)
     with pytest.raises(SparsityError, match="no multiple of 5"):
         prune(lm, lm.encode(rows), PruneParams(pruner="wanda", structure="1:5", sparsity=0.8))
-    assert not any(linear._forward_pre_hooks for _, linear in prunable(lm.model))
+    assert not any(linear.module._forward_pre_hooks for _, linear in prunable(lm.model))
 
 
 def test_without_glibc_memory_is_left_to_itself(monkeypatch):

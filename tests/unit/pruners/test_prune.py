@@ -67,3 +67,24 @@ def test_refusals(lm, rows):
 def test_model_whose_linears_lie_in_no_block_list():
     with pytest.raises(SparsityError, match="no list of decoder blocks"):
         decoder_blocks(nn.Sequential(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_a_weight_that_is_not_finite_is_named(lm, rows, pruner):
+    name = "model.layers.1.mlp.up_proj.weight"
+    lm.model.get_parameter(name).data[0, 0] = float("nan")
+    with pytest.raises(SparsityError, match=f"^{name}: holds numbers that are not finite"):
+        prune(lm, lm.encode(rows), PruneParams(pruner=pruner))
+
+
+def test_too_little_damping_names_the_layer_and_what_helps(lm, rows):
+    params = PruneParams(pruner={"name": "sparsegpt", "damping": 1e-9})
+    with pytest.raises(SparsityError, match=r"^model\.layers\.\d\.\w+\.\w+: sparsegpt: .* a larger damping or more"):
+        prune(lm, lm.encode(rows[:1]), params)
+
+
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+def test_inputs_that_overflow_are_named(lm, rows, pruner):
+    lm.model.model.layers[1].input_layernorm.weight.data.fill_(3e38)
+    with pytest.raises(SparsityError, match=r"^model\.layers\.1\.self_attn\.q_proj: its inputs .* are not finite"):
+        prune(lm, lm.encode(rows), PruneParams(pruner=pruner))
