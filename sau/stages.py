@@ -20,6 +20,7 @@ from sau.data.records import Row, load_records
 from sau.data.sets import Sets, halves
 from sau.errors import CheckpointError, DataError
 from sau.models.dense import open_dense, save_dense
+from sau.models.door import check_model
 from sau.models.language_model import seeded
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
@@ -80,8 +81,9 @@ def _base(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = base_model(params.model, seed=params.seed)
     if params.model.source == TINY:
         pretrain(lm, params.model.tiny, seed=params.seed, num_threads=params.num_threads, progress=progress)
+    plan = check_model(lm)
     save_dense(lm, _fresh(folder / ARTIFACTS / "base"))
-    return {"num_parameters": sum(p.numel() for p in lm.model.parameters())}
+    return {"num_parameters": plan.num_parameters, "num_prunable": plan.num_prunable, "share_prunable": plan.share}
 
 
 def _last_loss(history: History) -> float | None:
