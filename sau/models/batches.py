@@ -4,6 +4,7 @@ Shape suffixes: B sequences, T tokens. Which tokens count is decided by position
 sequence ends), never by comparing token ids, so a pad token that equals eos cannot hide the real eos from a loss.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,9 +78,10 @@ def encode(
     question: str = "question",
     answer: str | Callable[[Row], str] = "answer",
 ) -> list[Encoded]:
-    """Rows as `prompt.format(question=...)`, a space, the answer, eos.
+    """Rows as the tokenizer's own start, `prompt.format(question=...)`, the answer, eos.
 
-    Prompt and answer are tokenised apart, so the boundary never moves with the answer.
+    Prompt and answer are tokenised as the one text they are, see `joined`. The answer begins with the first token that
+    the prompt alone does not have, so a token that lies in both counts as the answer's.
 
     Raises:
         DataError: a row longer than MAX_TOKENS, named by its record id.
@@ -88,16 +90,57 @@ def encode(
     if not rows:
         return []
     answers = [row[answer] if isinstance(answer, str) else answer(row) for row in rows]
+    asked = [prompt.format(question=row[question]) for row in rows]
     # All at once: a call of the tokenizer for each text costs three times as much.
-    prompts = tokenizer([prompt.format(question=row[question]) for row in rows], add_special_tokens=False)["input_ids"]
-    texts = tokenizer([" " + text for text in answers], add_special_tokens=False)["input_ids"]
+    prompts = tokenize(tokenizer, asked)
+    texts = tokenize(tokenizer, [joined(*pair) for pair in zip(asked, answers, strict=True)])
     encoded = []
-    for row, prompt_ids, answer_ids in zip(rows, prompts, texts, strict=True):
-        ids = (*prompt_ids, *answer_ids, tokenizer.eos_token_id)
+    for row, prompt_ids, text_ids in zip(rows, prompts, texts, strict=True):
+        ids = (*text_ids, tokenizer.eos_token_id)
         if len(ids) > MAX_TOKENS:
             raise DataError(f"record {row['record_id']}: {len(ids)} tokens, at most {MAX_TOKENS}")
-        encoded.append(Encoded(ids, len(prompt_ids)))
+        encoded.append(Encoded(ids, max(_num_common(prompt_ids, text_ids), 1)))  # the first token follows nothing
     return encoded
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Each text's tokens after what the tokenizer puts first (such as bos), which is there once even where a text
+    begins with it; nothing is put last."""
+    start = _start(tokenizer)
+    bare = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [ids if ids[: len(start)] == start else start + ids for ids in bare]
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    ids = tokenizer("a")["input_ids"]
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return next((ids[:n] for n in range(len(ids)) if ids[n : n + len(text)] == text), [])
+
+
+def joined(prompt: str, answer: str) -> str:
+    """Prompt and answer as one text: with a space between them where people write one.
+
+    There is none after white space, none before it, and none before writing that sets no spaces between words.
+    """
+    spaced = not prompt[-1:].isspace() and not answer[:1].isspace() and not _written_without_spaces(answer[:1])
+    return f"{prompt} {answer}" if spaced else prompt + answer
+
+
+_WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE")
+
+
+def _written_without_spaces(character: str) -> bool:
+    """Whether it is East Asian and not Korean, or of a script of South East Asia that sets no spaces."""
+    name = unicodedata.name(character, "") if character else ""
+    wide = character != "" and unicodedata.east_asian_width(character) in "WF"
+    is_symbol = character != "" and unicodedata.category(character) == "So"  # emoji are wide too
+    return name.startswith(_WITHOUT_SPACES) or (wide and not is_symbol and not name.startswith("HANGUL"))
+
+
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def collate(sequences: Sequence[Encoded], pad_id: int = 0) -> Batch:

@@ -10,7 +10,7 @@ from transformers import logging as transformers_logging
 
 from sau.data.records import Row
 from sau.mask import Mask
-from sau.models.batches import Encoded, encode
+from sau.models.batches import Encoded, encode, tokenize
 
 SIDECAR = "sau.json"
 PROMPT = "Question: {question}\nAnswer:"
@@ -35,8 +35,7 @@ class LanguageModel:
     @torch.no_grad()
     def answer(self, question: str, *, max_new_tokens: int = 48) -> str:
         """The model's greedy answer to one question."""
-        ids = self.tokenizer(self.prompt.format(question=question), add_special_tokens=False, return_tensors="pt")
-        ids = ids["input_ids"].to(self.model.device)
+        ids = torch.tensor(tokenize(self.tokenizer, [self.prompt.format(question=question)]), device=self.model.device)
         output = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
