@@ -52,6 +52,21 @@ def side_digest(prompt: str, files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([prompt, dict(files)], sort_keys=True).encode()).hexdigest()
 
 
+def check_distinct(digests: Mapping[str, str]) -> None:
+    """Refuse the same weights in two roles: a model beside itself shows nothing.
+
+    Args:
+        digests: role, such as before or reference, -> weights digest.
+
+    Raises:
+        ModelError: names the two roles.
+    """
+    roles: dict[str, str] = {}
+    for role, digest in digests.items():
+        if (other := roles.setdefault(digest, role)) != role:
+            raise ModelError(f"{other} and {role} have the same weights, digest {digest}: two models are needed")
+
+
 def folder_digest(folder: Path) -> str:
     """Of the names and bytes of all files in a folder."""
     lines = (f"{p.relative_to(folder)} {file_sha256(p)}\n" for p in sorted(folder.rglob("*")) if p.is_file())

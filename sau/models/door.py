@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sau.errors import ModelError, SparsityError
+from sau.mask import Mask
 from sau.models.dense import check_opens_again
 from sau.models.language_model import LanguageModel
 from sau.models.layers import embeddings, observing, prunable, real_of, uncovered
@@ -64,7 +65,7 @@ def check_model(lm: LanguageModel) -> Plan:
         raise ModelError(f"{kind}: has no input embedding or no output head")
     if bad := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise ModelError(f"{kind}: {bad[0]} holds numbers that are not finite ({len(bad)} parameters do)")
-    plan = plan_for(model)
+    plan = plan_for(model, lm.mask)
     if plan.num_prunable < MIN_SHARE * (plan.num_parameters - plan.num_embedding):
         raise ModelError(
             f"{kind}: only {plan.share:.0%} of its {plan.num_parameters:,} parameters can be pruned, "
@@ -78,15 +79,15 @@ def check_model(lm: LanguageModel) -> Plan:
     return plan
 
 
-def plan_for(model: Any) -> Plan:
-    """What would be done with a model, by its parameters alone."""
+def plan_for(model: Any, mask: Mask | None = None) -> Plan:
+    """What would be done with a model, by its parameters alone; where it has a mask, that counts."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    pruned = {matrix.parameter for _, matrix in prunable(model)}
-    tables, others = embeddings(model), uncovered(model, None)
+    pruned = {matrix.parameter for _, matrix in prunable(model)} if mask is None else mask.keys()
+    tables, others = embeddings(model), uncovered(model, mask)
     return Plan(
         num_parameters=sum(sizes.values()),
         num_prunable=sum(sizes[name] for name in pruned),
-        num_embedding=sum(sizes[name] for name in tables),
+        num_embedding=sum(sizes[name] for name in tables.keys() - pruned),
         num_vectors=sum(sizes[name] for name in sizes.keys() - pruned - tables.keys() - others.keys()),
         uncovered=tuple(others),
         num_uncovered=sum(sizes[name] for name in others),

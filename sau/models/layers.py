@@ -44,9 +44,14 @@ class Matrix:
         return part.mT if self.transposed else part
 
     @property
+    def stored(self) -> nn.Parameter:
+        """The parameter it lies in."""
+        return self.module.get_parameter(self.parameter.rpartition(".")[2])
+
+    @property
     def weight(self) -> Tensor:
         """[O, I], a view of the parameter."""
-        return self.within(self.module.get_parameter(self.parameter.rpartition(".")[2]))
+        return self.within(self.stored)
 
 
 def prunable(model: nn.Module) -> Iterator[tuple[str, Matrix]]:

@@ -43,14 +43,13 @@ class Pruner(Component, ABC):
         """
 
 
-def as_mask(matrices: Iterable[Matrix], kept_of: Callable[[Matrix], Tensor]) -> Mask:
-    """What `kept_of` gives for each matrix [O, I], as a mask of the parameters that the matrices lie in."""
+def as_mask(pruned: Iterable[tuple[Matrix, Tensor]]) -> Mask:
+    """(matrix, kept_OI) of each, taken one after the other, as the mask of the parameters that the matrices lie in."""
     mask: Mask = {}
-    for matrix in matrices:
+    for matrix, kept_OI in pruned:
         if matrix.parameter not in mask:
-            stored = matrix.module.get_parameter(matrix.parameter.rpartition(".")[2])
-            mask[matrix.parameter] = torch.zeros_like(stored, dtype=torch.bool)
-        matrix.within(mask[matrix.parameter]).copy_(kept_of(matrix))
+            mask[matrix.parameter] = torch.zeros_like(matrix.stored, dtype=torch.bool)
+        matrix.within(mask[matrix.parameter]).copy_(kept_OI)
     return mask
 
 

@@ -82,7 +82,7 @@ class LayerwisePruner(Pruner):
                 f"{unseen[0]}: saw no calibration token ({len(unseen)} of {len(matrices)} matrices); experts want more "
                 "calibration rows, pruner magnitude wants none"
             )
-        return as_mask(matrices.values(), lambda matrix: unpack(packed[matrix.name], tuple(matrix.weight.shape)))
+        return as_mask((m, unpack(packed[m.name], tuple(m.weight.shape))) for m in matrices.values())
 
 
 def halting_before(

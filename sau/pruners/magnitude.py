@@ -1,6 +1,6 @@
 """Magnitude pruning: the smallest weights of each row go (Han et al. 2015, arXiv 1506.02626)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sau.mask import Mask
 from sau.models.batches import Encoded
-from sau.models.layers import prunable
+from sau.models.layers import Matrix, prunable
 from sau.pruners.base import Pruner, as_mask, keep_highest
 
 
@@ -28,10 +28,13 @@ class Magnitude(Pruner):
         progress: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> Mask:
         matrices = [matrix for _, matrix in prunable(model)]
-        kept: dict[str, Tensor] = {}
-        for matrix in matrices:
-            kept[matrix.name] = keep_highest(matrix.weight.abs(), structure=structure, sparsity=sparsity)
-            matrix.weight.masked_fill_(~kept[matrix.name], 0.0)
-            if progress:
-                progress(len(kept), len(matrices), {})
-        return as_mask(matrices, lambda matrix: kept[matrix.name])
+
+        def pruned() -> Iterator[tuple[Matrix, Tensor]]:
+            for done, matrix in enumerate(matrices, 1):
+                kept_OI = keep_highest(matrix.weight.abs(), structure=structure, sparsity=sparsity)
+                matrix.weight.masked_fill_(~kept_OI, 0.0)
+                if progress:
+                    progress(done, len(matrices), {})
+                yield matrix, kept_OI
+
+        return as_mask(pruned())

@@ -66,3 +66,11 @@ def test_float32_is_not_rounded(rounding):
 
 def test_it_is_the_default_where_numbers_are_rounded_at_all():
     assert PackageParams() == PackageParams(dtype="float32", rounding="stochastic")
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_what_is_no_floating_point_number_stays(rounding):
+    state = {"counts": torch.tensor([1, 2, 300]), "weight": torch.tensor([1.001])}
+    rounded = round_to(state, torch.bfloat16, rounding, seed=0)
+    assert rounded["counts"].tolist() == [1, 2, 300]
+    assert (rounded["counts"].dtype, rounded["weight"].dtype) == (torch.int64, torch.bfloat16)
