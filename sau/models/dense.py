@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
@@ -41,10 +42,27 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     model, info = loaded
     if bad := sorted({*info["missing_keys"]} | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
         raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {', '.join(map(str, bad[:5]))}")
+    if other := _not_of_the_files(model, Path(source)):
+        raise ModelError(f"model {source!r}: transformers has put other numbers in place of the file's: {other}")
     _say_whether_tied(model)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {source!r}: its tokenizer has no eos token")
     return LanguageModel(model, tokenizer, prompt)
+
+
+def _not_of_the_files(model: nn.Module, folder: Path) -> str | None:
+    """The name of a tensor that is not what a local folder holds by that name and in that shape.
+
+    Some models draw or clear weights anew after they were loaded, and nothing says so.
+    """
+    state = model.state_dict()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in sorted({*file.keys()} & {*state}):
+                stored = file.get_tensor(name).to(state[name].dtype)
+                if stored.shape == state[name].shape and not torch.equal(stored, state[name].cpu()):
+                    return name
+    return None
 
 
 def _say_whether_tied(model: Any) -> None:

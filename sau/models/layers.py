@@ -58,28 +58,36 @@ def prunable(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
     """(name without `.weight`, matrix) of all that may be pruned, in the order in which the model defines them.
 
     That is every linear, Conv1D and fused expert. The output head is not (it may be the embedding), nor what decides
-    where a token goes: a linear beside fused experts that has one output for each of them, or one alone.
+    where a token goes, see `_routes`.
     """
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head else None
     experts: dict[str, Any] = {name: module for name, module in model.named_modules() if _fuses_experts(module)}
     # Mamba's mixers multiply by the weight of this small linear themselves: nobody sees what goes into it.
     by_hand = {f"{name}.dt_proj" for name, module in model.named_modules() if hasattr(module, "A_log")}
-    routed = {name.rpartition(".")[0] + ".": module.num_experts for name, module in experts.items()}
+    blocks = (model.get_submodule(name.rpartition(".")[0]) for name in experts)
+    apart = {head, *(routing for block in blocks for routing in _routes(block))}
     for name, module in model.named_modules():
         if name in experts:
             for matrix in _of_experts(name, module):
                 yield matrix.name, matrix
-        elif isinstance(module, nn.Linear | Conv1D) and module is not head and name not in by_hand:
-            transposed = isinstance(module, Conv1D)
-            num_outputs = module.weight.shape[1 if transposed else 0]
-            if not any(name.startswith(block) and num_outputs in (1, num) for block, num in routed.items()):
-                yield name, Matrix(f"{name}.weight", f"{name}.weight", module, transposed=transposed)
+        elif isinstance(module, nn.Linear | Conv1D) and module not in apart and name not in by_hand:
+            yield name, Matrix(f"{name}.weight", f"{name}.weight", module, transposed=isinstance(module, Conv1D))
 
 
 def _fuses_experts(module: Any) -> bool:
     """Whether transformers runs this module as experts in one parameter each (`integrations/moe.py`)."""
     return all(hasattr(module, known) for known in ("is_transposed", "has_gate", "_apply_gate", "down_proj"))
+
+
+def _routes(block: nn.Module) -> Iterator[nn.Linear]:
+    """The routers beside fused experts, and what weighs a shared one: a linear that is the only one of its part of the
+    block, and has about as many outputs as there are experts, or fewer."""
+    experts: Any = next(child for child in block.children() if _fuses_experts(child))
+    for part in block.children():
+        linears = [module for module in part.modules() if isinstance(module, nn.Linear)]
+        if len(linears) == 1 and linears[0].out_features < 2 * experts.num_experts:
+            yield linears[0]
 
 
 def _of_experts(name: str, module: Any) -> Iterator[Matrix]:

@@ -34,7 +34,9 @@ SHAPE = {
 GPT = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 256, "bos_token_id": None}
 EXPERTS = SHAPE | {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
-LATENT |= {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+ROUTED = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+LATENT |= ROUTED
+SCANNED = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 NO_HEAD_DIM = {key: value for key, value in SHAPE.items() if key != "head_dim"}
 
 TAKEN = {
@@ -46,17 +48,25 @@ TAKEN = {
     "codegen": GPT | {"rotary_dim": 8},
     "cohere": SHAPE,
     "cohere2": SHAPE | {"sliding_window": 16},
+    "ctrl": {"n_layer": 2, "n_embd": 32, "n_head": 4, "dff": 48, "n_positions": 256},
+    "cwm": SHAPE | {"sliding_window": 16, "bos_token_id": 0},
+    "deepseek_v2": EXPERTS | LATENT | {"num_key_value_heads": 4, "first_k_dense_replace": 1},
     "deepseek_v3": EXPERTS | LATENT | {"num_key_value_heads": 4, "first_k_dense_replace": 1},
     "diffllama": SHAPE,
+    "dots1": EXPERTS | ROUTED | {"n_shared_experts": 1, "first_k_dense_replace": 1},
     "ernie4_5": SHAPE,
+    "ernie4_5_moe": EXPERTS | {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
     "exaone4": SHAPE,
     "falcon": NO_HEAD_DIM,
+    "falcon_h1": SHAPE | SCANNED | {"mamba_d_ssm": 64},
     "falcon_mamba": SHAPE | {"state_size": 8},
+    "flex_olmo": EXPERTS | {"num_experts": 4},
     "gemma": SHAPE,
     "gemma2": SHAPE | {"sliding_window": 16},
     "gemma3_text": SHAPE | {"sliding_window": 16},
     "glm": SHAPE,
     "glm4": SHAPE,
+    "glm4_moe": EXPERTS | ROUTED | {"first_k_dense_replace": 1},
     "gpt2": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": SHAPE | {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
@@ -65,19 +75,33 @@ TAKEN = {
     "gptj": GPT | {"rotary_dim": 8},
     "granite": SHAPE,
     "granitemoe": EXPERTS | {"num_local_experts": 4},
+    "granitemoehybrid": EXPERTS | SCANNED | {
+        "num_local_experts": 4, "shared_intermediate_size": 16, "layer_types": ["mamba", "attention"],
+    },
     "helium": SHAPE,
     "hunyuan_v1_dense": SHAPE,
+    "hunyuan_v1_moe": EXPERTS | {"num_experts": 4, "moe_topk": 2},
     "jamba": EXPERTS | {"num_experts": 4},
+    "lfm2": SHAPE | {"full_attn_idxs": [1], "block_multiple_of": 8},
+    "lfm2_moe": EXPERTS | {"num_experts": 4, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
     "llama": SHAPE,
     "mamba": SHAPE | {"state_size": 8},
     "mamba2": SHAPE | {"state_size": 8, "num_heads": 8, "head_dim": 8},
+    "minicpm3": SHAPE | LATENT | {"num_key_value_heads": 4},
+    "minimax": EXPERTS | {"num_local_experts": 4},
     "mistral": SHAPE | {"sliding_window": 16},
     "mixtral": EXPERTS | {"num_local_experts": 4},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
+    "nemotron": SHAPE,
+    "nemotron_h": EXPERTS | ROUTED | {
+        "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
+        "moe_shared_expert_intermediate_size": 16, "layers_block_type": ["mamba", "moe", "attention"],
+    },
     "olmo": SHAPE,
     "olmo2": SHAPE,
     "olmo3": SHAPE | {"sliding_window": 16},
     "olmoe": EXPERTS | {"num_experts": 4},
+    "openai-gpt": GPT,
     "opt": SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "persimmon": SHAPE,
     "phi": SHAPE,
@@ -87,11 +111,24 @@ TAKEN = {
     "qwen2_moe": EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 16},
     "qwen3": SHAPE,
     "qwen3_moe": EXPERTS | {"num_experts": 4},
+    "qwen3_next": EXPERTS | {
+        "num_experts": 4, "shared_expert_intermediate_size": 16, "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
     "recurrent_gemma": SHAPE,
+    "rwkv": {
+        "hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "context_length": 256, "bos_token_id": None,
+    },
     "seed_oss": SHAPE,
     "smollm3": SHAPE,
     "stablelm": SHAPE,
     "starcoder2": SHAPE,
+    "vaultgemma": SHAPE | {"sliding_window": 16},
+    "xglm": {
+        "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 256,
+        "bos_token_id": None,
+    },
 }  # fmt: skip
 
 REFUSED = {
@@ -101,6 +138,10 @@ REFUSED = {
     "cpmant": (SHAPE | {"dim_head": 8, "dim_ff": 48}, "not one for each token"),
     "electra": (SHAPE, "what it says of a token depends on tokens that follow"),
     "fuyu": (SHAPE, "matrices see no token"),
+    "gemma3n_text": (
+        SHAPE | {"vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
+        "used more than once in a pass",
+    ),
     "hrm_text": (SHAPE, "used more than once in a pass"),
     "jetmoe": (EXPERTS | {"num_local_experts": 4, "kv_channels": 8}, "parameters can be pruned"),
     "llama4_text": (EXPERTS | {"num_local_experts": 4}, "parameters can be pruned"),
@@ -139,7 +180,7 @@ def make(tokenizer):
 
 def on_page() -> dict[str, tuple[str, str]]:
     """What docs/own-model.md says: architecture -> (yes or no, why)."""
-    return {m[1]: (m[2], m[3]) for m in re.finditer(r"^\| `(\w+)` \| (yes|no) \| (.*) \|$", PAGE.read_text(), re.M)}
+    return {m[1]: (m[2], m[3]) for m in re.finditer(r"^\| `([\w-]+)` \| (yes|no) \| (.*) \|$", PAGE.read_text(), re.M)}
 
 
 @torch.no_grad()
@@ -300,3 +341,9 @@ def test_linears_that_read_flattened_tokens_see_no_padding(make):
     squares = torch.cat(seen).double().square().sum(0)
     kept = keep_highest(wanda_score(fc1.weight, squares), structure="unstructured", sparsity=0.5)
     assert (lm.mask["model.decoder.layers.0.fc1.weight"] == kept).float().mean() > 0.998
+
+
+def test_a_shared_expert_as_wide_as_there_are_experts_is_no_router(make):
+    lm = make("qwen2_moe", EXPERTS | {"num_experts": 16, "shared_expert_intermediate_size": 16})
+    shared = {name.rpartition(".mlp.")[2] for name, _ in prunable(lm.model) if "shared" in name}
+    assert shared == {f"shared_expert.{part}_proj" for part in ("gate", "up", "down")}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import sau
 from sau.errors import ModelError
@@ -90,3 +90,24 @@ def test_the_door_says_what_would_be_done(tiny):
     assert plan.num_parameters == plan.num_prunable + plan.num_embedding + plan.num_vectors
     assert plan.share == plan.num_prunable / plan.num_parameters
     assert plan.uncovered == ()
+
+
+def test_what_opens_is_what_the_file_holds(tiny, tmp_path):
+    """transformers 5.23 clears the pad row of Youtu's embedding after loading, and says nothing."""
+    tokenizer = tiny().tokenizer
+    config = AutoConfig.for_model(
+        "youtu", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=8, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.model.embed_tokens.weight.data.fill_(0.5)
+    with quiet():
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+    try:
+        lm = sau.open(tmp_path / "model")
+        held = torch.equal(lm.model.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    except ModelError as error:
+        held = "put other numbers in place of the file's: model.embed_tokens.weight" in str(error)
+    assert held
