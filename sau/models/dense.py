@@ -56,13 +56,18 @@ def _not_of_the_files(model: nn.Module, folder: Path) -> str | None:
     Some models draw or clear weights anew after they were loaded, and nothing says so.
     """
     state = model.state_dict()
-    for path in folder.glob("*.safetensors"):
+    for path in folder.glob("model*.safetensors"):  # what transformers reads; others may lie beside it
         with safe_open(path, "pt") as file:
             for name in sorted({*file.keys()} & {*state}):
-                stored = file.get_tensor(name).to(state[name].dtype)
-                if stored.shape == state[name].shape and not torch.equal(stored, state[name].cpu()):
+                stored, loaded = file.get_tensor(name).to(state[name].dtype), state[name].cpu()
+                if stored.shape == loaded.shape and not _same(stored, loaded):
                     return name
     return None
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the numbers are the same, nan being nan."""
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)  # the slow one last
 
 
 def _say_whether_tied(model: Any) -> None:
@@ -85,8 +90,12 @@ def tied(model: nn.Module) -> dict[str, str]:
 
 def stored_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What has to be stored of a model: its state on the CPU, each tensor once."""
+    return {name: value.cpu() for name, value in _each_once(model).items()}
+
+
+def _each_once(model: nn.Module) -> dict[str, torch.Tensor]:
     again = tied(model)
-    return {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in again}
+    return {name: value.detach() for name, value in model.state_dict().items() if name not in again}
 
 
 def model_from_state(config: Any, state: Mapping[str, torch.Tensor], *, dtype: torch.dtype = torch.float32) -> Any:
@@ -134,7 +143,7 @@ def check_opens_again(model: Any) -> None:
     if type(shell) is not type(model):
         raise ModelError(f"its config makes a {type(shell).__name__}, it is a {type(model).__name__}")
     shell.tie_weights()
-    _complete(shell, stored_state(model))
+    _complete(shell, _each_once(model))
 
 
 def save_dense(lm: LanguageModel, folder: Path) -> None:
