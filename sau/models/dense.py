@@ -1,5 +1,6 @@
 """Dense models as ordinary Hugging Face folders, opened strictly: safetensors only, no remote code."""
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
@@ -21,23 +23,35 @@ _SURROUNDINGS = {
 """Keys that say where and by which release a file was written, nothing of the model."""
 
 
+_REFUSALS = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError)
+"""What transformers raises of a folder that it cannot open."""
+
+
 def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     """A causal LM from a local folder or the hub, in float32, every weight of it loaded.
 
     Raises:
-        ModelError: no such model, no safetensors, remote code, missing, unexpected or misshapen weights, or a tokenizer
-            without an eos token.
+        ModelError: no such model; an adapter; quantised weights, or none in safetensors; remote code; missing,
+            unexpected or misshapen weights, or other ones in memory than in the files; or a tokenizer without an eos
+            token.
     """
+    if why := _not_ours(Path(source)):
+        raise ModelError(f"model {source!r}: {why}")
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are named below
+                output_loading_info=True,
             )
             tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (*_REFUSALS, SafetensorError, StrictDataclassError) as error:
         raise ModelError(
             f"model {source!r}: has to be tiny, smollm2, or a causal-LM folder or hub id with safetensors weights "
-            f"and no remote code ({type(error).__name__})"
+            f"and no remote code ({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})"
         ) from None
     model, info = loaded
     if bad := sorted({*info["missing_keys"]} | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
@@ -48,6 +62,22 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {source!r}: its tokenizer has no eos token")
     return LanguageModel(model, tokenizer, prompt)
+
+
+def _not_ours(folder: Path) -> str | None:
+    """Why a local folder is not opened, as far as it shows without opening it, and what helps."""
+    if (folder / "adapter_config.json").is_file():
+        return "an adapter, which is no model by itself; merge it into its base model first (peft: merge_and_unload)"
+    if not (folder / "config.json").is_file():
+        return None
+    with contextlib.suppress(ValueError):  # which transformers says in its own words
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if quantised := config.get("quantization_config"):
+            method = quantised.get("quant_method", "an unnamed method")
+            return f"its weights are quantised ({method}); save it dequantised, in bfloat16 or float32"
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return "its weights are pickles, which are not opened; save it as safetensors"
+    return None
 
 
 def _not_of_the_files(model: nn.Module, folder: Path) -> str | None:

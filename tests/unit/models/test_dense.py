@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import sau
@@ -90,6 +91,52 @@ def test_the_door_says_what_would_be_done(tiny):
     assert plan.num_parameters == plan.num_prunable + plan.num_embedding + plan.num_vectors
     assert plan.share == plan.num_prunable / plan.num_parameters
     assert plan.uncovered == ()
+
+
+def _adapter(path):
+    (path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+def _quantised(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+
+
+def _pickled(path):
+    (path / "model.safetensors").unlink()
+    torch.save({}, path / "pytorch_model.bin")
+
+
+def _misshapen(path):
+    tensors = load_file(path / "model.safetensors") | {"model.norm.weight": torch.ones(7)}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _cut_off(path):
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:2000])
+
+
+def _of_another_task(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_adapter, "an adapter, .* merge it into its base model first"),
+        (_quantised, r"its weights are quantised \(gptq\); save it dequantised"),
+        (_pickled, "its weights are pickles, .* save it as safetensors"),
+        (_misshapen, r"misshapen weights: .*model\.norm\.weight"),
+        (_cut_off, "causal-LM folder .*SafetensorError"),
+        (_of_another_task, "causal-LM folder .*ViTConfig"),
+    ],
+)
+def test_a_folder_that_is_no_model_of_ours_is_refused_with_the_reason(folder, spoil, why):
+    path, _ = folder(is_tied=False, says_tied=False)
+    spoil(path)
+    with pytest.raises(ModelError, match=why):
+        sau.open(path)
 
 
 def test_what_opens_is_what_the_file_holds(tiny, tmp_path):
