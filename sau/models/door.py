@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sau.errors import ModelError, SparsityError
 from sau.mask import Mask
+from sau.models.batches import tokenize
 from sau.models.dense import check_opens_again
 from sau.models.language_model import LanguageModel
 from sau.models.layers import embeddings, observing, prunable, real_of, uncovered
@@ -65,6 +66,9 @@ def check_model(lm: LanguageModel) -> Plan:
         raise ModelError(f"{kind}: has no input embedding or no output head")
     if bad := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise ModelError(f"{kind}: {bad[0]} holds numbers that are not finite ({len(bad)} parameters do)")
+    largest, num_known = max(tokenize(lm.tokenizer, ["a"])[0] + [lm.tokenizer.eos_token_id]), _num_tokens(model)
+    if largest >= num_known:
+        raise ModelError(f"{kind}: its tokenizer gives token {largest}, its embedding has {num_known}")
     plan = plan_for(model, lm.mask)
     if plan.num_prunable < MIN_SHARE * (plan.num_parameters - plan.num_embedding):
         raise ModelError(
@@ -94,6 +98,10 @@ def plan_for(model: Any, mask: Mask | None = None) -> Plan:
     )
 
 
+def _num_tokens(model: Any) -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
 @torch.no_grad()
 def _check_runs(model: Any) -> None:
     """Two sequences, the second padded: every matrix sees each token once, and no logit depends on padding or on what
@@ -105,8 +113,7 @@ def _check_runs(model: Any) -> None:
         ModelError: names the first matrix, or says what a logit depends on.
     """
     kind = type(model).__name__
-    num_known = model.get_input_embeddings().weight.shape[0]
-    ids_BT = torch.arange(2 * _LENGTH, device=model.device).view(2, _LENGTH) % num_known
+    ids_BT = torch.arange(2 * _LENGTH, device=model.device).view(2, _LENGTH) % _num_tokens(model)
     keep_BT = torch.ones_like(ids_BT)
     keep_BT[1, _SHORTER:] = 0
     matrices, seen = dict(prunable(model)), set()

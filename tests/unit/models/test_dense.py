@@ -83,6 +83,13 @@ def test_numbers_that_are_not_finite_are_refused_at_the_door(tiny):
         check_model(lm)
 
 
+def test_a_token_that_has_no_embedding_is_refused_at_the_door(tiny):
+    lm = tiny()
+    lm.tokenizer.add_special_tokens({"eos_token": "<other>"})
+    with pytest.raises(ModelError, match="its tokenizer gives token 320, its embedding has 320"):
+        check_model(lm)
+
+
 def test_the_door_says_what_would_be_done(tiny):
     lm = tiny()
     plan = check_model(lm)
