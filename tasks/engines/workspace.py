@@ -5,19 +5,22 @@ annotated git tag; its commit holds the code, params.yaml, dvc.yaml, dvc.lock, t
 input. Its git parents are the commit whose code ran and, for a forget version, the version before it.
 """
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from configobj import ConfigObj
+from filelock import FileLock, Timeout
 
 from sau.errors import WorkspaceError
 from tasks.engines.settings import settings
@@ -164,9 +167,10 @@ class Workspace:
         (self.path / _PREPARED).touch()
 
     def close(self) -> None:
-        """Remove the worktree and everything in it."""
+        """Remove the worktree and everything in it, and no other: not even one that is just being made."""
         shutil.rmtree(self.path, ignore_errors=True)
-        git(self.settings.root, "worktree", "prune")
+        with contextlib.suppress(WorkspaceError):  # git knows no such worktree
+            git(self.settings.root, "worktree", "remove", "--force", "--force", str(self.path))
 
     def point(self, path: str, pin: Pin) -> None:
         """Pin known bytes at `path` and bring them here (from the cache, else from the remote).
@@ -226,6 +230,36 @@ class Workspace:
         return git(self.settings.root, "commit-tree", tree, *flags, "-m", message, env=_identity(self.settings.root))
 
 
+@contextlib.contextmanager
+def scratch(purpose: str, rev: str = "HEAD") -> Iterator[Workspace]:
+    """A worktree of this call's own, gone at its end; what a killed process left of one is swept away first.
+
+    Raises:
+        WorkspaceError: git or DVC refused.
+    """
+    work = settings().state / "work"
+    work.mkdir(exist_ok=True)
+    for left in work.glob("*.lock"):
+        with contextlib.suppress(Timeout), FileLock(left, timeout=0):  # free: its holder died
+            Workspace(left.stem).close()
+            left.unlink(missing_ok=True)
+    ws = Workspace(f"{purpose}-{secrets.token_hex(6)}")
+    lock = work / f"{ws.path.name}.lock"
+    with FileLock(lock):
+        try:
+            yield ws.open(rev)
+        finally:
+            ws.close()
+            lock.unlink(missing_ok=True)
+
+
+def sweep(kind: str, line: str, *, but: str = "") -> None:
+    """Remove the worktrees of a line's attempts of a kind, all but the one named `but`; the line's lock is held."""
+    for left in (settings().state / "work").glob(f"{kind}-{line}-{'[0-9a-f]' * 12}"):
+        if left.name != but:
+            Workspace(left.name).close()
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One try at a version, by references only: what a task is given ends up in Prefect's database.
@@ -243,6 +277,14 @@ class Attempt:
     @property
     def workspace(self) -> Workspace:
         return Workspace(self.name)
+
+
+def tagged_versions(root: Path, line: str) -> dict[int, str]:
+    """The commits that a line's git tags name, by version number."""
+    commit = "%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)"
+    listed = git(root, "for-each-ref", f"--format=%(refname:strip=2) {commit}", f"refs/tags/{line}@v*")
+    named = dict(entry.split(" ") for entry in listed.splitlines())
+    return {int(match["number"]): named[tag] for tag in named if (match := TAG.match(tag))}
 
 
 def tag_version(root: Path, tag: str, commit: str, message: str) -> None:

@@ -1,9 +1,11 @@
 """Bring a version back: its bytes through DVC, or by running its recipe again."""
 
+import errno
 import json
 import logging
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +14,7 @@ from sau.checkpoint.compare import Difference, compare
 from sau.checkpoint.manifest import SparseCheckpoint, check_files
 from sau.errors import CheckpointError, WorkspaceError
 from tasks.engines.settings import settings
-from tasks.engines.workspace import SURROUNDINGS, Workspace, dvc, git, parse_tag, pins_at
+from tasks.engines.workspace import SURROUNDINGS, Workspace, dvc, git, parse_tag, pins_at, scratch
 from tasks.versions.record import changed_surroundings
 
 log = logging.getLogger("sau")
@@ -63,18 +65,15 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
         _check(tag, check_files(target), recorded)
     difference = None
     if rerun or not was_there:
-        ws = Workspace(f"reproduce-{tag}").open(tag)
-        try:
+        with scratch(f"reproduce-{tag}", tag) as ws:
             log.info("restoring %s", tag)
             dvc(ws.path, "pull")
             _check(tag, check_files(ws.path / "checkpoint"), recorded)
             if not was_there:
-                shutil.copytree(ws.path / "checkpoint", target, dirs_exist_ok=True)
+                _put(ws.path / "checkpoint", target)
             if rerun:
                 _run_again(ws)
                 difference = compare(target, ws.path / "checkpoint")
-        finally:
-            ws.close()
     stored = check_files(target)
     return Reproduction(
         tag=tag,
@@ -86,6 +85,18 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
         difference=difference,
         surroundings=changed_surroundings(_surroundings(root, tag)) if rerun else {},
     )
+
+
+def _put(source: Path, target: Path) -> None:
+    """A copy of a folder, whole or not at all; where another was first, its copy stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+        whole = shutil.copytree(source, Path(beside) / "whole")
+        try:
+            whole.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
 
 
 def _check(tag: str, found: SparseCheckpoint, recorded: dict[str, str]) -> None:
