@@ -3,22 +3,24 @@
     open -> running -> forgotten   verdict PASS, the new version is champion
                     -> review      verdict FAIL, INCONCLUSIVE or REFUSED: a candidate exists, a person decides
                     -> open        the attempt failed or died: the next run takes it again
+    forgotten -> running           a version that has not carried it out was made champion by hand: it is done again
     open -> withdrawn
 
 It holds the subject's id, so it is personal data; no other store of the product names the subject: everything else
 carries the random request id.
 """
 
+import contextlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dateutil.relativedelta import relativedelta
-from sqlalchemy import DateTime, ForeignKey, Index, create_engine, event, select, text, update
+from sqlalchemy import ColumnElement, DateTime, ForeignKey, Index, create_engine, event, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -116,6 +118,19 @@ class Event(_Base):
     state: Mapped[str]
 
 
+@contextlib.contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    """The database's errors as ours, without what it was asked: that names people."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except ImportError as error:
+        raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
+    except (SQLAlchemyError, OSError, ValueError) as error:
+        raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
+
+
 def deadline(received: datetime) -> datetime:
     """One calendar month later (GDPR Art. 12(3)); a day that month lacks becomes its last: 31 Jan -> 28 or 29 Feb."""
     return received + relativedelta(months=1)
@@ -129,10 +144,11 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed)
+        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(parsed, hide_parameters=True)
         if parsed.get_backend_name() == "sqlite":
 
             @event.listens_for(self.engine, "connect")
@@ -141,10 +157,14 @@ class Ledger:
                 connection.execute("PRAGMA busy_timeout=30000")
                 connection.execute("PRAGMA foreign_keys=ON")
 
-        try:
+        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
             _Base.metadata.create_all(self.engine)
-        except SQLAlchemyError as error:
-            raise RequestError(f"ledger: the database cannot be opened ({type(error).__name__})") from None
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        """A transaction: committed at its end, rolled back where the block raises."""
+        with _mapped("the database failed"), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
 
     def submit(self, line: str, subject_id: str, reason: str = Reason.UNSTATED) -> Request:
         """Take a request; one that stands already (in whatever state but withdrawn) is returned instead.
@@ -173,7 +193,7 @@ class Ledger:
             attempts=0,
         )
         try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with self._session() as session:
                 session.add(request)
                 session.flush()
                 session.add(Event(request_id=request.id, at=now, state=State.OPEN))
@@ -185,7 +205,7 @@ class Ledger:
 
     def find(self, line: str, subject_id: str) -> Request | None:
         """The subject's standing request on the line."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._session() as session:
             return session.scalar(
                 select(Request).where(
                     Request.line == line, Request.subject_id == subject_id, Request.state != State.WITHDRAWN
@@ -200,7 +220,7 @@ class Ledger:
         """
         if not REQUEST_ID.match(request_id):
             raise RequestError("request id: malformed, it has to look like r-0123456789abcdef")
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._session() as session:
             if (request := session.get(Request, request_id)) is None:
                 raise RequestError(f"request {request_id}: unknown")
             return request
@@ -212,12 +232,12 @@ class Ledger:
             query = query.where(Request.line == line)
         if wanted := list_of(states):
             query = query.where(Request.state.in_(wanted))
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._session() as session:
             return list_of(session.scalars(query))
 
     def events(self, request_id: str) -> "list_of[tuple[datetime, str]]":
         """(time, state) of every change, in order."""
-        with Session(self.engine) as session:
+        with self._session() as session:
             rows = session.execute(
                 select(Event.at, Event.state).where(Event.request_id == request_id).order_by(Event.id)
             )
@@ -229,21 +249,32 @@ class Ledger:
         Raises:
             RequestError: unknown id, or in another state.
         """
-        self.get(request_id)
-        now = datetime.now(UTC)
-        with Session(self.engine) as session, session.begin():
-            changed = session.execute(
-                update(Request)
-                .where(Request.id == request_id, Request.state.in_(list_of(sources)))
-                .values(state=target, updated_at=now, **values)
-            )
-            if changed.rowcount:  # type: ignore[attr-defined]
-                session.add(Event(request_id=request_id, at=now, state=target))
+        moved = self.move_all([request_id], sources, target, **values)
         request = self.get(request_id)
-        if not changed.rowcount:  # type: ignore[attr-defined]
+        if not moved:
             allowed = ", ".join(sources)
             raise RequestError(f"request {request_id}: is {request.state}, can become {target} only from {allowed}")
         return request
+
+    def move_all(
+        self, request_ids: Iterable[str], sources: Iterable[State], target: State, **values: Any
+    ) -> "list_of[str]":
+        """Change several requests' state in one transaction.
+
+        Returns:
+            The ids of those that were in one of `sources`; the others stay as they are.
+        """
+        return self._changed(
+            Request.id.in_(list_of(request_ids)) & Request.state.in_(list_of(sources)), target, **values
+        )
+
+    def _changed(self, which: ColumnElement[bool], target: State, **values: Any) -> "list_of[str]":
+        now = datetime.now(UTC)
+        statement = update(Request).where(which).values(state=target, updated_at=now, **values).returning(Request.id)
+        with self._session() as session:
+            ids = list_of(session.scalars(statement))
+            session.add_all(Event(request_id=request_id, at=now, state=target) for request_id in sorted(ids))
+        return ids
 
     def withdraw(self, request_id: str) -> Request:
         """Withdraw an open request.
@@ -253,19 +284,31 @@ class Ledger:
         """
         return self.move(request_id, [State.OPEN], State.WITHDRAWN)
 
-    def claim(self, line: str, *, retry_review: bool = False) -> "list_of[Request]":
-        """Take every open request of a line into this attempt, oldest first.
+    def claim(self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = ()) -> "list_of[Request]":
+        """Take all that waits on a line into this attempt, oldest first, with one atomic statement.
 
         The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
         """
-        return [
-            self.move(r.id, [State(r.state)], State.RUNNING, attempts=r.attempts + 1, last_error=None)
-            for r in self.waiting(line, retry_review=retry_review)
-        ]
+        ids = self._changed(
+            _waiting(line, retry_review, lapsed), State.RUNNING, attempts=Request.attempts + 1, last_error=None
+        )
+        return [request for request in self.list(line, [State.RUNNING]) if request.id in ids]
 
-    def waiting(self, line: str, *, retry_review: bool = False) -> "list_of[Request]":
-        """What the next attempt on a line would take, oldest first."""
-        return self.list(line, [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])])
+    def waiting(self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = ()) -> "list_of[Request]":
+        """What the next attempt on a line would take, oldest first.
+
+        Args:
+            lapsed: ids of forgotten requests that the leading version has not carried out.
+        """
+        query = select(Request).where(_waiting(line, retry_review, lapsed)).order_by(Request.received_at, Request.id)
+        with self._session() as session:
+            return list_of(session.scalars(query))
+
+
+def _waiting(line: str, retry_review: bool, lapsed: Iterable[str]) -> ColumnElement[bool]:
+    states = [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])]
+    again = Request.id.in_(list_of(lapsed)) & (Request.state == State.FORGOTTEN)
+    return (Request.line == line) & (Request.state.in_(states) | again)
 
 
 list_of = list  # `list` is a method name above

@@ -107,3 +107,48 @@ def test_a_ledger_that_cannot_be_opened_says_so(tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"not a database" * 100)
     with pytest.raises(RequestError, match="cannot be opened"):
         Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("not a url", "ArgumentError"),
+        ("postgresql://h:port/db", "ValueError"),
+        ("mysql://user:secret@host/db", "Python module MySQLdb is not installed"),
+        ("sqlite:////proc/none/ledger.db", "Error"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_named_without_what_it_holds(url, why):
+    with pytest.raises(RequestError, match=f"cannot be opened, see SAU_DATABASE_URL .*{why}") as refused:
+        Ledger(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_database_that_fails_later_is_one_line_that_names_nobody(ledger):
+    with ledger.engine.begin() as connection:
+        connection.exec_driver_sql("drop table events")
+    with pytest.raises(RequestError, match="ledger: the database failed") as refused:
+        ledger.submit("tiny", "demo-0001")
+    assert "demo-0001" not in str(refused.value)
+    assert ledger.list() == [], "nothing half written"
+
+
+def test_a_claim_leaves_alone_what_was_withdrawn_meanwhile(ledger):
+    ids = [ledger.submit("tiny", f"demo-{n:04d}").id for n in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        claimed, withdrawn = pool.submit(ledger.claim, "tiny"), pool.submit(ledger.withdraw, ids[0])
+    states = [ledger.get(request_id).state for request_id in ids]
+    assert [request.id for request in claimed.result()] == [
+        i for i, s in zip(ids, states, strict=True) if s == "running"
+    ]
+    assert (states[0] == State.WITHDRAWN) == (withdrawn.exception() is None)
+    assert states[1] == State.RUNNING
+
+
+def test_what_is_not_in_force_is_taken_again(ledger):
+    ids = [ledger.submit("tiny", f"demo-{n:04d}").id for n in range(2)]
+    ledger.claim("tiny")
+    assert set(ledger.move_all(ids, [State.RUNNING], State.FORGOTTEN, version=2)) == set(ids)
+    assert ledger.waiting("tiny") == []
+    assert [request.id for request in ledger.claim("tiny", lapsed=ids[1:])] == ids[1:]
+    assert ledger.get(ids[0]).state == State.FORGOTTEN
