@@ -3,9 +3,14 @@
 Exit codes: 0 done (verify: PASS), 1 error, 2 usage, 3 FAIL, 4 INCONCLUSIVE, 5 REFUSED.
 """
 
+import contextlib
+import os
 import signal
 import sys
+import tempfile
+import traceback
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import typer
 from rich.markup import escape
@@ -16,8 +21,8 @@ from sau.errors import ConfigError, SauError
 ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
-    "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "forget", "lineage", "reproduce", "request",
-    "serve", "ui",
+    "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "doctor", "forget", "line", "lineage", "reproduce",
+    "request", "serve", "ui",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 
@@ -34,7 +39,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of `sau` and `python -m sau`: a deliberate error becomes one line on stderr and exit code 1."""
+    """Entry point of `sau` and `python -m sau`: an error becomes one line on stderr and exit code 1.
+
+    Of one that is not ours the line says its kind and where its traceback lies: its words may quote the data.
+    """
     # Ended from outside, still end child servers, take worktrees down and reopen requests.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -43,8 +51,29 @@ def main() -> None:
             _add_commands(wanted)
         app()
     except SauError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        _say(error, str(error))
         sys.exit(1)
+    except Exception as error:
+        words = (error.strerror or "") if isinstance(error, OSError) else ""
+        _say(error, f"{words}{': ' * bool(words)}see {_log(error)}")
+        sys.exit(1)
+
+
+def _say(error: Exception, words: str) -> None:
+    err.print(f"[bold red]{type(error).__name__}[/]: {escape(words)}", highlight=False, soft_wrap=True)
+
+
+def _log(error: Exception) -> str:
+    """Write an error's traceback where only its user reads it, below SAU_HOME where that can be; returns the path."""
+    home = os.environ.get("SAU_HOME")
+    for folder in (*([Path(home, "logs")] if home else []), Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            number, path = tempfile.mkstemp(prefix="sau-error-", suffix=".log", dir=folder)
+            with open(number, "w", encoding="utf-8") as file:
+                file.writelines(traceback.format_exception(error))
+            return path
+    return "no log, none could be written"
 
 
 def _add_commands(wanted: str) -> None:

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     root: Path = Field(default_factory=find_checkout, description="the git checkout the product is run from")
     home: Path | None = Field(None, description="local state; default: .sau in the checkout")
     mlflow_tracking_uri: str = Field("", description="default: SQLite and artifacts below home")
+    mlflow_wait_s: float = Field(30, ge=3, le=3600, description="how long a silent MLflow server is waited for, in all")
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
     prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
@@ -68,6 +69,7 @@ def settings() -> Settings:
     loaded = Settings()
     loaded.state.mkdir(parents=True, exist_ok=True)
     defaults = {
+        "SAU_HOME": str(loaded.state),
         "PREFECT_HOME": str(loaded.state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -78,6 +80,8 @@ def settings() -> Settings:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": loaded.tracking_uri,
         "MLFLOW_REGISTRY_URI": loaded.tracking_uri,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # after 2 and 4 s, which a restart may take
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(loaded.mlflow_wait_s / 3))),
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DVC_NO_ANALYTICS": "1",

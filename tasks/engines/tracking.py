@@ -11,12 +11,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from sau.errors import TrackingError
 from tasks.engines.settings import Settings, settings
@@ -24,6 +36,7 @@ from tasks.engines.workspace import Pin
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 
+_PRODUCT = {"product": "sau"}
 _MAX_PARAM = 500
 _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs, not on traces
 
@@ -33,9 +46,19 @@ def _mapped(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise TrackingError(f"MLflow: {what}: {error.error_code}") from None
-    except OSError as error:
+        raise TrackingError(f"MLflow: {what}: {_reason(error)}") from None
+    except ImportError as error:
+        raise TrackingError(f"MLflow: {what}: Python module {error.name} is not installed") from None
+    except (OSError, SQLAlchemyError, ValueError) as error:
         raise TrackingError(f"MLflow: {what}: {type(error).__name__}") from None
+
+
+def _reason(error: MlflowException) -> str:
+    """In a few words, without the request's content."""
+    if str(error).startswith("API request to"):  # the client's own words for a server that cannot be reached
+        server = urlsplit(settings().tracking_uri)
+        return f"no answer from {server.hostname}:{server.port or server.scheme}, see SAU_MLFLOW_TRACKING_URI"
+    return error.error_code
 
 
 @dataclass(frozen=True)
@@ -60,25 +83,39 @@ class Tracking:
     def __init__(self, given: Settings | None = None) -> None:
         self.settings = given or settings()
         uri = self.settings.tracking_uri
-        with _mapped(f"opening {uri.partition('://')[0]} store"):
+        with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"):
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(uri, uri)
 
     def experiment(self, line: str) -> str:
-        """The line's experiment, made on first use."""
+        """The line's experiment, made on first use.
+
+        Raises:
+            TrackingError: it was deleted, and MLflow keeps its name.
+        """
+        if found := self._experiment(line):
+            return found
         with _mapped(f"experiment {line}"):
-            if found := self.client.get_experiment_by_name(line):
-                return found.experiment_id
             root = self.settings.artifact_root
             try:
                 return self.client.create_experiment(
                     line, artifact_location=f"{root}/{line}" if root else None, tags=_EXPERIMENT
                 )
             except MlflowException:  # another process was first
-                if found := self.client.get_experiment_by_name(line):
-                    return found.experiment_id
+                if found := self._experiment(line):
+                    return found
                 raise
+
+    def _experiment(self, line: str) -> str | None:
+        with _mapped(f"experiment {line}"):
+            found = self.client.get_experiment_by_name(line)
+        if found and found.lifecycle_stage == LifecycleStage.DELETED:
+            raise TrackingError(
+                f"MLflow: experiment {line} was deleted, and with it the line's runs; bring it back with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return found.experiment_id if found else None
 
     @contextlib.contextmanager
     def run(
@@ -92,12 +129,39 @@ class Tracking:
         try:
             yield run_id
         except BaseException:
-            with contextlib.suppress(MlflowException):
+            with contextlib.suppress(MlflowException, OSError):
                 self.client.set_terminated(run_id, "FAILED")
             raise
         self.metrics(run_id, {"seconds": time.monotonic() - started})
         with _mapped(f"run {name}"):
             self.client.set_terminated(run_id, "FINISHED")
+
+    def finish(self, run_id: str) -> None:
+        """Say of a run that its work was finished, by whichever attempt."""
+        with _mapped("run"):
+            self.client.set_terminated(run_id, "FINISHED")
+
+    def end_dead_runs(self, line: str) -> list[str]:
+        """End a line's running runs as KILLED, and delete models that unfinished runs stored and did not register.
+
+        Nothing of the line runs: its lock is held, by a caller who has begun no run yet.
+
+        Returns:
+            The ids of the runs.
+        """
+        if (experiment := self._experiment(line)) is None:
+            return []
+        sources = {entry.source for entry in self.all_registered(line)}
+        with _mapped(f"dead runs of {line}"):
+            runs = self.client.search_runs([experiment], "attributes.status != 'FINISHED'")
+            unfinished = [run.info.run_id for run in runs]
+            dead = [run.info.run_id for run in runs if run.info.status == "RUNNING"]
+            for model in self.client.search_logged_models([experiment]) if unfinished else ():
+                if model.source_run_id in unfinished and f"models:/{model.model_id}" not in sources:
+                    self.client.delete_logged_model(model.model_id)
+            for run_id in dead:
+                self.client.set_terminated(run_id, "KILLED")
+        return dead
 
     def params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log a nested mapping of parameters under dotted names."""
@@ -175,8 +239,18 @@ class Tracking:
             raise TrackingError(f"MLflow: version of {line}: {error.error_code}") from None
 
     def all_registered(self, line: str) -> list[Registered]:
-        """Every version of a line, oldest first; a search tells no aliases."""
+        """Every version of a line, oldest first; a search tells no aliases.
+
+        Raises:
+            TrackingError: the registry has somebody else's model of that name.
+        """
         with _mapped(f"versions of {line}"):
+            models = self.client.search_registered_models(f"name = '{line}'")
+            if models and models[0].tags.items().isdisjoint(_PRODUCT.items()):
+                raise TrackingError(
+                    f"MLflow: the registered model {line} is not this product's (no tag product=sau): "
+                    "take another name with --line"
+                )
             found = self.client.search_model_versions(f"name = '{line}'")
         return sorted(map(_registered, found), key=lambda entry: entry.number)
 
@@ -204,7 +278,7 @@ class Tracking:
             if parent_source:
                 self.client.log_inputs(run_id, models=[LoggedModelInput(parent_source.removeprefix("models:/"))])
             with contextlib.suppress(MlflowException):  # it exists from the second version on
-                self.client.create_registered_model(line, tags={"product": "sau"})
+                self.client.create_registered_model(line, tags=_PRODUCT)
             version = self.client.create_model_version(
                 line,
                 f"models:/{model.model_id}",
