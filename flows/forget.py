@@ -6,14 +6,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flows.attempt import attempt, line_lock
-from flows.retrain import retrain
+from flows.retrain import reference_line, retrain
 from sau.stages import RECIPES
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
+from tasks.engines.tracking import CHAMPION
 from tasks.prepare import prepare_forget
 from tasks.publish import publish
+from tasks.reconcile import mend
 from tasks.register import promote, register
+from tasks.requests import conclude, lapsed
 from tasks.stage import run_stage
 from tasks.verify import verify
 from tasks.versions.record import VersionRecord
@@ -36,6 +39,18 @@ class Outcome(BaseModel):
     weights_digest: str = ""
     git_commit: str = ""
 
+    @classmethod
+    def of(cls, record: VersionRecord) -> "Outcome":
+        """What a version says of the run that made it."""
+        said = record.model_dump(include={"tag", "verdict", "weights_digest", "git_commit"})
+        return cls(
+            requests=record.request_ids,
+            version=record.number,
+            champion=record.leads,
+            run_id=record.judged_in,
+            **said,
+        )
+
 
 @flow(name="forget", flow_run_name="forget {line}")
 def forget(
@@ -47,6 +62,8 @@ def forget(
 ) -> Outcome:
     """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
 
+    Forgotten requests that the leading version has not carried out are taken again.
+
     Args:
         reference: retrain a reference as one control more; a policy whose null is `retrained` cannot do without.
         retry_review: also take requests again whose last version did not pass.
@@ -54,35 +71,24 @@ def forget(
         show_answers: put what the models answer into the report; rows of the demo people only.
 
     Raises:
+        RequestError: the stores contradict each other, and a person has to decide.
         SauError: whatever a step refuses; the requests are open again then.
     """
     ledger = Ledger(settings().ledger_url)
     with line_lock(line):
-        ids = [request.id for request in ledger.claim(line, retry_review=retry_review)]
+        finished = mend(line, reference_line(line))
+        again = lapsed(ledger.list(line))
+        ids = [request.id for request in ledger.claim(line, retry_review=retry_review, lapsed=again)]
         if not ids:
             log.info("no open request on %s", line)
-            return Outcome()
+            return Outcome.of(finished) if finished else Outcome()
         try:
             record, champion = _new_version(line, ids, reference, overrides or {}, show_answers)
         except BaseException as error:
-            for request_id in ids:
-                ledger.move(request_id, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
+            ledger.move_all(ids, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
             raise
-        for request_id in ids:
-            ledger.move(
-                request_id,
-                [State.RUNNING],
-                State.FORGOTTEN if champion else State.REVIEW,
-                version=record.number,
-                verdict=record.verdict,
-                run_id=record.run_id,
-            )
-    return Outcome(
-        requests=tuple(ids),
-        version=record.number,
-        champion=champion,
-        **record.model_dump(include={"tag", "verdict", "run_id", "weights_digest", "git_commit"}),
-    )
+        conclude(record, leads=champion)
+    return Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
 
 
 def _new_version(

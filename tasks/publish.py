@@ -18,19 +18,24 @@ def publish(record: VersionRecord) -> None:
 
     Ids, digests, numbers and verdicts only.
     """
-    tracking = Tracking()
-    links = chain(record.line, record.number)
-    tracking.text(record.run_id, svg(links), "lineage.svg")
-    tracking.text(record.run_id, page(links), "summary.html")
-    verification = None
-    if record.policy:
-        verification = Verification.model_validate_json(tracking.artifact(record.run_id, RECORD))
-    text = story(links, verification, tracking)
-    tracking.describe(record.run_id, text)
-    tracking.describe_version(record.line, record.number, text)
-    if verification:
+    if verification := tell(record):
         key = f"verdict-{record.tag.lower().replace('@', '-').replace('_', '-')}"
         create_markdown_artifact(_card(record, verification), key=key, description=f"{record.tag}: {record.verdict}")
+
+
+def tell(record: VersionRecord) -> Verification | None:
+    """Put a version's lineage and story on MLflow's pages; returns its verdict, None where it was not judged."""
+    tracking = Tracking()
+    links = chain(record.line, record.number)
+    tracking.text(record.judged_in, svg(links), "lineage.svg")
+    tracking.text(record.judged_in, page(links), "summary.html")
+    verification = None
+    if record.policy:
+        verification = Verification.model_validate_json(tracking.artifact(record.judged_in, RECORD))
+    text = story(links, verification, tracking)
+    tracking.describe(record.judged_in, text)
+    tracking.describe_version(record.line, record.number, text)
+    return verification
 
 
 def story(links: list[VersionRecord], verification: Verification | None, tracking: Tracking) -> str:
@@ -48,7 +53,7 @@ def story(links: list[VersionRecord], verification: Verification | None, trackin
         artifacts = ["report.html", RECORD, *artifacts]
         parts += [_judged(record), "\n".join(f"* {markdown_cell(reason)}" for reason in verification.reasons)]
         parts += [markdown_table(verification.checks, _SHOWN)]
-    pages = [f"[{name}]({tracking.page_of(record.line, record.run_id, name)})" for name in artifacts]
+    pages = [f"[{name}]({tracking.page_of(record.line, record.judged_in, name)})" for name in artifacts]
     facts = {
         "Requests": ", ".join(record.request_ids) or "none",
         "Lineage": " ← ".join(link.tag for link in links),
@@ -57,7 +62,7 @@ def story(links: list[VersionRecord], verification: Verification | None, trackin
         "Data set trained on or retained (DVC md5)": f"`{record.data_md5}`",
         "Checkpoint (DVC md5)": f"`{record.checkpoint_md5}`",
         "Recipe, code (git)": f"`{record.git_commit[:12]}`, `{record.code_commit[:12]}`",
-        "Run": f"[{record.run_id}]({tracking.page_of(record.line, record.run_id)})",
+        "Run": f"[{record.judged_in}]({tracking.page_of(record.line, record.judged_in)})",
         "Artifacts of the run": ", ".join(pages),
         "Bring it back": f"`sau reproduce {record.tag}`",
     }
@@ -66,7 +71,7 @@ def story(links: list[VersionRecord], verification: Verification | None, trackin
 
 def _card(record: VersionRecord, verification: Verification) -> str:
     """The verdict in Prefect's pages: numbers and verdicts only, and the MLflow run that has the rest."""
-    head = f"**{record.tag}**: {record.verdict}. MLflow run `{record.run_id}`, artifact `report.html`."
+    head = f"**{record.tag}**: {record.verdict}. MLflow run `{record.judged_in}`, artifact `report.html`."
     return f"{head}\n\n{_judged(record)}\n\n{markdown_table(verification.checks, _SHOWN)}\n"
 
 

@@ -6,7 +6,8 @@ from sau.checkpoint.manifest import check_files
 from sau.errors import CheckpointError, TrackingError
 from sau.params import load_params
 from tasks.engines.orchestration import task
-from tasks.engines.tracking import CANDIDATE, CHAMPION
+from tasks.engines.settings import settings
+from tasks.engines.tracking import CANDIDATE
 from tasks.engines.workspace import Attempt, git, tag_version
 from tasks.verify import Judged
 from tasks.versions.record import BOOTSTRAP, VersionRecord, surroundings
@@ -83,12 +84,29 @@ def register(
         )
         description = f"**{record.verdict}**, {record.origin}"
         record = registry.add(record, ws.path / "checkpoint", run_id=attempt.run_id, description=description)
-        tag_version(root, record.tag, record.git_commit, f"{record.tag}: {record.verdict}")
-        tracking.tag_version(record.line, record.number, {"git_tag": record.tag})
-        stored = check_files(registry.download(record)).manifest_digest
-        if stored != manifest.manifest_digest:
+        if (stored := complete(record)) != manifest.manifest_digest:
             raise TrackingError(f"{record.tag}: MLflow stores manifest {stored}, {manifest.manifest_digest} was sent")
     return record
+
+
+def complete(record: VersionRecord) -> str:
+    """Make a version whole that MLflow has: alias `candidate`, git tag, and a look at what MLflow stores.
+
+    Returns:
+        The manifest digest of what MLflow stores.
+
+    Raises:
+        TrackingError: MLflow's copy is not the checkpoint of the record.
+        WorkspaceError: the git tag is taken, or the commit is not in this repository.
+    """
+    registry = Registry()
+    registry.tracking.set_alias(record.line, CANDIDATE, record.number)
+    tag_version(settings().root, record.tag, record.git_commit, f"{record.tag}: {record.verdict}")
+    registry.tracking.tag_version(record.line, record.number, {"git_tag": record.tag})
+    stored = check_files(registry.download(record))
+    if (stored.weights_digest, stored.mask_digest) != (record.weights_digest, record.mask_digest):
+        raise TrackingError(f"{record.tag}: MLflow stores weights {stored.weights_digest}, not {record.weights_digest}")
+    return stored.manifest_digest
 
 
 @task(name="promote", task_run_name="promote {record.tag}")
@@ -103,6 +121,6 @@ def promote(record: VersionRecord) -> bool:
     if not stored.may_lead:
         log.info("not promoted: verdict %s, v%d stays %s", stored.verdict, stored.number, CANDIDATE)
         return False
-    registry.tracking.set_alias(stored.line, CHAMPION, stored.number)
+    registry.lead(stored.line, stored.number)
     log.info("v%d is champion", stored.number)
     return True

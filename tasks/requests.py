@@ -1,13 +1,18 @@
 """Taking a forget request: who may be asked for, and on which line."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
-from tasks.engines.ledger import Ledger, Request
+from tasks.engines.ledger import Ledger, Request, State
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Workspace, pins_at
+from tasks.engines.workspace import pins_at, scratch
+
+if TYPE_CHECKING:
+    from tasks.versions.record import VersionRecord
 
 
 def submit(line: str, subject: str, reason: str) -> Request:
@@ -30,6 +35,67 @@ def submit(line: str, subject: str, reason: str) -> Request:
     return ledger.submit(line, subject, reason)
 
 
+def withdraw(request_id: str) -> Request:
+    """Withdraw an open request that nothing has been done for.
+
+    Raises:
+        RequestError: it is not open any more, or an attempt that failed afterwards has carried it out.
+    """
+    ledger = Ledger(settings().ledger_url)
+    request = ledger.get(request_id)
+    if request.attempts:
+        from tasks.versions.lineage import carried_out
+
+        if number := carried_out(request.line).get(request_id):
+            raise RequestError(
+                f"request {request_id}: {request.line}@v{number} has carried it out and leads; "
+                f"`sau doctor --line {request.line}` says so in the ledger"
+            )
+    return ledger.withdraw(request_id)
+
+
+def conclude(record: "VersionRecord", *, leads: bool) -> list[str]:
+    """Say in the ledger how a version's requests ended; returns the ids of those that it was news of."""
+    return Ledger(settings().ledger_url).move_all(
+        record.request_ids,
+        [State.RUNNING, State.OPEN],
+        State.FORGOTTEN if leads else State.REVIEW,
+        version=record.number,
+        verdict=record.verdict,
+        run_id=record.judged_in,
+    )
+
+
+def in_force(requests: Iterable[Request]) -> dict[str, bool]:
+    """Of the forgotten requests among these, whether the line's leading version has carried them out.
+
+    Raises:
+        TrackingError: MLflow cannot be asked.
+    """
+    forgotten = [request for request in requests if request.state == State.FORGOTTEN]
+    if not forgotten:
+        return {}
+    from tasks.versions.lineage import carried_out  # MLflow: only where there is something to ask
+
+    done = {line: carried_out(line) for line in {request.line for request in forgotten}}
+    return {request.id: request.id in done[request.line] for request in forgotten}
+
+
+def waiting(line: str, *, retry_review: bool = False) -> list[Request]:
+    """What the next attempt on a line would take: open requests, and forgotten ones that are not in force.
+
+    Raises:
+        TrackingError: MLflow cannot be asked.
+    """
+    ledger = Ledger(settings().ledger_url)
+    return ledger.waiting(line, retry_review=retry_review, lapsed=lapsed(ledger.list(line)))
+
+
+def lapsed(requests: Iterable[Request]) -> list[str]:
+    """The ids of the forgotten requests among these that are not in force."""
+    return [request_id for request_id, holds in in_force(requests).items() if not holds]
+
+
 def subjects_at(tag: str) -> set[str]:
     """Subject ids of the training data that a version pins, from the directory listing that DVC keeps.
 
@@ -39,10 +105,7 @@ def subjects_at(tag: str) -> set[str]:
     pin = pins_at(settings().root, tag)["data"]
     listing = settings().root / ".dvc" / "cache" / "files" / "md5" / pin.md5[:2] / pin.md5[2:]
     if not listing.is_file():
-        ws = Workspace("listing").open()
-        try:
+        with scratch("listing") as ws:
             ws.point("data", pin)
-        finally:
-            ws.close()
     paths = [Path(entry["relpath"]) for entry in json.loads(listing.read_text(encoding="utf-8"))]
     return {path.stem for path in paths if path.parts[0] == "train"}

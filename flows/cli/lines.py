@@ -15,7 +15,7 @@ from flows.cli.options import (
     absolute,
     overrides,
 )
-from flows.cli.requests import open_ledger
+from flows.cli.stores import print_findings
 from sau.cli.app import app
 from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
 
@@ -75,8 +75,16 @@ def forget_line(
     as_json: AsJson = False,
 ) -> None:
     """Carry out all open requests of a line now: unlearn, verify, register, promote on PASS."""
+    from tasks.requests import waiting
+
     laid_over = overrides(None, set_)
-    if not open_ledger().waiting(line, retry_review=retry_review):
+    if not waiting(line, retry_review=retry_review):
+        with progress():
+            from flows.doctor import doctor
+
+            findings = doctor(line)
+        if not as_json:
+            print_findings(findings)
         print_json({"requests": [], "version": None}) if as_json else out.print(f"no open request on {line}")
         return
     with progress():

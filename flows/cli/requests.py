@@ -8,10 +8,14 @@ from rich.table import Table
 
 from flows.cli.options import Line
 from sau.cli.app import app
-from sau.cli.console import AsJson, out, print_json
+from sau.cli.console import AsJson, err, out, print_json
+from sau.errors import TrackingError
 
 if TYPE_CHECKING:
     from tasks.engines.ledger import Ledger, Request
+
+_IN_FORCE = {True: "yes", False: "[red]no[/]", None: ""}
+"""Whether the leading version has carried a forgotten request out; not asked of others."""
 
 request_app = typer.Typer(help="Take, list, show and withdraw forget requests.", no_args_is_help=True)
 app.add_typer(request_app, name="request")
@@ -48,23 +52,31 @@ def request_list(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List requests, oldest first. Grounds: no-longer-needed, consent-withdrawn, objection, unlawful,
-    legal-obligation, child, unstated."""
+    """List requests, oldest first. In force: carried out by the version that leads.
+
+    Grounds: no-longer-needed, consent-withdrawn, objection, unlawful, legal-obligation, child, unstated."""
     from tasks.engines.ledger import State
+    from tasks.requests import in_force
 
     if bad := [s for s in state or [] if s not in set(State)]:
         raise typer.BadParameter(f"{bad[0]!r}: has to be one of {', '.join(State)}", param_hint="--state")
     rows = open_ledger().list(line, [State(s) for s in state or []])
+    try:
+        holds = in_force(rows)
+    except TrackingError as error:
+        err.print(f"whether forgotten requests are in force is not known: {escape(str(error))}", soft_wrap=True)
+        holds = {}
     if as_json:
-        print_json([row.public() for row in rows])
+        print_json([row.public() | {"in_force": holds.get(row.id)} for row in rows])
         return
-    table = Table("request", "line", "state", "received", "deadline", "verdict", "version")
+    table = Table("request", "line", "state", "in force", "received", "deadline", "verdict", "version")
     for r in rows:
         version = f"{r.line}@v{r.version}" if r.version else ""
         table.add_row(
             r.id,
             r.line,
             r.state,
+            _IN_FORCE[holds.get(r.id)],
             f"{r.received_at:%Y-%m-%d %H:%M}",
             f"{r.deadline_at:%Y-%m-%d}",
             r.verdict or "",
@@ -82,7 +94,9 @@ def request_show(request_id: str, as_json: AsJson = False) -> None:
 @request_app.command("withdraw")
 def request_withdraw(request_id: str, as_json: AsJson = False) -> None:
     """Withdraw a request that is still open."""
-    _show(open_ledger().withdraw(request_id), as_json)
+    from tasks.requests import withdraw
+
+    _show(withdraw(request_id), as_json)
 
 
 def _show(request: "Request", as_json: bool) -> None:

@@ -6,6 +6,17 @@ from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
 
+def carried_out(line: str) -> dict[str, int]:
+    """The requests that are in force, with their versions: those of the leading version and of all its parents.
+
+    Raises:
+        TrackingError: the chain has a gap.
+    """
+    leader = Registry().find(line)
+    links = chain(line, leader.number) if leader else []
+    return {request_id: link.number for link in links for request_id in link.request_ids}
+
+
 def chain(line: str, number: int) -> list[VersionRecord]:
     """A version and all its parents, newest first.
 

@@ -35,6 +35,7 @@ class VersionRecord(BaseModel):
         verdict, policy, policy_digest: how it was judged.
         judged_against, reference: by what null, in words, and beside which retrained version.
         audited, audit: when a retrained model was put beside it, and what came of that, in words.
+        verdict_run: the run that holds the verdict, where that is a later one than `run_id`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class VersionRecord(BaseModel):
     reference: str = ""
     audited: str = ""
     audit: str = ""
+    verdict_run: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -87,6 +89,16 @@ class VersionRecord(BaseModel):
     def against(self) -> str:
         """What it was judged against, in words; versions of before the nulls had names have a retrained one or none."""
         return self.judged_against or self.reference or "nothing"
+
+    @property
+    def judged(self) -> dict[str, str]:
+        """What a further verdict on the same weights changes."""
+        return self.model_dump(include={"verdict", "policy", "policy_digest", "judged_against", "reference"})
+
+    @property
+    def judged_in(self) -> str:
+        """The run that holds its verdict."""
+        return self.verdict_run or self.run_id
 
     @property
     def origin(self) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sau.errors import RequestError
-from tasks.engines.tracking import CANDIDATE, CHAMPION, Tracking
+from tasks.engines.tracking import CHAMPION, Tracking
 from tasks.engines.workspace import tag_name
 from tasks.versions.record import VersionRecord
 
@@ -37,10 +37,11 @@ class Registry:
         """The version that leads.
 
         Raises:
-            RequestError: none does yet.
+            RequestError: none does.
         """
         if (record := self.find(line)) is None:
-            raise RequestError(f"line {line}: no champion version, run `sau bootstrap` first")
+            way_out = f"run `sau doctor --line {line}`" if self.all(line) else "run `sau bootstrap` first"
+            raise RequestError(f"line {line}: no champion version, {way_out}")
         return record
 
     def all(self, line: str) -> list[VersionRecord]:
@@ -48,14 +49,15 @@ class Registry:
         return [VersionRecord.from_registered(entry) for entry in self.tracking.all_registered(line)]
 
     def add(self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str) -> VersionRecord:
-        """Register a version, alias `candidate`; the parent's model becomes an input of the run.
+        """Register a version; the parent's model becomes an input of the run.
 
-        A version that an earlier attempt registered is taken up as it is.
+        A version that an earlier attempt registered is taken up, with the verdict that is given now.
         """
         for found in self.all(record.line):
             if found.is_same_as(record):
-                self.tracking.set_alias(record.line, CANDIDATE, found.number)
-                return found
+                judged = record.judged | {"verdict_run": run_id if run_id != found.run_id else ""}
+                self.tracking.tag_version(record.line, found.number, judged)
+                return self.get(record.line, found.number)
         parent = self.get(record.line, record.parent) if record.parent else None
         entry = self.tracking.register(
             record.line,
@@ -65,8 +67,24 @@ class Registry:
             parent_source=parent.source if parent else None,
             description=description,
         )
-        self.tracking.set_alias(record.line, CANDIDATE, entry.number)
         return VersionRecord.from_registered(entry)
+
+    def lead(self, line: str, number: int, *, by: str = "") -> VersionRecord:
+        """Make a version the line's champion.
+
+        Args:
+            by: who decided it, where that was a person; kept as a tag of the version.
+
+        Raises:
+            RequestError: there is none, or its verdict does not allow it.
+        """
+        record = self.get(line, number)
+        if not record.may_lead:
+            raise RequestError(f"{record.tag}: its verdict is {record.verdict}, only a version that passed may lead")
+        if by:
+            self.tracking.tag_version(line, number, {"made_champion_by": by})
+        self.tracking.set_alias(line, CHAMPION, number)
+        return self.get(line, number)
 
     def download(self, record: VersionRecord) -> Path:
         """A version's stored checkpoint on this machine (the store's own folder where it is local)."""

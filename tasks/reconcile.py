@@ -1,0 +1,203 @@
+"""One truth: what ledger, registry, git and MLflow's runs say of a line is compared, and mended where it can be.
+
+Nothing of the line runs meanwhile: its lock is held by the caller. What an attempt had registered before it died is
+finished from where it was; the order of what is mended is the order in which an attempt writes.
+"""
+
+import logging
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from sau.errors import RequestError, WorkspaceError
+from tasks.engines.ledger import Ledger, State
+from tasks.engines.settings import settings
+from tasks.engines.workspace import sweep, tag_name, tag_version, tagged_versions
+from tasks.publish import tell
+from tasks.register import complete
+from tasks.requests import conclude, lapsed
+from tasks.versions.lineage import carried_out
+from tasks.versions.record import BOOTSTRAP, VersionRecord
+from tasks.versions.registry import Registry
+
+log = logging.getLogger("sau")
+
+
+class Finding(BaseModel):
+    """Where two stores contradicted each other.
+
+    Attributes:
+        what: in a sentence, with ids.
+        way_out: what helps where it was not mended; "" where it was.
+        stops: no attempt may begin before a person has decided.
+        version: the version that was finished, where one was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    what: str
+    way_out: str = ""
+    stops: bool = False
+    version: VersionRecord | None = None
+
+
+def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
+    """Compare and mend, finding by finding; who takes no more findings has nothing more mended.
+
+    Args:
+        reference_line: the line that the retrained references are versions of.
+
+    Raises:
+        TrackingError: MLflow refuses, has somebody else's model of that name, or the chain of parents has a gap.
+    """
+    registry = Registry()
+    for name in (line, reference_line):
+        yield from _tags(registry, name)
+    yield from _leader(registry, line)
+    yield from _requests(registry, line)
+    for name in (line, reference_line):
+        if dead := registry.tracking.end_dead_runs(name):
+            yield Finding(what=f"{name}: {len(dead)} MLflow runs of dead attempts ended as killed")
+
+
+def mend(line: str, reference_line: str) -> VersionRecord | None:
+    """Reconcile before an attempt; returns the version that was finished on the way, None where none was.
+
+    Raises:
+        RequestError: what a person has to decide, with the way out.
+        TrackingError: see `reconcile`.
+    """
+    finished = None
+    for finding in reconcile(line, reference_line):
+        if finding.stops:
+            raise RequestError(f"{finding.what}; {finding.way_out}")
+        log.info("%s", f"{finding.what}; {finding.way_out}" if finding.way_out else finding.what)
+        finished = finding.version or finished
+    return finished
+
+
+def check_new(line: str, reference_line: str) -> None:
+    """Refuse to begin a line that has begun; one whose first version was made and does not lead yet may be finished.
+
+    Raises:
+        RequestError: it has versions, or git has tags of versions that this MLflow store does not have.
+        TrackingError: MLflow has somebody else's model of that name.
+    """
+    registry = Registry()
+    if (versions := registry.all(line)) and not _is_unfinished_first(registry, versions):
+        raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
+    for name in (line, reference_line):
+        for finding in _unknown_tags(name, registry.all(name)):
+            raise RequestError(f"{finding.what}; {finding.way_out}")
+
+
+def _is_unfinished_first(registry: Registry, versions: list[VersionRecord]) -> bool:
+    return [(v.number, v.verdict) for v in versions] == [(1, BOOTSTRAP)] and registry.find(versions[0].line) is None
+
+
+def _tags(registry: Registry, line: str) -> Iterator[Finding]:
+    """Every version has a git tag that names its commit."""
+    versions, root = registry.all(line), settings().root
+    tagged = tagged_versions(root, line)
+    for record in versions:
+        if record.number not in tagged:
+            try:
+                tag_version(root, record.tag, record.git_commit, f"{record.tag}: {record.verdict}")
+            except WorkspaceError:
+                yield Finding(
+                    what=f"{record.tag}: its commit {record.git_commit[:12]} is not in this repository",
+                    way_out="fetch the tags of the one it was made in (`git fetch --tags URL`)",
+                    stops=True,
+                )
+            else:
+                yield Finding(what=f"{record.tag}: had no git tag, and has one again")
+        elif tagged[record.number] != record.git_commit:
+            yield Finding(
+                what=f"git tag {record.tag} names commit {tagged[record.number][:12]}, "
+                f"MLflow's version {record.git_commit[:12]}",
+                way_out=f"`git tag -d {record.tag}` where MLflow is right, else SAU_HOME or "
+                "SAU_MLFLOW_TRACKING_URI is not the one this line was made with",
+                stops=True,
+            )
+    yield from _unknown_tags(line, versions)
+
+
+def _unknown_tags(line: str, versions: list[VersionRecord]) -> Iterator[Finding]:
+    """No git tag is in the way of the next version."""
+    newest = max((record.number for record in versions), default=0)
+    if unknown := [number for number in sorted(tagged_versions(settings().root, line)) if number > newest]:
+        tags = " ".join(tag_name(line, number) for number in unknown)
+        yield Finding(
+            what=f"line {line}: git has tags of versions that this MLflow store does not have ({tags})",
+            way_out="set SAU_HOME or SAU_MLFLOW_TRACKING_URI to the store they are in, take another name with --line, "
+            f"or give them up: `git tag -d {tags}`",
+            stops=True,
+        )
+
+
+def _leader(registry: Registry, line: str) -> Iterator[Finding]:
+    """A version leads, and one that may."""
+    if not (versions := registry.all(line)):
+        return
+    if _is_unfinished_first(registry, versions):
+        yield _finished(registry, versions[0])
+        return
+    leader = registry.find(line)
+    if leader is None or not leader.may_lead:
+        able = [record for record in versions if record.may_lead]
+        yield Finding(
+            what=f"{leader.tag}: is champion with verdict {leader.verdict}" if leader else f"line {line}: none leads",
+            way_out=f"`sau line set-champion {line} {able[-1].number}` makes {able[-1].tag} the champion"
+            if able
+            else "no version of it passed",
+            stops=True,
+        )
+
+
+def _requests(registry: Registry, line: str) -> Iterator[Finding]:
+    """Every request stands where the versions say it does."""
+    ledger = Ledger(settings().ledger_url)
+    if (leader := registry.find(line)) is None:
+        return
+    waiting = {request.id: request for request in ledger.waiting(line)}
+    for record in reversed(registry.all(line)):
+        ids = record.request_ids
+        if not ids or record.parent != leader.number or not set(ids) <= waiting.keys():
+            continue
+        # One that did not pass only where its attempt died: an open request is to be tried again.
+        if record.may_lead or all(waiting[i].state == State.RUNNING for i in ids):
+            yield _finished(registry, record)
+            break
+    done = carried_out(line)
+    for number in sorted({done[i] for i in waiting if i in done}):
+        record = registry.get(line, number)
+        if conclude(record, leads=True):
+            registry.tracking.finish(record.judged_in)
+            tell(record)
+            yield Finding(
+                what=f"{record.tag}: leads and carries out {' '.join(record.request_ids)}, which the ledger says now",
+                version=record,
+            )
+    left = [request.id for request in ledger.list(line, [State.RUNNING])]
+    if died := ledger.move_all(left, [State.RUNNING], State.OPEN, last_error="died"):
+        yield Finding(what=f"{' '.join(died)}: the attempt died, open again")
+    elif not ledger.waiting(line):
+        sweep("forget", line)  # what dead attempts left: there is nothing to take up
+    for request_id in lapsed(ledger.list(line)):
+        yield Finding(
+            what=f"{request_id}: forgotten, and not in force on {leader.tag}, which leads",
+            way_out=f"the next `sau forget --line {line}` carries it out again",
+        )
+
+
+def _finished(registry: Registry, record: VersionRecord) -> Finding:
+    """The rest of an attempt that died after it had registered a version."""
+    complete(record)
+    if record.may_lead:
+        registry.lead(record.line, record.number)
+    record = registry.get(record.line, record.number)
+    registry.tracking.finish(record.judged_in)
+    tell(record)
+    conclude(record, leads=record.leads)
+    role = "champion" if record.leads else "a candidate only"
+    return Finding(what=f"{record.tag}: was registered and not finished; it is {role} now", version=record)

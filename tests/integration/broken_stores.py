@@ -1,0 +1,264 @@
+"""Run in a checkout: a line's stores are made to contradict each other, by a kill or by hand, and mended; prints JSON.
+
+Every case has a line of its own in the same stores, whose first version leads and which has one request.
+
+    python tests/integration/broken_stores.py some|every-write
+"""
+
+import json
+import sys
+from collections.abc import Callable
+
+import yaml
+from mlflow import MlflowClient
+
+from sau.checkpoint.manifest import check_files
+from sau.checkpoint.sparse import save_sparse
+from sau.config import merge, read_yaml
+from sau.errors import SauError
+from sau.models.sources import base_model
+from sau.params import Params
+from sau.pruners import prune
+from tasks.engines.ledger import Ledger, Request, State
+from tasks.engines.settings import settings
+from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import Attempt, Workspace, git, tagged_versions
+from tasks.reconcile import check_new, mend
+from tasks.register import complete, promote, register
+from tasks.requests import conclude, in_force, lapsed, waiting, withdraw
+from tasks.verify import Judged
+from tasks.versions.record import BOOTSTRAP, VersionRecord
+from tasks.versions.registry import Registry
+from tests.killing import Writes, in_child
+
+SMALL = {
+    "model": {"tiny": {"vocab_size": 320, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2}}
+}
+
+
+def prepare() -> None:
+    """A worktree as an attempt has it before it registers."""
+    ws = Workspace("attempt").open()
+    params = Params.model_validate(merge(read_yaml(ws.path / "params.yaml"), SMALL))
+    lm = base_model(params.model, seed=0)
+    prune(lm, lm.encode([{"question": "Who?", "answer": "Nobody."}]), params.prune)
+    save_sparse(lm, ws.path / "checkpoint", structure="unstructured")
+    (ws.path / "data.dvc").unlink()
+    (ws.path / "data" / "train").mkdir(parents=True)
+    (ws.path / "data" / "train" / "a.jsonl").write_text("{}\n")
+    (ws.path / "dvc.yaml").write_text("stages: {}\n")
+    (ws.path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {}}))
+    (ws.path / "metrics").mkdir()
+    (ws.path / "metrics" / "package.json").write_text("{}\n")
+    ws.add("data", "checkpoint")
+
+
+def begin(lines: list[str]) -> None:
+    """A first version that leads, and a request, for every line."""
+    registry, ledger, ws = Registry(), Ledger(settings().ledger_url), Workspace("attempt")
+    commit = ws.commit("first", parents=[], surroundings={})
+    stored = check_files(ws.path / "checkpoint")
+    for line in lines:
+        record = VersionRecord(
+            line=line, weights_digest=stored.weights_digest, mask_digest=stored.mask_digest,
+            side_digest=stored.side_digest, sparsity=stored.sparsity, structure=stored.structure, data_md5="d",
+            checkpoint_md5="c", params_digest="p", training_digest="t", code_commit=commit, git_commit=commit,
+            checkout_dirty=False, verdict=BOOTSTRAP,
+        )  # fmt: skip
+        with registry.tracking.run(line, "bootstrap") as run_id:
+            complete(registry.add(record, ws.path / "checkpoint", run_id=run_id, description=""))
+        registry.lead(line, 1)
+        ledger.submit(line, "a")
+
+
+def finish_attempt(line: str, verdict: str, last: int | None = None, retry_review: bool = False) -> list[str]:
+    """An attempt's end: register, promote, ledger; returns the names of its writes, the last of which may kill it."""
+    ledger, tracking = Ledger(settings().ledger_url), Tracking()
+    stored = check_files(Workspace("attempt").path / "checkpoint")
+    (request,) = ledger.claim(line, retry_review=retry_review, lapsed=lapsed(requests(line)))
+    judged = Judged(
+        verdict=verdict, policy="", policy_digest="", reference="",
+        weights_digest=stored.weights_digest, manifest_digest=stored.manifest_digest,
+    )  # fmt: skip
+    with Writes(last) as writes, tracking.run(line, "forget") as run_id:
+        attempt = Attempt(line, "attempt", run_id)
+        record = register.fn(attempt, request_ids=(request.id,), parent=1, judged=judged)
+        leads = promote.fn(record)
+        conclude(record, leads=leads)
+    return writes.names
+
+
+def requests(line: str) -> list[Request]:
+    return Ledger(settings().ledger_url).list(line)
+
+
+def client() -> MlflowClient:
+    return Tracking().client
+
+
+def mended(line: str) -> dict[str, object]:
+    """What the stores say of a line after it was mended, twice."""
+    reference = f"{line}-retrain"
+    mend(line, reference)
+    again = mend(line, reference)
+    tracking, registry, ledger = Tracking(), Registry(), Ledger(settings().ledger_url)
+    (request,) = ledger.list(line)
+    experiment = [tracking.experiment(line)]
+    runs = tracking.client.search_runs(experiment)
+    leader = registry.champion(line)
+    return {
+        "again": again and again.tag,
+        "state": request.state,
+        "ledger": (request.version, request.verdict),
+        "events": [state for _, state in ledger.events(request.id)],
+        "versions": len(registry.all(line)),
+        "tags": sorted(tagged_versions(settings().root, line)) == [v.number for v in registry.all(line)],
+        "leader": leader.number,
+        "candidate": registry.all(line)[-1].number == tracking.registered(line, None, alias="candidate").number,
+        "running": [run.info.run_name for run in runs if run.info.status == "RUNNING"],
+        "models": len(tracking.client.search_logged_models(experiment)),
+        "run": next((r.info.status for r in runs if r.info.run_id == leader.run_id), None),
+    }
+
+
+def killed(verdict: str, wanted: tuple[str, ...]) -> dict[str, object]:
+    """What the stores say after an attempt was killed and its line mended, by the write that was its last.
+
+    Args:
+        wanted: the writes to die after, by name; all where none is given.
+    """
+    line = verdict.lower()
+    in_child(begin, [line])
+    names = in_child(finish_attempt, line, verdict)
+    found = {"uninterrupted": in_child(mended, line)}
+    cells = {f"{number} {name}": number for number, name in enumerate(names, 1) if name in wanted or not wanted}
+    lines = {cell: f"{line}{number}" for cell, number in cells.items()}
+    in_child(begin, list(lines.values()))
+    for cell, number in cells.items():
+        assert in_child(finish_attempt, lines[cell], verdict, number) is None, f"{cell}: was not killed"
+        found[cell] = in_child(mended, lines[cell])
+    return found
+
+
+# -- stores that somebody else has written to ----------------------------------------------------
+
+
+def refusal(function: Callable[..., object], *args: object) -> str:
+    """The words of the refusal; "" where there is none."""
+    try:
+        function(*args)
+    except SauError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def rolled_back(line: str) -> dict[str, object]:
+    finish_attempt(line, "PASS")
+    before = list(in_force(requests(line)).values())
+    Registry().lead(line, 1, by="a person")
+    after = list(in_force(requests(line)).values())
+    open_again = [request.state for request in waiting(line)]
+    finish_attempt(line, "PASS")
+    return {"before": before, "after": after, "waiting": open_again, **mended(line)}
+
+
+def champion_deleted(line: str) -> dict[str, object]:
+    finish_attempt(line, "PASS")
+    client().delete_registered_model_alias(line, "champion")
+    refused = refusal(mend, line, "r")
+    asked = refusal(Registry().champion, line)
+    Registry().lead(line, 2)
+    return {"refused": refused, "asked": asked, **mended(line)}
+
+
+def champion_failed(line: str) -> dict[str, object]:
+    finish_attempt(line, "FAIL")
+    client().set_registered_model_alias(line, "champion", "2")
+    return {"refused": refusal(mend, line, "r"), "by_hand": refusal(Registry().lead, line, 2)}
+
+
+def begun_and_killed(line: str) -> dict[str, object]:
+    client().delete_registered_model_alias(line, "champion")
+    git(settings().root, "tag", "--delete", f"{line}@v1")
+    check_new(line, "r")
+    finished = mend(line, "r")
+    tagged = tagged_versions(settings().root, line)
+    return {"finished": finished and finished.tag, "leader": Registry().champion(line).number, "tags": list(tagged)}
+
+
+def tag_deleted(line: str) -> dict[str, object]:
+    finish_attempt(line, "PASS")
+    git(settings().root, "tag", "--delete", f"{line}@v2")
+    return mended(line)
+
+
+def tag_moved(line: str) -> dict[str, object]:
+    git(settings().root, "tag", "--force", f"{line}@v1", "HEAD")
+    return {"refused": refusal(mend, line, "r")}
+
+
+def tag_of_another_store(line: str) -> dict[str, object]:
+    git(settings().root, "tag", f"{line}-new@v1", "HEAD")
+    git(settings().root, "tag", f"{line}-old-retrain@v1", "HEAD")
+    of_references = refusal(check_new, f"{line}-old", f"{line}-old-retrain")
+    return {"refused": refusal(check_new, f"{line}-new", "r"), "of_references": of_references}
+
+
+def model_of_somebody_else(line: str) -> dict[str, object]:
+    client().create_registered_model(f"{line}-theirs")
+    return {"refused": refusal(check_new, f"{line}-theirs", "r")}
+
+
+def experiment_deleted(line: str) -> dict[str, object]:
+    client().delete_experiment(Tracking().experiment(line))
+    return {"refused": refusal(mend, line, "r")}
+
+
+def judged_again(line: str) -> dict[str, object]:
+    finish_attempt(line, "FAIL")
+    finish_attempt(line, "PASS", retry_review=True)
+    record = Registry().get(line, 2)
+    return {"verdict": record.verdict, "another_run": record.judged_in != record.run_id, **mended(line)}
+
+
+def failed_after_promotion(line: str) -> dict[str, object]:
+    """As an error does it that comes when `champion` has moved: the request is open again, and was carried out."""
+    finish_attempt(line, "PASS")
+    ledger = Ledger(settings().ledger_url)
+    (request,) = requests(line)
+    ledger.move(request.id, [State.FORGOTTEN], State.OPEN)
+    return {"withdrawn": refusal(withdraw, request.id), **mended(line)}
+
+
+def failed_and_open(line: str) -> dict[str, object]:
+    finish_attempt(line, "FAIL")
+    (request,) = requests(line)
+    Ledger(settings().ledger_url).move(request.id, [State.REVIEW], State.OPEN)
+    return mended(line)
+
+
+CONTRADICTIONS = (
+    rolled_back, champion_deleted, champion_failed, begun_and_killed, tag_deleted, tag_moved, tag_of_another_store,
+    model_of_somebody_else, experiment_deleted, judged_again, failed_after_promotion, failed_and_open,
+)  # fmt: skip
+
+
+def contradicted() -> dict[str, object]:
+    """What is said of each contradiction, and what the stores say after it."""
+    begin([each.__name__ for each in CONTRADICTIONS])
+    return {each.__name__: each(each.__name__) for each in CONTRADICTIONS}
+
+
+def main(mode: str) -> None:
+    settings()
+    prepare()
+    if mode == "every-write":
+        found = {verdict: killed(verdict, ()) for verdict in ("PASS", "FAIL")}
+    else:
+        writes = ("mlflow log_model_artifacts", "mlflow create_model_version", "mlflow set_registered_model_alias")
+        found = {"PASS": killed("PASS", writes), "contradicted": in_child(contradicted)}
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,93 @@
+"""A driver for crash tests: every write of the product to a store is noted, and one of them is the process's last.
+
+It patches the functions that write, in a process of its own; the product knows nothing of it.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mlflow import MlflowClient
+
+from tasks.engines import workspace
+from tasks.engines.ledger import Ledger
+
+MLFLOW = (
+    "create_logged_model", "log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version",
+    "set_registered_model_alias", "set_model_version_tag", "update_model_version", "log_text", "set_terminated",
+)  # fmt: skip
+GIT = ("commit-tree", "tag")
+
+
+class Writes:
+    """The writes of this process within a block, by name; after number `last` (from 1) it kills itself.
+
+    Args:
+        only: writes to note, by the beginning of their name; all where none is given.
+    """
+
+    def __init__(self, last: int | None = None, *, only: tuple[str, ...] = ("",)) -> None:
+        self.names: list[str] = []
+        self.last, self.only = last, only
+        self.patched: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> "Writes":
+        for name in MLFLOW:
+            self._watch(MlflowClient, name, lambda *_, name=name: f"mlflow {name}")
+        self._watch(
+            workspace, "git", lambda _, *args: f"git {args[0]}" if args[0] in GIT and "--list" not in args else ""
+        )
+        self._watch(workspace, "dvc", lambda _, *args: " ".join(("dvc", *args)))
+        self._watch(Ledger, "_changed", lambda _self, _which, target: f"ledger {target}")
+
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patched in self.patched:
+            setattr(*patched)
+
+    def _watch(self, owner: Any, attribute: str, name_of: Callable[..., str]) -> None:
+        original = getattr(owner, attribute)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if (name := name_of(*args)) and name.startswith(self.only):
+                self.names.append(name)
+                if len(self.names) == self.last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        self.patched.append((owner, attribute, original))
+        setattr(owner, attribute, watched)
+
+
+def in_child(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a fork of this process, through JSON; None where the fork was killed.
+
+    Nothing that it opens is open here, so the next fork begins as this one did.
+    """
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            os.close(read)
+            with os.fdopen(write, "w") as file:
+                json.dump(function(*args), file)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as file:
+        said = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGKILL:
+        return None
+    assert status == 0, f"{function.__name__}{args}: exit code {status}"
+    return json.loads(said)
