@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         on_line: called with every line a stage prints.
 
     Raises:
-        WorkspaceError: the command, its exit code and the end of what it printed.
+        WorkspaceError: the command, what it said last, and the file that holds all it said.
     """
     for attempt in range(_LOCK_RETRIES):
         process = subprocess.Popen(
@@ -81,7 +82,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         assert process.stdout
         tail: list[str] = []
         for line in process.stdout:
-            tail = [*tail[-30:], line.rstrip()]
+            tail = [*tail[-1000:], line.rstrip()]
             if on_line:
                 on_line(line.rstrip())
         if process.wait() == 0:
@@ -89,8 +90,29 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         if not any("Unable to acquire lock" in line or "is busy" in line for line in tail):
             break
         time.sleep(_LOCK_WAIT_S * (attempt + 1))
-    said = "\n".join(line for line in tail if line.strip() and not line.startswith(("Running stage", "> python")))
-    raise WorkspaceError(f"dvc {args[0]} failed (exit {process.returncode}):\n{said}")
+    raise WorkspaceError(
+        f"dvc {args[0]}: {_last_words(tail) or f'exit {process.returncode}'}; all of it: {_kept(tail)}"
+    )
+
+
+_WORDS = re.compile(r"\w+Error: |ERROR: ")
+
+
+def _last_words(lines: list[str]) -> str:
+    """The error that a step named, else DVC's own; never the lists of files below it, whose names may be people's."""
+    errors = [line for line in lines if _WORDS.match(line)]
+    named = [line for line in errors if not line.startswith("ERROR: ")]
+    return (named or errors or [""])[-1].removeprefix("ERROR: ").rstrip(":")
+
+
+def _kept(lines: list[str]) -> Path:
+    """A file below <home>/logs that only its owner reads."""
+    folder = settings().state / "logs"
+    folder.mkdir(exist_ok=True)
+    number, path = tempfile.mkstemp(prefix="dvc-", suffix=".log", dir=folder)
+    with open(number, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return Path(path)
 
 
 @dataclass(frozen=True)

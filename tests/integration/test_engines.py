@@ -1,6 +1,7 @@
 """The engines' own room: their environment comes first, and DVC's settings survive odd names."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,19 @@ said = subprocess.run(command, cwd=ws.path, capture_output=True, text=True)
 print(said.stdout.strip())
 ws.close()
 """
+FAILING = """
+from pathlib import Path
+from sau.errors import WorkspaceError
+from tasks.engines.workspace import Pin, scratch
+with scratch("failing") as ws:
+    params = ws.path / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: -1"))
+    for fail in (lambda: ws.repro("base"), lambda: ws.point("data", Pin("0" * 32 + ".dir", 1, 1))):
+        try:
+            fail()
+        except WorkspaceError as error:
+            print(error)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +62,15 @@ def test_a_remote_of_any_name_is_the_one_that_dvc_uses(checkout, tmp_path, name)
     remote = str(tmp_path / name)
     said = checkout.run(sys.executable, "-c", WORKTREE, SAU_DVC_REMOTE=remote).stdout
     assert said.strip() == remote
+
+
+def test_what_a_step_or_dvc_refuses_is_one_line_and_all_it_said_a_file(checkout):
+    of_step, of_dvc = checkout.run(sys.executable, "-c", FAILING).stdout.splitlines()
+    assert of_step.startswith("dvc repro: ConfigError: ")
+    assert "seed" in of_step
+    assert of_dvc.startswith("dvc pull: failed to pull data from the cloud")
+    for line, words in ((of_step, "python -m sau stage base"), (of_dvc, "Missing cache files")):
+        log = Path(line.rpartition("all of it: ")[2])
+        assert log.parent == checkout.path / ".sau" / "logs"
+        assert log.stat().st_mode & 0o077 == 0
+        assert words in log.read_text()
