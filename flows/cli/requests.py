@@ -56,16 +56,11 @@ def request_list(
 
     Grounds: no-longer-needed, consent-withdrawn, objection, unlawful, legal-obligation, child, unstated."""
     from tasks.engines.ledger import State
-    from tasks.requests import in_force
 
     if bad := [s for s in state or [] if s not in set(State)]:
         raise typer.BadParameter(f"{bad[0]!r}: has to be one of {', '.join(State)}", param_hint="--state")
     rows = open_ledger().list(line, [State(s) for s in state or []])
-    try:
-        holds = in_force(rows)
-    except TrackingError as error:
-        err.print(f"whether forgotten requests are in force is not known: {escape(str(error))}", soft_wrap=True)
-        holds = {}
+    holds = _in_force(rows)
     if as_json:
         print_json([row.public() | {"in_force": holds.get(row.id)} for row in rows])
         return
@@ -99,14 +94,28 @@ def request_withdraw(request_id: str, as_json: AsJson = False) -> None:
     _show(withdraw(request_id), as_json)
 
 
+def _in_force(rows: "list[Request]") -> dict[str, bool]:
+    """Of forgotten requests, whether the leading version has carried them out; empty where MLflow cannot be asked."""
+    from tasks.requests import in_force
+
+    try:
+        return in_force(rows)
+    except TrackingError as error:
+        err.print(f"whether forgotten requests are in force is not known: {escape(str(error))}", soft_wrap=True)
+        return {}
+
+
 def _show(request: "Request", as_json: bool) -> None:
+    holds = _in_force([request]).get(request.id)
     events = [{"at": at.isoformat(), "state": state} for at, state in open_ledger().events(request.id)]
     if as_json:
-        print_json(request.public() | {"events": events})
+        print_json(request.public() | {"in_force": holds, "events": events})
         return
     table = Table(show_header=False, box=None)
     for key, value in request.public().items():
         if value is not None:
             table.add_row(f"[dim]{key}[/]", escape(str(value)))
+    if holds is not None:
+        table.add_row("[dim]in force[/]", _IN_FORCE[holds])
     table.add_row("[dim]history[/]", ", ".join(f"{e['state']} {e['at'][:19]}" for e in events))
     out.print(table)

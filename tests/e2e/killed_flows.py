@@ -25,7 +25,7 @@ STEPS = (
     "mlflow set_registered_model_alias",
     "mlflow log_text",
 )
-ONCE = ("mlflow log_text",)
+ONCE = ("dvc pull", "mlflow log_text")
 """Writes of which only the first of several in a row is a step."""
 RUN_CACHE = Path(".dvc/cache/runs")
 
@@ -118,8 +118,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def steps_of(names: list[str]) -> dict[str, int]:
     """Where to kill, by a name that says it."""
-    firsts = [i for i, name in enumerate(names, 1) if name not in ONCE or names[i - 2] != name]
-    return {f"after {names[i - 1]} ({i})": i for i in firsts}
+    kinds = [next((kind for kind in ONCE if name.startswith(kind)), "") for name in names]
+    firsts = [i for i, kind in enumerate(kinds) if not kind or kinds[i - 1] != kind]
+    return {f"after {names[i]} ({i + 1})": i + 1 for i in firsts}
 
 
 def main(kept: Path) -> None:

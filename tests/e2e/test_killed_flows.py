@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+PERSON = "demo-0002"
 pytestmark = pytest.mark.crash
 POLICY = {
     "name": "wide",
@@ -25,15 +26,22 @@ SMALL = {
 }  # fmt: skip
 
 
-def test_a_flow_killed_at_any_step_ends_as_the_uninterrupted_one(copy_checkout, tmp_path):
-    checkout, policy, profile = copy_checkout(tmp_path / "checkout"), tmp_path / "wide.yaml", tmp_path / "small.yaml"
+@pytest.fixture(scope="module")
+def killed(copy_checkout, tmp_path_factory):
+    """A small line's checkout after the whole matrix, the last cell's stores in place, and what each cell came to."""
+    folder = tmp_path_factory.mktemp("killed")
+    checkout, policy, profile = copy_checkout(folder / "checkout"), folder / "wide.yaml", folder / "small.yaml"
     policy.write_text(yaml.safe_dump(POLICY))
     profile.write_text(yaml.safe_dump(SMALL))
     checkout.sau("bootstrap", "--profile", str(profile), "--set", f"verify.policy={policy}")
-    checkout.sau("request", "submit", "--subject", "demo-0002")
-    (tmp_path / "kept").mkdir()
-    done = checkout.run(sys.executable, "tests/e2e/killed_flows.py", str(tmp_path / "kept"))
-    found = json.loads(done.stdout)
+    checkout.sau("request", "submit", "--subject", PERSON)
+    (folder / "kept").mkdir()
+    done = checkout.run(sys.executable, "tests/e2e/killed_flows.py", str(folder / "kept"))
+    return checkout, json.loads(done.stdout)
+
+
+def test_a_flow_killed_at_any_step_ends_as_the_uninterrupted_one(killed):
+    found = dict(killed[1])
     right = found.pop("uninterrupted")
     assert right["leader"][:2] == ["tiny@v2", "PASS"]
     assert right["request"] == ["forgotten", 2, "PASS"]
@@ -41,3 +49,21 @@ def test_a_flow_killed_at_any_step_ends_as_the_uninterrupted_one(copy_checkout, 
     assert [right["running"], right["running_flows"], right["work"]] == [[], [], []]
     assert len(found) > 12
     assert {name: after for name, after in found.items() if after != right} == {}
+
+
+def test_who_was_forgotten_does_not_come_back_with_an_older_champion(killed):
+    checkout, _ = killed
+    said = checkout.sau("line", "set-champion", "tiny", "1").stdout
+    (first,) = json.loads(checkout.sau("request", "list", "--json").stdout)
+    assert (first["state"], first["in_force"]) == ("forgotten", False)
+    assert f"not in force on it: {first['id']}" in said
+    second = json.loads(checkout.sau("request", "submit", "--subject", "demo-0003", "--json").stdout)
+    outcome = json.loads(checkout.sau("forget", "--json").stdout)
+    assert (outcome["tag"], outcome["verdict"], outcome["champion"]) == ("tiny@v3", "PASS", True)
+    assert set(outcome["requests"]) == {first["id"], second["id"]}
+    held = json.loads(checkout.sau("request", "list", "--json").stdout)
+    assert [(row["state"], row["in_force"], row["version"]) for row in held] == [("forgotten", True, 3)] * 2
+    listing = "import sys; from tasks.requests import subjects_at; print(*subjects_at(sys.argv[1]))"
+    left = checkout.run(sys.executable, "-c", listing, "tiny@v3").stdout.split()
+    assert not {PERSON, "demo-0003"} & set(left)
+    assert "demo-0004" in left
