@@ -17,6 +17,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 
 _START_S = 180.0
+_ANSWER_S = 10.0
 
 
 def tool(name: str) -> str:
@@ -80,6 +81,21 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
             yield api
         finally:
             os.environ.pop("PREFECT_API_URL", None)
+
+
+def check_prefect() -> None:
+    """Ask a given Prefect server whether it is there, before anything is begun.
+
+    Raises:
+        TrackingError: no answer within 10 s.
+    """
+    if api := os.environ.get("PREFECT_API_URL"):
+        try:
+            urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=_ANSWER_S).close()
+        except urllib.error.HTTPError:
+            pass  # it is there, and wants to know who asks
+        except (OSError, ValueError):
+            raise TrackingError("Prefect: no answer from the server of SAU_PREFECT_API_URL") from None
 
 
 def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:

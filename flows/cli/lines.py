@@ -43,11 +43,13 @@ def bootstrap_line(
     """Make a line's first version: train, prune, recover, package, register v1 as champion."""
     with progress():
         from flows.bootstrap import bootstrap, check_bootstrap
+        from flows.servers import check_prefect
 
         laid_over = overrides(profile, set_)
         source = absolute(data)
         options = _data_options(forget_split, retain_rows, holdout_rows, subject_column)
         check_bootstrap(line, source, options, laid_over)
+        check_prefect()
         record = bootstrap(line, source, options, laid_over)
     if as_json:
         print_json(record)
@@ -89,7 +91,9 @@ def forget_line(
         return
     with progress():
         from flows.forget import forget
+        from flows.servers import check_prefect
 
+        check_prefect()
         outcome = forget(line, reference, retry_review, laid_over, show_answers)
     if outcome.version is None:  # another run has taken them
         print_json(outcome) if as_json else out.print(f"no open request on {line}")

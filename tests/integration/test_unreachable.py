@@ -74,6 +74,26 @@ def test_a_store_that_cannot_be_used_is_named_by_its_setting(checkout):
     assert all("the store of SAU_MLFLOW_TRACKING_URI cannot be opened" in line for line in said[:4])
 
 
+SERVERS = """
+import os, sys
+from sau.errors import TrackingError
+from flows.servers import check_prefect
+for api in sys.argv[1:]:
+    os.environ["PREFECT_API_URL"] = api
+    try:
+        check_prefect()
+    except TrackingError as error:
+        print(error)
+"""
+
+
+def test_a_prefect_server_that_is_not_there_is_named_by_its_setting(checkout):
+    with silent_server() as silent:
+        apis = ("nonsense", f"http://127.0.0.1:{free_port()}/api", f"http://127.0.0.1:{silent}/api")
+        said = checkout.run(sys.executable, "-c", SERVERS, *apis).stdout.splitlines()
+    assert said == ["Prefect: no answer from the server of SAU_PREFECT_API_URL"] * 3
+
+
 def test_an_error_of_the_system_is_one_line_and_its_traceback_a_file(checkout, tmp_path):
     for home, env in (("/proc/none", {"TMPDIR": str(tmp_path)}), (str(checkout.path / "params.yaml"), {})):
         done = checkout.sau("request", "list", check=False, SAU_HOME=home, **env)
