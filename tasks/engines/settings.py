@@ -3,7 +3,9 @@
 Nothing here changes a number in a result; that is params.yaml's.
 """
 
+import contextlib
 import os
+import secrets
 import subprocess
 import sys
 from functools import cache
@@ -44,6 +46,18 @@ class Settings(BaseSettings):
     @property
     def state(self) -> Path:
         return (self.home or self.root / ".sau").resolve()
+
+    @property
+    def place(self) -> str:
+        """A random name of this home, whose locks exclude each other; made on first use."""
+        file = self.state / "place"
+        if not file.is_file():
+            own = self.state / f"place-{secrets.token_hex(8)}"
+            own.write_text(own.name, encoding="utf-8")
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(own, file)
+            own.unlink()
+        return file.read_text(encoding="utf-8")
 
     @property
     def tracking_uri(self) -> str:

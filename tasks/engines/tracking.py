@@ -37,6 +37,7 @@ from tasks.engines.workspace import Pin
 CHAMPION, CANDIDATE = "champion", "candidate"
 
 _PRODUCT = {"product": "sau"}
+_PLACE = "sau.place"
 _MAX_PARAM = 500
 _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs, not on traces
 
@@ -122,7 +123,7 @@ class Tracking:
         self, line: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
     ) -> Iterator[str]:
         """An MLflow run as a context: its id; FAILED where the block raises. Its duration is logged as `seconds`."""
-        all_tags = dict(tags or {}) | ({"mlflow.parentRunId": parent} if parent else {})
+        all_tags = dict(tags or {}) | {_PLACE: self.settings.place} | ({"mlflow.parentRunId": parent} if parent else {})
         with _mapped(f"run {name}"):
             run_id = self.client.create_run(self.experiment(line), run_name=name, tags=all_tags).info.run_id
         started = time.monotonic()
@@ -144,7 +145,7 @@ class Tracking:
     def end_dead_runs(self, line: str) -> list[str]:
         """End a line's running runs as KILLED, and delete models that unfinished runs stored and did not register.
 
-        Nothing of the line runs: its lock is held, by a caller who has begun no run yet.
+        Those of this home only: nothing of the line runs here, its lock is held by a caller who has begun no run yet.
 
         Returns:
             The ids of the runs.
@@ -153,7 +154,8 @@ class Tracking:
             return []
         sources = {entry.source for entry in self.all_registered(line)}
         with _mapped(f"dead runs of {line}"):
-            runs = self.client.search_runs([experiment], "attributes.status != 'FINISHED'")
+            of_here = f"attributes.status != 'FINISHED' and tags.`{_PLACE}` = '{self.settings.place}'"
+            runs = self.client.search_runs([experiment], of_here)
             unfinished = [run.info.run_id for run in runs]
             dead = [run.info.run_id for run in runs if run.info.status == "RUNNING"]
             for model in self.client.search_logged_models([experiment]) if unfinished else ():

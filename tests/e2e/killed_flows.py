@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 from flows.servers import prefect_server
@@ -31,7 +32,7 @@ RUN_CACHE = Path(".dvc/cache/runs")
 
 
 def begin() -> str:
-    """The reference, made beforehand as a step has to be that takes the longest; returns the request's id."""
+    """The reference, made beforehand since it takes the longest; returns the request's id."""
     from flows.attempt import attempt
     from flows.retrain import retrain
     from tasks.engines.ledger import Ledger
@@ -65,6 +66,21 @@ def forget_once(last: int | None, during: str = "", group: bool = False) -> list
     with Writes(last, only=STEPS) as writes:
         forget(LINE)
     return writes.names
+
+
+def bootstrap_once(kill: bool) -> str:
+    """A second line with the first one's parameters, killed where MLflow has its version and nothing else has."""
+    import yaml
+
+    from flows.bootstrap import bootstrap
+    from tasks.engines.workspace import git
+    from tests.killing import Writes
+
+    params = yaml.safe_load(git(settings().root, "show", f"{LINE}@v1:params.yaml"))
+    with Writes(1 if kill else None, only=("mlflow create_model_version",)):
+        record = bootstrap("second", "demo", None, params)
+    assert record.leads
+    return record.tag
 
 
 def state(request_id: str) -> dict[str, object]:
@@ -125,10 +141,9 @@ def steps_of(names: list[str]) -> dict[str, int]:
 
 def main(kept: Path) -> None:
     with prefect_server():
-        import flows.forget
-        from tests.killing import in_child
-
-        assert flows.forget
+        for name in ("flows.bootstrap", "flows.forget", "tests.killing"):  # Prefect reads the server's address now
+            import_module(name)
+        in_child = sys.modules["tests.killing"].in_child
         request_id = in_child(begin)
         stores = Stores(settings().root, kept)
         names = in_child(forget_once, None)
@@ -146,6 +161,8 @@ def main(kept: Path) -> None:
             in_child(forget_once, None)
             found[name] = in_child(state, request_id)
             sys.stderr.write(f"{name}: {'as' if found[name] == found['uninterrupted'] else 'NOT as'} uninterrupted\n")
+        assert in_child(bootstrap_once, True) is None, "bootstrap: was not killed"
+        found["bootstrap"] = {"tag": in_child(bootstrap_once, False), "state": in_child(state, request_id)}
     sys.stdout.write(json.dumps(found))
 
 

@@ -42,7 +42,8 @@ def killed(copy_checkout, tmp_path_factory):
 
 def test_a_flow_killed_at_any_step_ends_as_the_uninterrupted_one(killed):
     found = dict(killed[1])
-    right = found.pop("uninterrupted")
+    right, bootstrapped = found.pop("uninterrupted"), found.pop("bootstrap")
+    assert bootstrapped == {"tag": "second@v1", "state": right}
     assert right["leader"][:2] == ["tiny@v2", "PASS"]
     assert right["request"] == ["forgotten", 2, "PASS"]
     assert (right["versions"], right["models"], right["worktrees"]) == ([2, 1], 3, 0)

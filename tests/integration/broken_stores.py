@@ -125,13 +125,14 @@ def killed(verdict: str, wanted: tuple[str, ...]) -> dict[str, object]:
     """What the stores say after an attempt was killed and its line mended, by the write that was its last.
 
     Args:
-        wanted: the writes to die after, by name; all where none is given.
+        wanted: the writes to die after, by name, the last of its name; all where none is given.
     """
     line = verdict.lower()
     in_child(begin, [line])
     names = in_child(finish_attempt, line, verdict)
     found = {"uninterrupted": in_child(mended, line)}
-    cells = {f"{number} {name}": number for number, name in enumerate(names, 1) if name in wanted or not wanted}
+    numbers = {name: number for number, name in enumerate(names, 1) if name in wanted}
+    cells = {f"{i} {names[i - 1]}": i for i in (numbers.values() if wanted else range(1, len(names) + 1))}
     lines = {cell: f"{line}{number}" for cell, number in cells.items()}
     in_child(begin, list(lines.values()))
     for cell, number in cells.items():
