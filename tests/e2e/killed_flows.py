@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flows.servers import prefect_server
 from tasks.engines.settings import settings
+from tests.killing import Writes, in_child
 
 LINE, REFERENCES = "tiny", "tiny-retrain"
 STEPS = (
@@ -50,7 +51,6 @@ def forget_once(last: int | None, during: str = "", group: bool = False) -> list
     """The flow; returns the names of its steps. It dies after step number `last`, or in the middle of step `during`."""
     from flows.forget import forget
     from tasks.engines import workspace
-    from tests.killing import Writes
 
     if during:
         os.setsid()
@@ -74,7 +74,6 @@ def bootstrap_once(kill: bool) -> str:
 
     from flows.bootstrap import bootstrap
     from tasks.engines.workspace import git
-    from tests.killing import Writes
 
     params = yaml.safe_load(git(settings().root, "show", f"{LINE}@v1:params.yaml"))
     with Writes(1 if kill else None, only=("mlflow create_model_version",)):
@@ -141,9 +140,11 @@ def steps_of(names: list[str]) -> dict[str, int]:
 
 def main(kept: Path) -> None:
     with prefect_server():
-        for name in ("flows.bootstrap", "flows.forget", "tests.killing"):  # Prefect reads the server's address now
+        for name in (
+            "flows.bootstrap",
+            "flows.forget",
+        ):  # once for all children
             import_module(name)
-        in_child = sys.modules["tests.killing"].in_child
         request_id = in_child(begin)
         stores = Stores(settings().root, kept)
         names = in_child(forget_once, None)
