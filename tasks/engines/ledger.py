@@ -24,6 +24,7 @@ from sqlalchemy import ColumnElement, DateTime, ForeignKey, Index, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator
 
 from sau.data.records import SUBJECT_ID
@@ -153,12 +154,20 @@ class Ledger:
 
             @event.listens_for(self.engine, "connect")
             def _pragmas(connection: Any, _record: Any) -> None:
+                connection.execute("PRAGMA busy_timeout=30000")  # first: the next one may have to wait
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA busy_timeout=30000")
                 connection.execute("PRAGMA foreign_keys=ON")
 
         with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
-            _Base.metadata.create_all(self.engine)
+            self._make()
+
+    def _make(self) -> None:
+        """The tables, where there are none; another process may be making them."""
+        with self.engine.begin() as connection:
+            for table in _Base.metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:

@@ -1,7 +1,8 @@
 """The ledger: one standing request per person and line, atomic changes of state, the legal deadline."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_the_same_request_from_many_at_once_is_one_request(ledger):
     with ThreadPoolExecutor(8) as pool:
         ids = {r.id for r in pool.map(lambda _: ledger.submit("tiny", "demo-0001"), range(16))}
     assert len(ids) == 1
+
+
+def _opened(url):
+    return len(Ledger(url).list())
+
+
+def test_many_processes_may_be_the_first_to_open_it(tmp_path):
+    urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(20) for _ in range(4)]
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        assert list(pool.map(_opened, urls)) == [0] * len(urls)
 
 
 def test_a_withdrawn_request_can_be_made_again(ledger):
