@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -84,7 +85,9 @@ class Tracking:
     def __init__(self, given: Settings | None = None) -> None:
         self.settings = given or settings()
         uri = self.settings.tracking_uri
-        with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"):
+        # The first to open a local store makes its tables, and two at once would make them twice.
+        opening = FileLock(self.settings.state / "mlflow.lock")
+        with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"), opening:
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(uri, uri)

@@ -1,5 +1,6 @@
 """The engines' own room: their environment comes first, and DVC's settings survive odd names."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +75,15 @@ def test_what_a_step_or_dvc_refuses_is_one_line_and_all_it_said_a_file(checkout)
         assert log.parent == checkout.path / ".sau" / "logs"
         assert log.stat().st_mode & 0o077 == 0
         assert words in log.read_text()
+
+
+def test_two_commands_may_be_the_first_to_open_a_store(checkout, tmp_path):
+    command = [sys.executable, "-m", "sau", "line", "show", "tiny"]
+    env = checkout.env(SAU_HOME=str(tmp_path / "home"))
+    both = [
+        subprocess.Popen(command, cwd=checkout.path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [out.strip() for out, _ in said] == ["no version of tiny"] * 2
