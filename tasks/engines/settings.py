@@ -83,7 +83,6 @@ def settings() -> Settings:
     loaded = Settings()
     loaded.state.mkdir(parents=True, exist_ok=True)
     defaults = {
-        "SAU_HOME": str(loaded.state),
         "PREFECT_HOME": str(loaded.state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -107,6 +106,7 @@ def settings() -> Settings:
         defaults["PREFECT_API_URL"] = loaded.prefect_api_url
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    os.environ["SAU_HOME"] = str(loaded.state)  # steps run elsewhere, and log there
     # Steps run as `python -m sau ...` below `dvc repro`: it has to be this Python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return loaded
