@@ -64,7 +64,7 @@ def forget_once(last: int | None, during: str = "", group: bool = False) -> list
 
         workspace.dvc = dvc
     with Writes(last, only=STEPS) as writes:
-        forget(LINE)
+        forget(LINE, reference=True)
     return writes.names
 
 

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.crash
 POLICY = {
     "name": "wide",
     "version": 1,
+    "against": "retrained",
     "min_forget_records": 2,
     "min_holdout_records": 2,
     "metrics": ["probability"],
@@ -59,7 +60,7 @@ def test_who_was_forgotten_does_not_come_back_with_an_older_champion(killed):
     assert (first["state"], first["in_force"]) == ("forgotten", False)
     assert f"not in force on it: {first['id']}" in said
     second = json.loads(checkout.sau("request", "submit", "--subject", "demo-0003", "--json").stdout)
-    outcome = json.loads(checkout.sau("forget", "--json").stdout)
+    outcome = json.loads(checkout.sau("forget", "--reference", "--json").stdout)
     assert (outcome["tag"], outcome["verdict"], outcome["champion"]) == ("tiny@v3", "PASS", True)
     assert set(outcome["requests"]) == {first["id"], second["id"]}
     held = json.loads(checkout.sau("request", "list", "--json").stdout)

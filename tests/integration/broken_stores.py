@@ -77,7 +77,7 @@ def finish_attempt(line: str, verdict: str, last: int | None = None, retry_revie
     stored = check_files(Workspace("attempt").path / "checkpoint")
     (request,) = ledger.claim(line, retry_review=retry_review, lapsed=lapsed(requests(line)))
     judged = Judged(
-        verdict=verdict, policy="", policy_digest="", reference="",
+        verdict=verdict, policy="", policy_digest="", judged_against="", reference="",
         weights_digest=stored.weights_digest, manifest_digest=stored.manifest_digest,
     )  # fmt: skip
     with Writes(last) as writes, tracking.run(line, "forget") as run_id:
