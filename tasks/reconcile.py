@@ -58,6 +58,9 @@ def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
     for name in (line, reference_line):
         if dead := registry.tracking.end_dead_runs(name):
             yield Finding(what=f"{name}: {len(dead)} MLflow runs of dead attempts ended as killed")
+    if registry.all(line) and not Ledger(settings().ledger_url).waiting(line):
+        for kind, name in (("bootstrap", line), ("forget", line), ("retrain", reference_line)):
+            sweep(kind, name)  # what dead attempts left: there is nothing to take up
 
 
 def mend(line: str, reference_line: str) -> VersionRecord | None:
@@ -181,8 +184,6 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     left = [request.id for request in ledger.list(line, [State.RUNNING])]
     if died := ledger.move_all(left, [State.RUNNING], State.OPEN, last_error="died"):
         yield Finding(what=f"{' '.join(died)}: the attempt died, open again")
-    elif not ledger.waiting(line):
-        sweep("forget", line)  # what dead attempts left: there is nothing to take up
     for request_id in lapsed(ledger.list(line)):
         yield Finding(
             what=f"{request_id}: forgotten, and not in force on {leader.tag}, which leads",
