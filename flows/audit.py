@@ -5,12 +5,13 @@ import logging
 from pydantic import BaseModel, ConfigDict
 
 from flows.attempt import attempt, line_lock
-from flows.retrain import retrain
+from flows.retrain import reference_line, retrain
 from tasks.audit import Audited, audit_version, prepare_audit
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
 from tasks.publish import publish
+from tasks.reconcile import mend
 from tasks.versions.lineage import chain
 from tasks.versions.registry import Registry
 
@@ -40,9 +41,11 @@ def audit(line: str, again: bool = False) -> Audit:
         again: also those that an earlier audit has judged.
 
     Raises:
+        RequestError: the stores contradict each other, and a person has to decide.
         SauError: whatever a step refuses.
     """
     with line_lock(line):
+        mend(line, reference_line(line))
         champion = Registry().champion(line)
         due = [link for link in chain(line, champion.number) if link.request_ids and (again or not link.audited)]
         if not due:
