@@ -80,10 +80,11 @@ def finish_attempt(line: str, verdict: str, last: int | None = None, retry_revie
         verdict=verdict, policy="", policy_digest="", judged_against="", reference="",
         weights_digest=stored.weights_digest, manifest_digest=stored.manifest_digest,
     )  # fmt: skip
-    with Writes(last) as writes, tracking.run(line, "forget") as run_id:
-        attempt = Attempt(line, "attempt", run_id)
-        record = register.fn(attempt, request_ids=(request.id,), parent=1, judged=judged)
-        leads = promote.fn(record)
+    with Writes(last) as writes:
+        with tracking.run(line, "forget") as run_id:
+            attempt = Attempt(line, "attempt", run_id)
+            record = register.fn(attempt, request_ids=(request.id,), parent=1, judged=judged)
+            leads = promote.fn(record)
         conclude(record, leads=leads)
     return writes.names
 
