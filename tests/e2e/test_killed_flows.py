@@ -1,13 +1,14 @@
 """The crash matrix: the forget flow killed at every step, and run again, ends as if it had not been."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 import yaml
 
 PERSON = "demo-0002"
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(1800)]
 POLICY = {
     "name": "wide",
     "version": 1,
@@ -37,7 +38,9 @@ def killed(copy_checkout, tmp_path_factory):
     checkout.sau("bootstrap", "--profile", str(profile), "--set", f"verify.policy={policy}")
     checkout.sau("request", "submit", "--subject", PERSON)
     (folder / "kept").mkdir()
-    done = checkout.run(sys.executable, "tests/e2e/killed_flows.py", str(folder / "kept"))
+    command = [sys.executable, "tests/e2e/killed_flows.py", str(folder / "kept")]
+    done = subprocess.run(command, cwd=checkout.path, env=checkout.env(), capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr[-4000:]
     return checkout, json.loads(done.stdout)
 
 
