@@ -62,7 +62,8 @@ def forget(
 ) -> Outcome:
     """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
 
-    Forgotten requests that the leading version has not carried out are taken again.
+    Forgotten requests that the leading version has not carried out are taken again. Where some of several requests pass
+    alone and others do not, those go to `review`, and the ones that pass are carried out once more without them.
 
     Args:
         reference: retrain a reference as one control more; a policy whose null is `retrained` cannot do without.
@@ -82,19 +83,33 @@ def forget(
         if not ids:
             log.info("no open request on %s", line)
             return Outcome.of(finished) if finished else Outcome()
-        try:
-            record, champion = _new_version(line, ids, reference, overrides or {}, show_answers)
-        except BaseException as error:
-            ledger.move_all(ids, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
-            raise
-        conclude(record, leads=champion)
+        options = (reference, overrides or {}, show_answers)
+        record, champion, met = _carried_out(ledger, line, ids, *options)
+        if met:
+            log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
+            ledger.move_all(met, [State.REVIEW], State.RUNNING)
+            record, champion, _ = _carried_out(ledger, line, met, *options)
     return Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
+
+
+def _carried_out(
+    ledger: Ledger, line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
+) -> tuple[VersionRecord, bool, list[str]]:
+    """As `_new_version`, and the ledger says how it ended; the requests are open again where it raises."""
+    try:
+        record, champion, met = _new_version(line, ids, reference, overrides, show_answers)
+    except BaseException as error:
+        ledger.move_all(ids, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
+        raise
+    conclude(record, leads=champion)
+    return record, champion, met
 
 
 def _new_version(
     line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
-) -> tuple[VersionRecord, bool]:
-    """The version that carries out these requests, and whether it leads now."""
+) -> tuple[VersionRecord, bool, list[str]]:
+    """The version that carries out these requests; whether it leads now; and where it does not, those of several
+    requests that pass alone while others do not."""
     parent = Registry().champion(line)
     tags = {"request_ids": ",".join(ids), "parent": parent.tag}
     with attempt("forget", line, parent.number, ids, overrides, run_name=f"forget {ids[0]}", tags=tags) as this:
@@ -106,4 +121,5 @@ def _new_version(
         record = register(this, request_ids=tuple(ids), parent=parent.number, judged=judged, forget_md5=pins["forget"])
         champion = promote(record)
         publish(record)
-    return record, champion
+    met = [request_id for request_id in ids if judged.people.get(request_id) == "PASS"]
+    return record, champion, met if not champion and len(met) < len(ids) else []
