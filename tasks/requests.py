@@ -12,6 +12,7 @@ from tasks.engines.settings import settings
 from tasks.engines.workspace import pins_at, scratch
 
 if TYPE_CHECKING:
+    from sau.verify.foresight import Foresight
     from tasks.versions.record import VersionRecord
 
 
@@ -33,6 +34,34 @@ def submit(line: str, subject: str, reason: str) -> Request:
     if subject not in subjects_at(tag):
         raise RequestError(f"subject: unknown, the training data of {tag} has no such subject")
     return ledger.submit(line, subject, reason)
+
+
+def check(line: str, subject: str) -> "Foresight":
+    """Whether the leading version knows a person of its data, and what a verdict could say of them.
+
+    Raises:
+        RequestError: an unknown subject, or a line without versions.
+        WorkspaceError: the data is in neither cache nor remote.
+    """
+    from sau.checkpoint.sparse import open_sparse
+    from sau.data.records import load_records
+    from sau.data.sets import halves
+    from sau.params import load_params
+    from sau.verify import load_policy
+    from sau.verify.foresight import foresee
+    from tasks.versions.registry import Registry
+
+    registry = Registry()
+    champion = registry.champion(line)
+    with scratch("check", champion.tag) as ws:
+        ws.point("data", pins_at(settings().root, champion.tag)["data"])
+        shard = ws.path / "data" / "train" / f"{subject}.jsonl"
+        if not SUBJECT_ID.match(subject) or not shard.is_file():
+            raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
+        params = load_params(ws.path / "params.yaml")
+        rows, holdout = (load_records(place).to_list() for place in (shard, ws.path / "data" / "holdout"))
+    lm = open_sparse(registry.download(champion))
+    return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
 
 
 def withdraw(request_id: str) -> Request:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from flows.cli.options import Line
 from sau.cli.app import app
-from sau.cli.console import AsJson, err, out, print_json
+from sau.cli.console import AsJson, err, out, print_json, progress
 from sau.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -42,6 +42,20 @@ def request_submit(
     from tasks.requests import submit
 
     _show(submit(line, subject, reason), as_json)
+
+
+@request_app.command("check")
+def request_check(
+    subject: Annotated[str, typer.Option("--subject", help="Id of the person, as in the data's subject_id.")],
+    line: Line = "tiny",
+    as_json: AsJson = False,
+) -> None:
+    """Before anything is trained: does the model know this person, and what could a verdict say of so many rows?"""
+    with progress():
+        from tasks.requests import check
+
+        found = check(line, subject)
+    print_json(found) if as_json else out.print(found.words, highlight=False)
 
 
 @request_app.command("list")

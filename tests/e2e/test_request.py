@@ -283,6 +283,14 @@ def test_usage_errors_are_exit_code_2(run):
         assert run.sau(*args, check=False).returncode == 2
 
 
+def test_a_person_can_be_looked_at_before_anything_is_trained(run):
+    found = json.loads(run.sau("request", "check", "--line", LINE, "--subject", "demo-0004", "--json").stdout)
+    assert found["known"]
+    assert (found["num_records"], found["num_people"]) == (20, 24)
+    assert found["power"] > 0.8
+    assert "no such subject" in run.sau("request", "check", "--subject", PERSON, check=False).stderr
+
+
 def test_an_audit_judges_again_beside_a_retrained_model_and_says_so_in_the_lineage(run):
     done = run.sau("audit", "--line", LINE, "--json", check=False)
     found = json.loads(done.stdout)

@@ -11,6 +11,7 @@ from sau.verify import load_policy
 from sau.verify.checks.base import Bench, Evidence, NothingToShowError
 from sau.verify.checks.people import share_left
 from sau.verify.evidence.beside import beside
+from sau.verify.foresight import foresee
 from sau.verify.policy import Policy
 
 NUM_STRANGERS, NUM_ROWS = 24, 20
@@ -217,6 +218,21 @@ def test_after_relearning_strangers_have_been_taught_alike(verified, by_id, poli
     good, bad = (by_id(verified(lm, before, None, policy, holdout=strangers)) for lm in (retrained, before))
     assert good["residual_knowledge/relearn5"].verdict == "PASS"
     assert bad["residual_knowledge/relearn5"].verdict == "FAIL"
+
+
+def test_what_a_verdict_could_say_is_known_before_anything_is_trained(policy, sets, strangers, before, reference):
+    many, few = (foresee(before, sets.forget[:n], strangers, policy) for n in (20, 2))
+    assert many.known
+    assert few.known
+    assert (many.num_records, few.num_records, many.num_people) == (20, 2, 12)
+    assert many.margin <= few.margin
+    assert many.power >= few.power > 0
+    assert "20 records, which the model knows" in many.words
+    nothing = foresee(reference, sets.forget, strangers, policy)
+    assert not nothing.known
+    assert "nothing to erase" in nothing.words
+    lacking = foresee(before, sets.forget, sets.holdout, policy)
+    assert lacking.words == "20 records; no verdict: 6 people the model never saw are missing"
 
 
 def test_too_few_people_are_counted(verified, by_id, policy, sets, retrained, before):
