@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.checkpoint.manifest import SparseCheckpoint, check_files
+from sau.checkpoint.digests import check_distinct
+from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.records import Row
 from sau.data.sets import Sets, by_person
@@ -82,6 +83,7 @@ def verify(
 
     Raises:
         CheckpointError: a checkpoint is damaged, or changed while it was verified.
+        ModelError: the reference has the parent's weights.
     """
     tracking, ws = Tracking(), attempt.workspace
     log.info("verify")
@@ -90,6 +92,9 @@ def verify(
     model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
     retrained = _opener(Registry(tracking).download(reference)) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
+    if reference:
+        parent = read_manifest(ws.path / PARENT).weights_digest
+        check_distinct({"before": parent, "reference": reference.weights_digest})
     with (
         tracking.run(attempt.line, "verify", parent=attempt.run_id) as step,
         seeded(params.seed, params.num_threads),

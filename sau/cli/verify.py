@@ -37,6 +37,9 @@ def verify(
     dense: Annotated[
         str | None, typer.Option(help="The dense model that the sparse one comes from, for the stressor densify.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A model that saw none of these rows: how hard it finds them is taken off.")
+    ] = None,
     policy: Annotated[str, typer.Option(help="quick, standard, strict, or a policy file.")] = "standard",
     null: Annotated[
         NullName | None, typer.Option(help="What to judge against; default: what the policy says (people).")
@@ -72,6 +75,7 @@ def verify(
             before=models["before"],
             reference=models["reference"],
             dense=folder(dense),
+            base=folder(base),
             policy=policy,
             num_stressors=stressors,
             null=null.value if null else None,

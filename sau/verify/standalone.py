@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sau.checkpoint.digests import dense_digest, folder_digest
+from sau.checkpoint.digests import check_distinct, dense_digest, folder_digest
 from sau.checkpoint.manifest import check_files, is_sparse
 from sau.checkpoint.sparse import open_model
 from sau.data import load_records
@@ -29,6 +29,7 @@ def verify_paths(
     before: Source | None = None,
     reference: Source | None = None,
     dense: Source | None = None,
+    base: Source | None = None,
     policy: Source = "standard",
     *,
     num_stressors: int | None = None,
@@ -41,7 +42,7 @@ def verify_paths(
     """Verify any Hugging Face causal-LM folder, hub id or sparse checkpoint against record files.
 
     Args:
-        model, before, reference, dense: folders or hub ids; see `sau.verify.Controls`.
+        model, before, reference, dense, base: folders or hub ids; see `sau.verify.Controls`.
         forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Holdout people are
             what the shipped policies judge against: nobody among them may have been shown to unlearning.
         policy, num_stressors, null: quick, standard, strict, or a YAML file, and another budget or null than its own.
@@ -49,8 +50,8 @@ def verify_paths(
         subject: whom rows are about that name nobody.
 
     Raises:
-        ConfigError, DataError, ModelError, CheckpointError: an input cannot be used, or the model's files changed
-            while it was verified.
+        ConfigError, DataError, ModelError, CheckpointError: an input cannot be used, two controls have the same
+            weights, or the model's files changed while it was verified.
     """
 
     def opener(source: Source | None) -> Callable[[], LanguageModel] | None:
@@ -59,11 +60,13 @@ def verify_paths(
     def rows(source: Source | None) -> list[Row]:
         return [] if source is None else load_records(source, subject=subject).to_list()
 
+    controls = {"before": before, "reference": reference, "base": base}
+    check_distinct({role: weights_digest(source) for role, source in controls.items() if source is not None})
     files, digest = files_digest(model), weights_digest(model)
     result = verify(
         model=lambda: open_model(model, prompt=prompt),
         sets=Sets(rows(forget), rows(retain), rows(holdout)),
-        controls=Controls(opener(before), opener(reference), opener(dense)),
+        controls=Controls(opener(before), opener(reference), opener(dense), opener(base)),
         policy=load_policy(policy, num_stressors=num_stressors, null=null),
         weights_digest=digest,
         seed=seed,

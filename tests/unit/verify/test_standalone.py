@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from sau.data.sets import SETS
-from sau.errors import CheckpointError
+from sau.errors import CheckpointError, ModelError
 from sau.verify import load_policy
 from sau.verify.standalone import verify_paths
 
@@ -19,6 +19,12 @@ def test_folders_and_files_are_verified_like_models(verified, timeless, folder, 
         timeless(result).checks
         == timeless(verified(retrained, before, reference, load_policy("quick", null="retrained"))).checks
     )
+
+
+def test_two_controls_with_the_same_weights_are_refused(folder):
+    paths = [folder / name for name in ("model", *SETS, "before", "before")]
+    with pytest.raises(ModelError, match="before and reference have the same weights"):
+        verify_paths(*paths, policy="quick")
 
 
 def test_a_model_swapped_meanwhile_has_no_verdict(tmp_path, folder):
