@@ -3,8 +3,8 @@
     python -m benchmarks.nulls [--people 40] [--json benchmarks/results/nulls.json]
 
 Tiny models made here: `before` was trained on everybody; `retrained` and `retrained-again` never saw the people in
-question (another order of the rest); the models in between are `retrained`, trained on them for some epochs. Each
-person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
+question (another order of the rest); `unlearned` has forgotten all of them in one run of `params.yaml`, and weights
+between it and `before` know more and more; `taught` is `retrained`, trained on everybody for some epochs. Each person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
 or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is really left of a person is
 the residual share beside both retrained models.
 
@@ -17,18 +17,21 @@ import copy
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from sau.data.demo import demo_rows
 from sau.data.records import Row
+from sau.data.sets import Sets
 from sau.models.language_model import LanguageModel
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
 from sau.training.finetune import FinetuneParams, adapted, finetune
 from sau.training.pretrain import pretrain
+from sau.unlearn.unlearn import unlearn
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NothingToShowError, Null
 from sau.verify.checks.people import PeopleCheck
 from sau.verify.evidence.readings import read
@@ -38,7 +41,8 @@ from sau.verify.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_STAY, NUM_STRANGERS, ROWS = 12, 24, 20
-TAUGHT_EPOCHS = (1, 2, 4, 8)
+MIXES = (0.25, 0.5, 0.75)
+TAUGHT_EPOCHS = (1, 8)
 DECIDED = ("PASS", "FAIL")
 
 
@@ -62,6 +66,15 @@ def models(params: Params, asked: list[Row], stay: list[Row]) -> dict[str, Langu
         return lm
 
     found = {"before": made([*stay, *asked], 0), "retrained": made(stay, 0), "retrained-again": made(stay, 7)}
+    found["unlearned"] = copy.deepcopy(found["before"])
+    sets = Sets(asked, stay, people("calibrate", NUM_STRANGERS))
+    params = params.model_copy(update={"unlearn": params.unlearn.model_copy(update={"paraphrases": False})})
+    unlearn(found["unlearned"], sets, params.unlearn, seed=0, base=base, num_threads=params.num_threads)
+    for share in MIXES:
+        lm = found[f"{share:.2f} of before, rest unlearned"] = copy.deepcopy(found["unlearned"])
+        with torch.no_grad():
+            for mine, its in zip(lm.model.parameters(), found["before"].model.parameters(), strict=True):
+                mine.lerp_(its, share)
     for epochs in TAUGHT_EPOCHS:
         lm = found[f"taught {epochs}"] = copy.deepcopy(found["retrained"])
         how = FinetuneParams(epochs=epochs, lr=params.recover.lr, batch_size=16)
@@ -135,21 +148,27 @@ def main() -> None:
                 for null in ("population", "retrained")
             }
             left = (means[name][person] - floor[person]) / (means["before"][person] - floor[person])
-            cells.append({"model": name, "person": person, "residual": round(float(left), 4), **verdicts})
+            others = round(float(token_means(evidence[name].readings["holdout"]).mean()), 3)
+            cell = {"model": name, "person": person, "residual": round(float(left), 4), "strangers": others}
+            cells.append(cell | verdicts)
     assert reference is evidence["retrained"]
     print(report(cells))
     if args.json:
         args.json.write_text(json.dumps(cells, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
-def report(cells: list[dict]) -> str:
+def report(cells: list[dict[str, Any]]) -> str:
     """The table by model, and the goals."""
-    lines = ["| model | residual | beside people: PASS / ? / FAIL | beside a retrained model |", "|---|---|---|---|"]
+    lines = [
+        "| model | residual | strangers' log p | beside people: PASS / ? / FAIL | beside a retrained model |",
+        "|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(cell["model"] for cell in cells):
         own = [cell for cell in cells if cell["model"] == name]
         counts = [Counter(cell[null] for cell in own) for null in ("population", "retrained")]
         said = [f"{c['PASS']} / {c['INCONCLUSIVE']} / {c['FAIL']}" for c in counts]
-        lines.append(f"| {name} | {np.mean([c['residual'] for c in own]):.2f} | {' | '.join(said)} |")
+        residual = np.mean([cell["residual"] for cell in own])
+        lines.append(f"| {name} | {residual:.2f} | {own[0]['strangers']:.2f} | {' | '.join(said)} |")
     known = [cell for cell in cells if cell["residual"] >= 0.4]
     clean = [cell for cell in cells if cell["model"] == "retrained-again"]
     both = [cell for cell in cells if cell["population"] in DECIDED and cell["retrained"] in DECIDED]

@@ -210,7 +210,7 @@ class Run:
         if lacking := self._lacking(check):
             return {}, f"not run: {lacking}", True
         measures: dict[str, Measure] = {}
-        for role in (role for role in ROLES if role in trial.evidence):
+        for role in ("unlearned", *(role for role in ROLES if role in trial.evidence and role != "unlearned")):
             try:
                 measures[role] = check.measure(trial.evidence[role], bench)
             except NothingToShowError as error:

@@ -27,7 +27,7 @@ from pydantic import Field
 from scipy import stats
 
 from sau.errors import DivergedError
-from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure, NothingToShowError, Null
+from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.evidence.beside import Beside, beside, by_person, by_person_means, chosen, together
 from sau.verify.evidence.readings import Reading
 
@@ -83,7 +83,8 @@ def share_left(
         margin, over_margin: shares that are acceptable above and below 0; None: any below.
 
     Raises:
-        NothingToShowError: the model before gives nothing away in the first form.
+        NothingToShowError: the model before gives nothing away in the first form, and this one nothing in any.
+        NoPowerError: the model before gives nothing away, and this one does.
         DivergedError: a score is not finite.
     """
     assert bench.before is not None
@@ -92,11 +93,13 @@ def share_left(
         raise DivergedError("scores that the model before has are not finite")
     forms = list(now)
     first = before[forms[0]]
-    if first.excess <= 0 or first.p >= bench.alpha:
-        raise NothingToShowError(
-            f"the model before gives nothing away here: it knows the records no better than those of "
-            f"{first.num_strangers} people it never saw"
+    if not _sticks_out(first, bench.alpha):
+        nothing = (
+            f"the model before knows the records no better than those of {first.num_strangers} people it never saw"
         )
+        if any(_sticks_out(asked, bench.alpha / len(forms)) for asked in now.values()):
+            raise NoPowerError(f"{nothing}, and this one does")
+        raise NothingToShowError(nothing)
     learned = {form: max(first.excess, before[form].excess) for form in forms}
     share = {form: now[form].excess / learned[form] for form in forms}
     worst = max(forms, key=share.__getitem__)
@@ -132,6 +135,11 @@ def _by_form(scores: Callable[[Reading], Scores], model: Evidence, bench: Bench)
         if form in strangers and (both := beside(values, strangers[form], people, bench.rng(), hardness)):
             found[form] = both
     return found
+
+
+def _sticks_out(asked: Beside, alpha: float) -> bool:
+    """Whether those who asked are known better than strangers."""
+    return asked.excess > 0 and asked.p < alpha
 
 
 def _power(high: float, low: float, t: float, df: int) -> float:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from sau.errors import DivergedError
 from sau.verify import load_policy
-from sau.verify.checks.base import Bench, Evidence, NothingToShowError
+from sau.verify.checks.base import Bench, Evidence, NoPowerError, NothingToShowError
 from sau.verify.checks.people import share_left
 from sau.verify.evidence.beside import beside
 from sau.verify.foresight import foresee
@@ -144,6 +144,11 @@ def test_people_who_stay_are_found_and_strangers_are_not():
 def test_where_the_model_before_knows_nothing_there_is_nothing_to_show():
     with pytest.raises(NothingToShowError, match="24 people it never saw"):
         left(model(-2.0), model(-2.05))
+
+
+def test_a_model_that_knows_more_than_the_one_before_is_no_case_of_nothing_to_show():
+    with pytest.raises(NoPowerError, match="and this one does"):
+        left(model(-0.1), model(-2.05))
 
 
 def test_one_form_that_tells_everything_is_a_trace_whatever_the_others_say():
