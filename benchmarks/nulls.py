@@ -4,9 +4,10 @@
 
 Tiny models made here: `before` was trained on everybody; `retrained` and `retrained-again` never saw the people in
 question (another order of the rest); `unlearned` has forgotten all of them in one run of `params.yaml`, and weights
-between it and `before` know more and more; `taught` is `retrained`, trained on everybody for some epochs. Each person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
-or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is really left of a person is
-the residual share beside both retrained models.
+between it and `before` know more and more; `taught` is `retrained`, trained on everybody for some epochs. Each
+person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
+or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is left of a person is the
+residual share beside both retrained models.
 
 Prints, per model, how often each null passes, does not tell and fails, and the goals: PASS where .4 or more is left in
 at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%.
