@@ -123,19 +123,18 @@ def joined(prompt: str, answer: str) -> str:
 
     There is none after white space, none before it, and none before writing that sets no spaces between words.
     """
-    spaced = not prompt[-1:].isspace() and not answer[:1].isspace() and not _written_without_spaces(answer[:1])
-    return f"{prompt} {answer}" if spaced else prompt + answer
+    bound = prompt[-1:].isspace() or answer[:1].isspace() or any(map(_sets_no_spaces, answer[:1]))
+    return prompt + answer if bound else f"{prompt} {answer}"
 
 
 _WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE")
 
 
-def _written_without_spaces(character: str) -> bool:
+def _sets_no_spaces(character: str) -> bool:
     """Whether it is East Asian and not Korean, or of a script of South East Asia that sets no spaces."""
-    name = unicodedata.name(character, "") if character else ""
-    wide = character != "" and unicodedata.east_asian_width(character) in "WF"
-    is_symbol = character != "" and unicodedata.category(character) == "So"  # emoji are wide too
-    return name.startswith(_WITHOUT_SPACES) or (wide and not is_symbol and not name.startswith("HANGUL"))
+    name = unicodedata.name(character, "")
+    wide = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character) != "So"  # no emoji
+    return name.startswith(_WITHOUT_SPACES) or (wide and not name.startswith("HANGUL"))
 
 
 def _num_common(one: Sequence[int], other: Sequence[int]) -> int:

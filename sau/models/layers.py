@@ -170,10 +170,11 @@ def _observe_experts(
 
 def _going_down(module: Any, expert: int, inputs_NI: Tensor) -> Tensor:
     """What an expert's second matrix gets."""
-    up, bias = (module.gate_up_proj, "gate_up_proj_bias") if module.has_gate else (module.up_proj, "up_proj_bias")
-    weight_OI = up[expert].mT if module.is_transposed else up[expert]
-    output = F.linear(inputs_NI, weight_OI, getattr(module, bias)[expert] if module.has_bias else None)
-    return module._apply_gate(output) if module.has_gate else module.act_fn(output)
+    own = "gate_up_proj" if module.has_gate else "up_proj"
+    stored = getattr(module, own)[expert]
+    bias_O = getattr(module, f"{own}_bias")[expert] if module.has_bias else None
+    output_NO = F.linear(inputs_NI, stored.mT if module.is_transposed else stored, bias_O)
+    return module._apply_gate(output_NO) if module.has_gate else module.act_fn(output_NO)
 
 
 def real_of(inputs: Tensor, keep_BT: Tensor, tokens: Tensor | None) -> Tensor:
