@@ -10,7 +10,7 @@ from flows.servers import prefect_server, tool
 from sau.errors import TrackingError
 from tasks.engines.settings import settings
 
-POOL = "sau"
+POOL, SCHEDULED = "sau", "scheduled"
 
 
 def serve_line(line: str, cron: str) -> None:
@@ -26,30 +26,36 @@ def serve_line(line: str, cron: str) -> None:
 
 
 def deploy_line(line: str, cron: str) -> str:
-    """Create or update the deployment of prefect.yaml for a line, and its work pool; returns the deployment's name.
+    """Create or update the deployments of prefect.yaml for a line, and their work pool; returns the forget flow's name.
+
+    Args:
+        cron: of the forget flow; the audit is quarterly, as prefect.yaml says.
 
     Raises:
         TrackingError: no server is given, or it refuses.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise TrackingError("deploy needs a Prefect server: set SAU_PREFECT_API_URL (`prefect server start` gives one)")
-    name = f"scheduled-{line}"
     root = settings().root
     _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"])
-    with _prefect_file(root, line, name, cron) as file:
-        _prefect(["--no-prompt", "deploy", "--prefect-file", str(file), "--name", name])
-    return f"forget/{name}"
+    with _prefect_file(root, line, cron) as file:
+        _prefect(["--no-prompt", "deploy", "--prefect-file", str(file), "--all"])
+    return f"forget/{SCHEDULED}-{line}"
 
 
 @contextlib.contextmanager
-def _prefect_file(root: Path, line: str, name: str, cron: str) -> Iterator[Path]:
-    """prefect.yaml with one line's name, parameter and schedule in its only deployment."""
+def _prefect_file(root: Path, line: str, cron: str) -> Iterator[Path]:
+    """prefect.yaml with one line's names and parameters, and the forget flow's schedule."""
     import yaml
 
     described = yaml.safe_load((root / "prefect.yaml").read_text())
-    deployment = described["deployments"][0]
-    deployment |= {"name": name, "parameters": deployment["parameters"] | {"line": line}}
-    deployment["schedules"][0]["cron"] = cron
+    for deployment in described["deployments"]:
+        if deployment["name"] == SCHEDULED:
+            deployment["schedules"][0]["cron"] = cron
+        deployment |= {
+            "name": f"{deployment['name']}-{line}",
+            "parameters": deployment["parameters"] | {"line": line},
+        }
     file = settings().state / f"prefect-{line}.yaml"
     file.write_text(yaml.safe_dump(described, sort_keys=False))
     try:

@@ -432,6 +432,8 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
         assert f"forget/scheduled-{LINE}" in deployed.stdout
         listed = run.run(str(tools / "prefect"), "deployment", "inspect", f"forget/scheduled-{LINE}", **server).stdout
         assert "0 4 * * *" in listed
+        audits = run.run(str(tools / "prefect"), "deployment", "inspect", f"audit/audit-{LINE}", **server).stdout
+        assert "0 5 1 */3 *" in audits
         planned = []
         for _ in range(60):  # the schedule is alive: the server itself plans the next runs
             query = json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode()

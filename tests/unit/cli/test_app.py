@@ -55,7 +55,7 @@ def test_the_readmes_lines_run(tiny, tmp_path, monkeypatch):
     code = text.partition("```python\n")[2].partition("```")[0]
     assert 8 <= len(code.strip().splitlines()) <= 12
     sau.save(tiny(num_layers=1), tmp_path / "model")
-    for part, people in (("forget", "a"), ("retain", "bc"), ("holdout", "de")):
+    for part, people in (("forget", "a"), ("retain", "bc"), ("holdout", "de"), ("judges", "fg")):
         (file,) = write_shards(
             [{**row, "subject_id": part} for who in people for row in demo_rows(who, seed=1)[:6]], tmp_path
         )
