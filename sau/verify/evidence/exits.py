@@ -32,4 +32,4 @@ def leaving_after(model: nn.Module, num_blocks: int) -> Iterator[None]:
 
 def _unchanged(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     given = args[0] if args else kwargs["hidden_states"]
-    return (given, *output[1:]) if isinstance(output, tuple) else given
+    return (given, *output[1:]) if isinstance(output, tuple | list) else given

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from sau.data.records import Row
+from sau.models.batches import joined, tokenize
 from sau.models.language_model import LanguageModel, seeded
 from sau.verify.evidence.decoys import Secret
 
@@ -28,7 +29,7 @@ def probes(
 ) -> list[Probe]:
     """Per secret: the question; the question in other words; after `shots` answered questions; with the answer begun
     up to the value; with the first half of the value's tokens as well."""
-    shown = "".join(f"{lm.prompt.format(question=row['question'])} {row['answer']}\n\n" for row in shots)
+    shown = "".join(joined(lm.prompt.format(question=row["question"]), row["answer"]) + "\n\n" for row in shots)
     found = []
     for secret in secrets:
         row = forget[secret.row]
@@ -84,7 +85,7 @@ def holds(text: str, value: str) -> bool:
 def _sample(lm: LanguageModel, prompts: Sequence[str]) -> list[str]:
     """One continuation of each prompt at temperature 1, from the whole distribution."""
     eos = lm.tokenizer.eos_token_id
-    encoded = [lm.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    encoded = tokenize(lm.tokenizer, prompts)
     length = max(map(len, encoded))
     ids_BT = torch.full((len(encoded), length), eos, dtype=torch.int64)
     attention_BT = torch.zeros_like(ids_BT)
