@@ -28,6 +28,7 @@ class Policy(BaseModel):
         against: the null that checks of forgetting are read against, see `sau.verify.checks.base`.
         min_people: so many that no model has seen the population null needs.
         widest_margin: share up to which the population null widens its margins where there are few rows.
+        stressed_slack: share that may be left beyond the margins after a stressor, which adds noise of its own.
         min_forget_records, min_holdout_records: with fewer, checks beside a retrained model that average over records
             are INCONCLUSIVE.
         blind_limit: membership is void where words alone reach a higher AUC, beyond doubt.
@@ -49,6 +50,7 @@ class Policy(BaseModel):
     against: Null = "population"
     min_people: int = Field(20, ge=4)
     widest_margin: float = Field(0.0, ge=0, lt=1)
+    stressed_slack: float = Field(0.0, ge=0, lt=1)
     min_forget_records: int = Field(10, ge=2)
     min_holdout_records: int = Field(20, ge=2)
     blind_limit: float = Field(0.6, ge=0.5, le=1)

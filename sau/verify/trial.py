@@ -177,6 +177,7 @@ class Run:
                 people=self.people,
                 base=self.as_stored.evidence.get("base"),
                 widest=self.policy.widest_margin,
+                slack=self.policy.stressed_slack if trial.stressor else 0.0,
             )
             for check in trial.checks:
                 with trial.meter.part(f"judging {check.id}"):

@@ -38,6 +38,10 @@ Control = Literal["before", "reference"]
 Extra = Literal["decoys", "samples"]
 
 
+POWER = 0.8
+"""Chance of a perfect result to PASS that few rows are given by a wider margin, where the policy allows it."""
+
+
 class NoPowerError(SauError):
     """The check could not tell a difference on these records even where there is one."""
 
@@ -87,6 +91,7 @@ class Bench:
         null: what a check of forgetting is read against.
         people: of each set, per row, whom it is about, as a number.
         widest: share that a check may be held to where few rows allow for no narrower margin.
+        slack: share that may be left beyond the margin where the models have been changed.
         base: numbers of a model that saw none of the rows; None where scores are taken as they are.
         before, reference: the controls' numbers, None where there is no such model; under a stressor the reference
             has been through it, too, and `reference_as_stored` has not.
@@ -106,6 +111,7 @@ class Bench:
     blind_void: bool = False
     null: Null = "retrained"
     widest: float = 0.0
+    slack: float = 0.0
     base: Evidence | None = None
     people: Mapping[str, Sequence[int]] = field(default_factory=dict)
 

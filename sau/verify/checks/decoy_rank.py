@@ -20,6 +20,7 @@ from pydantic import Field
 from scipy import stats
 
 from sau.verify.checks.base import (
+    POWER,
     Array,
     Bench,
     Check,
@@ -78,8 +79,14 @@ def comparable_scores(model: Evidence, bench: Bench, min_decoys: int) -> tuple[A
     return tuple(usable)
 
 
+def _widened(spread: float, alpha: float) -> float:
+    """The margin that a place by chance passes with a probability of `POWER`."""
+    return float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER)) * spread
+
+
 class DecoyRankCheck(Check):
-    """Mean place between 0.5 - over_margin and 0.5 + margin."""
+    """Mean place between 0.5 - over_margin and 0.5 + margin; wider for few rows and after a stressor, where the policy
+    says so."""
 
     name: Literal["decoy_rank"] = "decoy_rank"
     title: ClassVar[str] = "Decoy ranking"
@@ -101,13 +108,14 @@ class DecoyRankCheck(Check):
         spread = max(_CHANCE_STD, float(places.std(ddof=1)) if len(places) > 1 else 0.0) / len(places) ** 0.5
         half = float(stats.norm.ppf(1 - bench.alpha)) * spread
         mean = float(places.mean())
+        margin = max(self.margin + bench.slack / 2, min(_widened(spread, bench.alpha), bench.widest / 2))
         return Measure(
             n=len(usable),
             value=mean,
             interval=(max(0.0, mean - half), min(1.0, mean + half)),
-            allowed=(0.5 - self.over_margin, 0.5 + self.margin),
+            allowed=(0.5 - self.over_margin, 0.5 + margin),
             p=min(1.0, 2 * min(leak, over)),
-            power=tost_power(-self.over_margin, self.margin, spread, bench.alpha),
+            power=tost_power(-self.over_margin, margin, spread, bench.alpha),
             note=f"; {sum(p_if_true(s)[0] <= bench.alpha for s in usable)} of {len(usable)} true answers are in the "
             f"top {bench.alpha:.0%} of their decoys",
         )

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from scipy import stats
 
-from sau.verify.checks.base import Bench, Check, Evidence, Extra, Measure
+from sau.verify.checks.base import POWER, Bench, Check, Evidence, Extra, Measure
 from sau.verify.checks.decoy_rank import comparable_scores, p_if_true
 from sau.verify.stats import clopper_pearson
 
@@ -17,7 +17,7 @@ _LEVEL = 0.05
 
 
 class ExposedRecordsCheck(Check):
-    """Share of exposed records, at most `margin`."""
+    """Share of exposed records, at most `margin`; more for few rows where the policy says so."""
 
     name: Literal["exposed_records"] = "exposed_records"
     title: ClassVar[str] = "Exposed records"
@@ -32,12 +32,14 @@ class ExposedRecordsCheck(Check):
         usable = comparable_scores(model, bench, self.min_decoys)
         exposed = sum(bool(p_if_true(scores)[0] <= _LEVEL) for scores in usable)
         n = len(usable)
-        passing = [k for k in range(n + 1) if clopper_pearson(k, n, bench.alpha)[1] <= self.margin]
+        by_chance = int(stats.binom.ppf(POWER, n, _LEVEL))
+        margin = max(self.margin, min(clopper_pearson(by_chance, n, bench.alpha)[1], bench.widest))
+        passing = [k for k in range(n + 1) if clopper_pearson(k, n, bench.alpha)[1] <= margin]
         return Measure(
             n=n,
             value=exposed / n,
             interval=clopper_pearson(exposed, n, bench.alpha),
-            allowed=(None, self.margin),
+            allowed=(None, margin),
             p=float(stats.binomtest(exposed, n, _LEVEL, alternative="greater").pvalue),
             power=float(stats.binom.cdf(max(passing, default=-1), n, _LEVEL)),
         )

@@ -27,7 +27,17 @@ from pydantic import Field
 from scipy import stats
 
 from sau.errors import DivergedError
-from sau.verify.checks.base import Bench, Check, Control, Evidence, Measure, NoPowerError, NothingToShowError, Null
+from sau.verify.checks.base import (
+    POWER,
+    Bench,
+    Check,
+    Control,
+    Evidence,
+    Measure,
+    NoPowerError,
+    NothingToShowError,
+    Null,
+)
 from sau.verify.evidence.beside import Beside, beside, by_person, by_person_means, chosen, together
 from sau.verify.evidence.readings import Reading
 
@@ -35,8 +45,6 @@ Array = NDArray[np.float64]
 
 Scores = Mapping[str, Array]
 """By form, a score of each row [N], higher where the model knows it better; NaN where the row cannot be put so."""
-
-_POWER = 0.8
 
 
 class PeopleCheck(Check):
@@ -88,6 +96,7 @@ def share_left(
         DivergedError: a score is not finite.
     """
     assert bench.before is not None
+    margin += bench.slack
     now, before = _by_form(scores, model, bench), _by_form(scores, bench.before, bench)
     if {form: asked.shape for form, asked in now.items()} != {form: asked.shape for form, asked in before.items()}:
         raise DivergedError("scores that the model before has are not finite")
@@ -107,7 +116,7 @@ def share_left(
     single = alone or len(forms) == 1
     judged = now[worst] if single else together([(now[form], learned[form]) for form in forms])
     yardstick = learned[worst] if single else 1.0
-    t, t_power = (float(stats.t.ppf(chance, judged.df)) for chance in (1 - bench.alpha, _POWER))
+    t, t_power = (float(stats.t.ppf(chance, judged.df)) for chance in (1 - bench.alpha, POWER))
     value, error = judged.excess / yardstick, judged.error / yardstick
     if not alone:
         margin = max(margin, min((t + t_power) * error, bench.widest))

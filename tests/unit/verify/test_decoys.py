@@ -137,3 +137,20 @@ def test_false_alarms_over_fifty_unseen_people(bench, sets, reference):
         alarms += measured.verdict(measured.p, 0.05) == "FAIL"
         assert measured.verdict(measured.p, 0.05) != "INCONCLUSIVE" or 0.2 < measured.value < 0.8
     assert alarms <= 2
+
+
+def test_three_records_are_held_to_less_than_twenty_where_the_policy_allows_it(bench):
+    """Half of them pass by chance then, and next to none by the margin as it is."""
+    rng = np.random.default_rng(0)
+    passed = {0.0: 0, 0.9: 0}
+    for _ in range(200):
+        scores = tuple(rng.normal(size=50) for _ in range(3))
+        found = Evidence({}, decoys=scores, exact=(True,) * 3)
+        for widest in passed:
+            measure = DecoyRankCheck(margin=0.3, over_margin=0.45).measure(found, bench(widest=widest))
+            passed[widest] += measure.verdict(measure.p, 0.05) == "PASS"
+    assert passed[0.0] < 60
+    assert passed[0.9] > 90
+    certain = Evidence({}, decoys=(np.arange(50.0)[::-1],) * 3, exact=(True,) * 3)
+    measure = DecoyRankCheck(margin=0.3, over_margin=0.45).measure(certain, bench(widest=0.9))
+    assert measure.verdict(measure.p, 0.05) == "FAIL"
