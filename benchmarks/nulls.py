@@ -10,7 +10,8 @@ or stressors), once beside 24 strangers, `population`, and once beside `retraine
 residual share beside both retrained models.
 
 Prints, per model, how often each null passes, does not tell and fails, and the goals: PASS where .4 or more is left in
-at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%.
+at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%; all but
+`taught`, of whom strangers are known better as well, count for them.
 """
 
 import argparse
@@ -170,9 +171,11 @@ def report(cells: list[dict[str, Any]]) -> str:
         said = [f"{c['PASS']} / {c['INCONCLUSIVE']} / {c['FAIL']}" for c in counts]
         residual = np.mean([cell["residual"] for cell in own])
         lines.append(f"| {name} | {residual:.2f} | {own[0]['strangers']:.2f} | {' | '.join(said)} |")
-    known = [cell for cell in cells if cell["residual"] >= 0.4]
+    # A model that is taught more is another model to strangers, too: what is left is no share of what had been learned.
+    counted = [cell for cell in cells if not cell["model"].startswith("taught")]
+    known = [cell for cell in counted if cell["residual"] >= 0.4]
     clean = [cell for cell in cells if cell["model"] == "retrained-again"]
-    both = [cell for cell in cells if cell["population"] in DECIDED and cell["retrained"] in DECIDED]
+    both = [cell for cell in counted if cell["population"] in DECIDED and cell["retrained"] in DECIDED]
     wrong = sum(cell["population"] == "PASS" for cell in known)
     missed = sum(cell["population"] != "PASS" for cell in clean)
     agree = sum(cell["population"] == cell["retrained"] for cell in both)
