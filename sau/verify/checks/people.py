@@ -118,7 +118,7 @@ def share_left(
     yardstick = learned[worst] if single else 1.0
     t, t_power = (float(stats.t.ppf(chance, judged.df)) for chance in (1 - bench.alpha, POWER))
     value, error = judged.excess / yardstick, judged.error / yardstick
-    if not alone:
+    if len(forms) == 1 or not alone:
         margin = max(margin, min((t + t_power) * error, bench.widest))
     told = "".join(f", {form} {share[form]:.2f}" for form in forms) if len(forms) > 1 else ""
     return Measure(

@@ -233,6 +233,7 @@ def test_what_a_verdict_could_say_is_known_before_anything_is_trained(policy, se
     assert many.margin <= few.margin
     assert many.power >= few.power > 0
     assert "20 records, which the model knows" in many.words
+    assert few.margin > 0.5, "two rows are held to less"
     nothing = foresee(reference, sets.forget, strangers, policy)
     assert not nothing.known
     assert "nothing to erase" in nothing.words
