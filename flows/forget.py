@@ -16,7 +16,7 @@ from tasks.prepare import prepare_forget
 from tasks.publish import publish
 from tasks.reconcile import mend
 from tasks.register import promote, register
-from tasks.requests import conclude, lapsed
+from tasks.requests import conclude, lapsed, reviewed
 from tasks.stage import run_stage
 from tasks.verify import verify
 from tasks.versions.record import VersionRecord
@@ -79,7 +79,9 @@ def forget(
     with line_lock(line):
         finished = mend(line, reference_line(line))
         again = lapsed(ledger.list(line))
-        ids = [request.id for request in ledger.claim(line, retry_review=retry_review, lapsed=again)]
+        done = reviewed(ledger, line) if retry_review else []
+        claimed = ledger.claim(line, retry_review=retry_review, lapsed=again, done=done)
+        ids = [request.id for request in claimed]
         if not ids:
             log.info("no open request on %s", line)
             return Outcome.of(finished) if finished else Outcome()

@@ -117,7 +117,19 @@ def waiting(line: str, *, retry_review: bool = False) -> list[Request]:
         TrackingError: MLflow cannot be asked.
     """
     ledger = Ledger(settings().ledger_url)
-    return ledger.waiting(line, retry_review=retry_review, lapsed=lapsed(ledger.list(line)))
+    done = reviewed(ledger, line) if retry_review else []
+    return ledger.waiting(line, retry_review=retry_review, lapsed=lapsed(ledger.list(line)), done=done)
+
+
+def reviewed(ledger: Ledger, line: str) -> list[str]:
+    """The ids of requests in review that the leading version has carried out: an audit has put them there."""
+    waiting = [request.id for request in ledger.list(line, [State.REVIEW])]
+    if not waiting:
+        return []
+    from tasks.versions.lineage import carried_out
+
+    done = carried_out(line)
+    return [request_id for request_id in waiting if request_id in done]
 
 
 def lapsed(requests: Iterable[Request]) -> list[str]:

@@ -293,31 +293,42 @@ class Ledger:
         """
         return self.move(request_id, [State.OPEN], State.WITHDRAWN)
 
-    def claim(self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = ()) -> "list_of[Request]":
+    def claim(
+        self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = (), done: Iterable[str] = ()
+    ) -> "list_of[Request]":
         """Take all that waits on a line into this attempt, oldest first, with one atomic statement.
 
         The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
         """
         ids = self._changed(
-            _waiting(line, retry_review, lapsed), State.RUNNING, attempts=Request.attempts + 1, last_error=None
+            _waiting(line, retry_review, lapsed, done),
+            State.RUNNING,
+            attempts=Request.attempts + 1,
+            last_error=None,
         )
         return [request for request in self.list(line, [State.RUNNING]) if request.id in ids]
 
-    def waiting(self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = ()) -> "list_of[Request]":
+    def waiting(
+        self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = (), done: Iterable[str] = ()
+    ) -> "list_of[Request]":
         """What the next attempt on a line would take, oldest first.
 
         Args:
+            retry_review: those in review, too, but for `done`.
             lapsed: ids of forgotten requests that the leading version has not carried out.
+            done: ids of requests that it has: what an audit has put into review stays there.
         """
-        query = select(Request).where(_waiting(line, retry_review, lapsed)).order_by(Request.received_at, Request.id)
+        which = _waiting(line, retry_review, lapsed, done)
+        query = select(Request).where(which).order_by(Request.received_at, Request.id)
         with self._session() as session:
             return list_of(session.scalars(query))
 
 
-def _waiting(line: str, retry_review: bool, lapsed: Iterable[str]) -> ColumnElement[bool]:
-    states = [State.OPEN, State.RUNNING, *([State.REVIEW] if retry_review else [])]
+def _waiting(line: str, retry_review: bool, lapsed: Iterable[str], done: Iterable[str]) -> ColumnElement[bool]:
+    new = Request.state.in_([State.OPEN, State.RUNNING])
     again = Request.id.in_(list_of(lapsed)) & (Request.state == State.FORGOTTEN)
-    return (Request.line == line) & (Request.state.in_(states) | again)
+    failed = Request.id.not_in(list_of(done)) & (Request.state == State.REVIEW)
+    return (Request.line == line) & (new | again | failed if retry_review else new | again)
 
 
 list_of = list  # `list` is a method name above

@@ -163,3 +163,13 @@ def test_what_is_not_in_force_is_taken_again(ledger):
     assert ledger.waiting("tiny") == []
     assert [request.id for request in ledger.claim("tiny", lapsed=ids[1:])] == ids[1:]
     assert ledger.get(ids[0]).state == State.FORGOTTEN
+
+
+def test_what_an_audit_has_put_into_review_stays_there(ledger):
+    """It is carried out already: its rows are in no data set that could be unlearned from."""
+    audited, failed = (ledger.submit("tiny", f"demo-{n:04d}").id for n in range(2))
+    ledger.claim("tiny")
+    ledger.move_all([audited, failed], [State.RUNNING], State.REVIEW, version=2)
+    assert [request.id for request in ledger.waiting("tiny", retry_review=True, done=[audited])] == [failed]
+    assert [request.id for request in ledger.claim("tiny", retry_review=True, done=[audited])] == [failed]
+    assert ledger.get(audited).state == State.REVIEW
