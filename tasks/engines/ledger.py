@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dateutil.relativedelta import relativedelta
+from filelock import FileLock
 from sqlalchemy import ColumnElement, DateTime, ForeignKey, Index, create_engine, event, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -158,7 +159,10 @@ class Ledger:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA foreign_keys=ON")
 
-        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
+        # SQLite does not wait for a file that is being made, or changed to WAL: one process at a time.
+        local = parsed.get_backend_name() == "sqlite" and parsed.database
+        first = FileLock(f"{parsed.database}.lock") if local else contextlib.nullcontext()
+        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"), first:
             self._make()
 
     def _make(self) -> None:
