@@ -1,5 +1,5 @@
 # make demo: a fresh environment, then the whole path once.   make test: the tests.
-# make test-services: what needs a Prefect server with a worker, and (where there is one) headless Chromium.
+# make test-services: what needs a Prefect server with a worker, an audit, and (where there is one) headless Chromium.
 # make test-wheel: the wheel alone, in an environment of its own.
 # make test-crash: the flow killed at every step, and run again.
 VENV   ?= .venv
@@ -22,7 +22,7 @@ test: setup check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-services: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server or audit'
 
 test-wheel: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py

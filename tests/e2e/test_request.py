@@ -291,6 +291,7 @@ def test_a_person_can_be_looked_at_before_anything_is_trained(run):
     assert "no such subject" in run.sau("request", "check", "--subject", PERSON, check=False).stderr
 
 
+@pytest.mark.audit
 def test_an_audit_judges_again_beside_a_retrained_model_and_says_so_in_the_lineage(run):
     done = run.sau("audit", "--line", LINE, "--json", check=False)
     found = json.loads(done.stdout)
