@@ -23,8 +23,8 @@ QUIET_S = 30.0  # in a log file a step speaks up this often
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT APPLICABLE": "dim", "REFUSED": "red"}
 
-# Piped output keeps whole digests on a line.
-out, err = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
+# Piped output keeps whole digests on a line, and a verdict's table.
+out, err = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -92,6 +92,7 @@ def print_checks(verification: "Verification") -> None:
     }  # fmt: skip
     columns = filled(columns, verification.checks)
     table = Table(*columns.values(), "verdict")
+    table.columns[0].no_wrap = True  # the stressor stands at its end
     for finding in verification.checks:
         words = finding_words(finding)
         colour = COLOURS.get(finding.verdict, "dim")
