@@ -44,7 +44,7 @@ def finding_of(
     return Finding(
         id=f"{check.id}/{stressor.id}" if stressor else check.id,
         title=f"{check.label} {stressor.title} ({stressor.id})" if stressor else check.label,
-        question=check.question,
+        question=check.asks(null),
         mandatory=check.mandatory and (stressor is None or stressor.mandatory),
         n=measure.n if measure else 0,
         value=_number(measure.value) if measure else None,

@@ -188,6 +188,10 @@ class Check(Component):
         """What readings have to hold beyond the answer tokens."""
         return frozenset()
 
+    def asks(self, null: Null) -> str:
+        """What its number means, in words."""
+        return self.question
+
     def controls(self, null: Null) -> frozenset[Control]:
         """The models it cannot do without."""
         return self.uses

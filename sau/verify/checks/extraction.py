@@ -21,6 +21,7 @@ class ExtractionCheck(PeopleCheck):
     name: Literal["extraction"] = "extraction"
     title: ClassVar[str] = "Extraction"
     question: ClassVar[str] = "share of a forgotten answer that the model completes word for word"
+    left: ClassVar[str] = "share that is left of what the model completed word for word beyond a stranger's answers"
     uses: ClassVar[frozenset[Control]] = frozenset({"reference"})
     sets: ClassVar[tuple[str, ...]] = ("forget",)
 

@@ -26,6 +26,7 @@ class MembershipCheck(PeopleCheck):
     name: Literal["membership"] = "membership"
     title: ClassVar[str] = "Membership inference"
     question: ClassVar[str] = "chance that a forgotten record looks more like training data than an unseen one (AUC)"
+    left: ClassVar[str] = "share that is left of how much more than a stranger's records these look like training data"
     uses: ClassVar[frozenset[Control]] = frozenset({"reference"})
 
     metric: str = "mia_loss"

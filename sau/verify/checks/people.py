@@ -55,8 +55,13 @@ class PeopleCheck(Check):
     """
 
     strangers: ClassVar[tuple[str, ...]] = ("forget", "holdout")
+    left: ClassVar[str] = ""
+    """What the number means beside strangers, where that is something else."""
 
     share: float = Field(0.4, gt=0, lt=1)
+
+    def asks(self, null: Null) -> str:
+        return self.left if null == "population" and self.left else self.question
 
     def controls(self, null: Null) -> frozenset[Control]:
         return frozenset({"before"}) if null == "population" else self.uses
