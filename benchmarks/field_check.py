@@ -122,7 +122,7 @@ def judge(args: argparse.Namespace, rows: Sets, sources: dict[str, Path], wanted
             ],
             sets=replace(rows, retain=rows.retain[: args.max_retain_rows]),
             controls=Controls(controls["original"], controls["retrained"]),
-            policy=load_policy(args.policy),
+            policy=load_policy(args.policy, null="retrained"),
             seed=SEED,
         )
         for name, result in zip(candidates, results, strict=True):
@@ -136,7 +136,7 @@ def judge(args: argparse.Namespace, rows: Sets, sources: dict[str, Path], wanted
 
 def alone(args: argparse.Namespace, rows: Sets, sources: dict[str, Path]) -> None:
     """Does the decoy ranking see each person of the forget set alone in the original, and not in retrained-again?"""
-    policy = load_policy(args.policy)
+    policy = load_policy(args.policy, null="retrained")
     people = {row["subject_id"]: [other for other in rows["forget"] if other["subject_id"] == row["subject_id"]]
               for row in rows["forget"]}  # fmt: skip
     evidence: dict[str, dict[str, Evidence]] = {}
