@@ -16,7 +16,7 @@ from tasks.prepare import prepare_forget
 from tasks.publish import publish
 from tasks.reconcile import mend
 from tasks.register import promote, register
-from tasks.requests import conclude, lapsed, reviewed
+from tasks.requests import claim, conclude
 from tasks.stage import run_stage
 from tasks.verify import verify
 from tasks.versions.record import VersionRecord
@@ -78,10 +78,7 @@ def forget(
     ledger = Ledger(settings().ledger_url)
     with line_lock(line):
         finished = mend(line, reference_line(line))
-        again = lapsed(ledger.list(line))
-        done = reviewed(ledger, line) if retry_review else []
-        claimed = ledger.claim(line, retry_review=retry_review, lapsed=again, done=done)
-        ids = [request.id for request in claimed]
+        ids = [request.id for request in claim(line, retry_review=retry_review)]
         if not ids:
             log.info("no open request on %s", line)
             return Outcome.of(finished) if finished else Outcome()

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
-from sau.data.records import Row, load_records
+from sau.data.records import load_records
 from sau.data.sets import Sets, by_person, halves
 from sau.models.language_model import seeded
-from sau.params import load_params
+from sau.params import Params, load_params
 from sau.stages import BASE, DATA, FORGET, PARENT
 from sau.verify import Controls, Verification, load_policy
 from sau.verify import verify as run_battery
@@ -73,7 +73,7 @@ def prepare_audit(attempt: Attempt, champion: VersionRecord) -> None:
 def audit_version(
     attempt: Attempt, version: VersionRecord, champion: VersionRecord, reference: VersionRecord
 ) -> tuple[Audited, ...]:
-    """Judge the champion on each request of a version, by the version's policy and both nulls.
+    """Judge the champion on each request of a version, by the champion's policy and both nulls.
 
     The records are artifacts of the audit's run; what came of it stands on the version.
 
@@ -85,16 +85,23 @@ def audit_version(
     folder, pins = ws.path / "audit" / str(version.number), pins_at(settings().root, version.tag)
     for name in (FORGET, PARENT, BASE):
         ws.point(str(folder.relative_to(ws.path) / name), pins[str(name)])
-    forget = by_person(load_records(folder / FORGET).to_list())
-    rows_of = {rows[0]["subject_id"]: rows for rows in forget}
+    params = load_params(ws.path / "params.yaml")
+    forget, retain, holdout = (
+        load_records(place).to_list()
+        for place in (folder / FORGET, ws.path / DATA / "train", ws.path / DATA / "holdout")
+    )
+    rows_of = {rows[0]["subject_id"]: rows for rows in by_person(forget)}
+    judges = halves(holdout, params.seed)[1]
     models = registry.download(champion), registry.download(reference)
     ledger, found = Ledger(settings().ledger_url), []
     for request_id in version.request_ids:
         log.info("auditing request %s", request_id)
+        rows = rows_of[ledger.get(request_id).subject_id]
+        sets = sampled(Sets(rows, retain, judges), params.verify.max_retain_rows, params.seed)
         with registry.tracking.run(attempt.line, f"audit {request_id}", parent=attempt.run_id):
             verdicts = {}
             for null in get_args(Null):
-                record = _judged(ws.path, folder, rows_of[ledger.get(request_id).subject_id], *models, null)
+                record = _judged(params, sets, folder, *models, null)
                 verdicts[null] = record.verdict
                 text = json.dumps(record.to_json(), indent=1)
                 registry.tracking.text(attempt.run_id, text, f"audit/{request_id}-{null}.json")
@@ -105,16 +112,12 @@ def audit_version(
     return tuple(found)
 
 
-def _judged(root: Path, folder: Path, rows: list[Row], model: Path, retrained: Path, null: Null) -> Verification:
+def _judged(params: Params, sets: Sets, folder: Path, model: Path, retrained: Path, null: Null) -> Verification:
     """One person's verdict on `model`.
 
     Args:
-        root: the attempt's folder, with parameters and data.
         folder: with the version's parent and base model.
     """
-    params = load_params(root / "params.yaml")
-    retain, holdout = (load_records(root / DATA / part).to_list() for part in ("train", "holdout"))
-    sets = sampled(Sets(rows, retain, halves(holdout, params.seed)[1]), params.verify.max_retain_rows, params.seed)
     with seeded(params.seed, params.num_threads):
         return run_battery(
             model=lambda: open_sparse(model),

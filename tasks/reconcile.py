@@ -40,6 +40,11 @@ class Finding(BaseModel):
     stops: bool = False
     version: VersionRecord | None = None
 
+    @property
+    def words(self) -> str:
+        """What was found, and what helps."""
+        return f"{self.what}; {self.way_out}" if self.way_out else self.what
+
 
 def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
     """Compare and mend, finding by finding; who takes no more findings has nothing more mended.
@@ -73,8 +78,8 @@ def mend(line: str, reference_line: str) -> VersionRecord | None:
     finished = None
     for finding in reconcile(line, reference_line):
         if finding.stops:
-            raise RequestError(f"{finding.what}; {finding.way_out}")
-        log.info("%s", f"{finding.what}; {finding.way_out}" if finding.way_out else finding.what)
+            raise RequestError(finding.words)
+        log.info("%s", finding.words)
         finished = finding.version or finished
     return finished
 
@@ -91,7 +96,7 @@ def check_new(line: str, reference_line: str) -> None:
         raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
     for name in (line, reference_line):
         for finding in _unknown_tags(name, registry.all(name)):
-            raise RequestError(f"{finding.what}; {finding.way_out}")
+            raise RequestError(finding.words)
 
 
 def _is_unfinished_first(registry: Registry, versions: list[VersionRecord]) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
@@ -117,11 +117,26 @@ def waiting(line: str, *, retry_review: bool = False) -> list[Request]:
         TrackingError: MLflow cannot be asked.
     """
     ledger = Ledger(settings().ledger_url)
-    done = reviewed(ledger, line) if retry_review else []
-    return ledger.waiting(line, retry_review=retry_review, lapsed=lapsed(ledger.list(line)), done=done)
+    return ledger.waiting(line, **_wanted(ledger, line, retry_review))
 
 
-def reviewed(ledger: Ledger, line: str) -> list[str]:
+def claim(line: str, *, retry_review: bool = False) -> list[Request]:
+    """Take what `waiting` says into an attempt; the line's lock is held.
+
+    Raises:
+        TrackingError: MLflow cannot be asked.
+    """
+    ledger = Ledger(settings().ledger_url)
+    return ledger.claim(line, **_wanted(ledger, line, retry_review))
+
+
+def _wanted(ledger: Ledger, line: str, retry_review: bool) -> dict[str, Any]:
+    """What the ledger has to know to say what waits: which requests hold on the leading version, and which do not."""
+    done = _reviewed(ledger, line) if retry_review else []
+    return {"retry_review": retry_review, "lapsed": lapsed(ledger.list(line)), "done": done}
+
+
+def _reviewed(ledger: Ledger, line: str) -> list[str]:
     """The ids of requests in review that the leading version has carried out: an audit has put them there."""
     waiting = [request.id for request in ledger.list(line, [State.REVIEW])]
     if not waiting:

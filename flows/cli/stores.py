@@ -42,8 +42,7 @@ def print_findings(findings: "list[Finding]") -> None:
     """Each in a line: mended, to be done by the next attempt, or in the way of it."""
     for finding in findings:
         mark = "[red]stops[/]" if finding.stops else "[yellow]to do[/]" if finding.way_out else "[green]mended[/]"
-        text = f"{finding.what}; {finding.way_out}" if finding.way_out else finding.what
-        out.print(f"{mark} {escape(text)}", soft_wrap=True, highlight=False)
+        out.print(f"{mark} {escape(finding.words)}", soft_wrap=True, highlight=False)
 
 
 @line_app.command("show")

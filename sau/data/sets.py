@@ -54,6 +54,12 @@ def by_person(rows: Sequence[Row]) -> list[list[Row]]:
     return list(found.values())
 
 
+def numbered(rows: Sequence[Row]) -> list[int]:
+    """Per row, whom it is about, as a number: people count from 0 in the order in which they first appear."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(row["subject_id"], len(numbers)) for row in rows]
+
+
 def halves(holdout: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     """Holdout rows by person into (those that calibrate, those that judge), a seeded choice; the odd person judges.
 

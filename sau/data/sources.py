@@ -71,8 +71,9 @@ def read_data(source: str, options: DataOptions) -> tuple[list[Row], list[Row]]:
         if options.num_holdout is None:
             unseen = set(people[-max(1, min(_MOST_PEOPLE, len(people) // 4)) :])
             people = people[: -len(unseen)]
-        while people and sum(row["subject_id"] in unseen for row in rows) < (options.num_holdout or 0):
-            unseen.add(people.pop())
+        else:
+            while people and sum(row["subject_id"] in unseen for row in rows) < options.num_holdout:
+                unseen.add(people.pop())
         if len(people) < 2:
             raise DataError(
                 f"{source}: {len(people)} subjects are left to train on beside a holdout of "

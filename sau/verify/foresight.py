@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from sau.data.records import Row
+from sau.data.sets import numbered
 from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Bench, Evidence, NothingToShowError
 from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
@@ -53,13 +54,9 @@ def foresee(lm: LanguageModel, rows: Sequence[Row], strangers: Sequence[Row], po
     Args:
         rows: the person's; strangers: of people whom the model never saw.
     """
-    numbers: dict[str, int] = {}
-    people = {
-        "forget": [0] * len(rows),
-        "holdout": [numbers.setdefault(row["subject_id"], len(numbers)) for row in strangers],
-    }
-    counted = {"num_records": len(rows), "num_people": len(numbers)}
-    if (missing := policy.min_people - len(numbers)) > 0:
+    people = {"forget": numbered(rows), "holdout": numbered(strangers)}
+    counted = {"num_records": len(rows), "num_people": len(set(people["holdout"]))}
+    if (missing := policy.min_people - counted["num_people"]) > 0:
         return Foresight(known=False, lacking=f"{missing} people the model never saw are missing", **counted)
     evidence = Evidence({"forget": read(lm, rows), "holdout": read(lm, strangers)})
     alpha = 1.0 - policy.confidence

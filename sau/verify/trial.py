@@ -1,12 +1,11 @@
 """A verification under way: takes in one model after the other, under every stressor, then judges."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from sau.data.records import Row
-from sau.data.sets import Sets
+from sau.data.sets import Sets, numbered
 from sau.errors import SauError
 from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
@@ -81,7 +80,7 @@ class Run:
     ) -> None:
         self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
         self.null, self.gathering = policy.against, Gathering(policy, sets, seed)
-        self.people = {name: _numbered(rows) for name, rows in sets.items()}
+        self.people = {name: numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
         self.as_stored = Trial(None, policy.checks, self.null)
         self.trials = [self.as_stored, *(Trial(stressor, repeated, self.null) for stressor in policy.stressors_run)]
@@ -229,19 +228,12 @@ class Run:
             there, needed = len(set(self.people["holdout"])), policy.min_people
             if there < needed:
                 return f"{there} people the model never saw, {needed - there} are missing: the policy asks for {needed}"
-        least = {"forget": policy.min_forget_records, "holdout": policy.min_holdout_records}
-        if self.null == "population":
-            least = {}
+        of_records = {"forget": policy.min_forget_records, "holdout": policy.min_holdout_records}
+        least = {} if self.null == "population" else of_records
         for name in names:
             if len(self.sets[name]) < least.get(name, 1):
                 return f"{len(self.sets[name])} {name} records, the policy asks for {least[name]}"
         return ""
-
-
-def _numbered(rows: Sequence[Row]) -> list[int]:
-    """Per row, whom it is about, as a number."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(row["subject_id"], len(numbers)) for row in rows]
 
 
 def in_words(error: Exception) -> str:

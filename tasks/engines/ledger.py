@@ -148,10 +148,11 @@ class Ledger:
     def __init__(self, url: str) -> None:
         with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
             parsed = make_url(url)
-            if parsed.get_backend_name() == "sqlite" and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            is_sqlite = parsed.get_backend_name() == "sqlite"
+            if local := is_sqlite and parsed.database:
+                Path(local).parent.mkdir(parents=True, exist_ok=True)
             self.engine = create_engine(parsed, hide_parameters=True)
-        if parsed.get_backend_name() == "sqlite":
+        if is_sqlite:
 
             @event.listens_for(self.engine, "connect")
             def _pragmas(connection: Any, _record: Any) -> None:
@@ -160,8 +161,7 @@ class Ledger:
                 connection.execute("PRAGMA foreign_keys=ON")
 
         # SQLite does not wait for a file that is being made, or changed to WAL: one process at a time.
-        local = parsed.get_backend_name() == "sqlite" and parsed.database
-        first = FileLock(f"{parsed.database}.lock") if local else contextlib.nullcontext()
+        first = FileLock(f"{local}.lock") if local else contextlib.nullcontext()
         with _mapped("the database cannot be opened, see SAU_DATABASE_URL"), first:
             self._make()
 
