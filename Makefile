@@ -1,12 +1,13 @@
 # make demo: a fresh environment, then the whole path once.   make test: the tests.
 # make test-services: what needs a Prefect server with a worker, an audit, and (where there is one) headless Chromium.
 # make test-wheel: the wheel alone, in an environment of its own.
+# make test-long: whole flows and matrices that would make the tests longer than ten minutes.
 # make test-crash: the flow killed at every step, and run again.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-services test-wheel test-crash check map data clean
+.PHONY: setup demo test test-services test-wheel test-long test-crash check map data clean
 
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -26,6 +27,9 @@ test-services: setup
 
 test-wheel: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py
+
+test-long: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-crash: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m crash tests/integration/test_reconcile.py tests/e2e/test_killed_flows.py
