@@ -4,7 +4,9 @@
                     -> review      verdict FAIL, INCONCLUSIVE or REFUSED: a candidate exists, a person decides
                     -> open        the attempt failed or died: the next run takes it again
     forgotten -> running           a version that has not carried it out was made champion by hand: it is done again
-    open -> withdrawn
+    open -> withdrawn, and the person may ask again
+
+Every change is an event that is never changed afterwards, with who decided and why where a person did.
 
 It holds the subject's id, so it is personal data; no other store of the product names the subject: everything else
 carries the random request id.
@@ -15,109 +17,28 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from dateutil.relativedelta import relativedelta
 from filelock import FileLock
-from sqlalchemy import ColumnElement, DateTime, ForeignKey, Index, create_engine, event, select, text, update
+from sqlalchemy import ColumnElement, create_engine, event, func, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateIndex, CreateTable
-from sqlalchemy.types import TypeDecorator
 
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
+from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
+from tasks.engines.tables import Base, Event, Law, Reason, Request, State, deadline
 
 REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
 LINE = SUBJECT_ID
 
+_OVER = (State.WITHDRAWN, State.REFUSED)
 
-class State(StrEnum):
-    """States of a request."""
-
-    OPEN = "open"
-    RUNNING = "running"
-    FORGOTTEN = "forgotten"
-    REVIEW = "review"
-    WITHDRAWN = "withdrawn"
-
-
-class Reason(StrEnum):
-    """Grounds for erasure, after GDPR Art. 17(1)(a)-(f)."""
-
-    NO_LONGER_NEEDED = "no-longer-needed"
-    CONSENT_WITHDRAWN = "consent-withdrawn"
-    OBJECTION = "objection"
-    UNLAWFUL = "unlawful"
-    LEGAL_OBLIGATION = "legal-obligation"
-    CHILD = "child"
-    UNSTATED = "unstated"
-
-
-class _Utc(TypeDecorator[datetime]):
-    """Aware UTC datetimes, also from SQLite, which forgets the zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
-
-
-class _Base(DeclarativeBase):
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: _Utc}
-
-
-class Request(_Base):
-    """One person's request on one model line."""
-
-    __tablename__ = "requests"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    line: Mapped[str]
-    subject_id: Mapped[str]
-    reason: Mapped[str]
-    state: Mapped[str]
-    received_at: Mapped[datetime]
-    deadline_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-    attempts: Mapped[int] = mapped_column(default=0)
-    last_error: Mapped[str | None]
-    version: Mapped[int | None]
-    verdict: Mapped[str | None]
-    run_id: Mapped[str | None]
-
-    __table_args__ = (
-        # The same request twice is one request, also when both arrive at once.
-        Index(
-            "one_request_per_subject",
-            "line",
-            "subject_id",
-            unique=True,
-            sqlite_where=text("state != 'withdrawn'"),
-            postgresql_where=text("state != 'withdrawn'"),
-        ),
-    )
-
-    def public(self) -> dict[str, Any]:
-        """Everything about the request, JSON-ready."""
-        row = {column.name: getattr(self, column.name) for column in self.__table__.columns}
-        return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
-
-
-class Event(_Base):
-    """One change of state."""
-
-    __tablename__ = "events"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"))
-    at: Mapped[datetime]
-    state: Mapped[str]
+_MAKING = 0x5A0  # PostgreSQL's lock of whoever makes the tables
 
 
 @contextlib.contextmanager
@@ -131,11 +52,6 @@ def _mapped(what: str) -> Iterator[None]:
         raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
     except (SQLAlchemyError, OSError, ValueError) as error:
         raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
-
-
-def deadline(received: datetime) -> datetime:
-    """One calendar month later (GDPR Art. 12(3)); a day that month lacks becomes its last: 31 Jan -> 28 or 29 Feb."""
-    return received + relativedelta(months=1)
 
 
 class Ledger:
@@ -166,9 +82,20 @@ class Ledger:
             self._make()
 
     def _make(self) -> None:
-        """The tables, where there are none; another process may be making them."""
+        """The tables, as this version has them; another process may be making or migrating them."""
+        with self.engine.connect() as connection:
+            found = tables_in(connection)
+            if revision_of(connection, found) == HEAD and found.issuperset(Base.metadata.tables):
+                return
         with self.engine.begin() as connection:
-            for table in _Base.metadata.sorted_tables:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # or each statement would be a transaction of its own
+            else:
+                connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+            revision = revision_of(connection, tables_in(connection))
+            if revision != HEAD:
+                migrate(connection, revision)
+            for table in Base.metadata.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
                 for index in table.indexes:
                     connection.execute(CreateIndex(index, if_not_exists=True))
@@ -179,29 +106,48 @@ class Ledger:
         with _mapped("the database failed"), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def submit(self, line: str, subject_id: str, reason: str = Reason.UNSTATED) -> Request:
-        """Take a request; one that stands already (in whatever state but withdrawn) is returned instead.
+    def submit(
+        self,
+        line: str,
+        subject_id: str,
+        reason: str = Reason.UNSTATED,
+        *,
+        received_at: datetime | None = None,
+        law: str = Law.GDPR,
+        actor: str | None = None,
+    ) -> Request:
+        """Take a request; one that stands already (in whatever state but withdrawn or refused) is returned instead.
 
         Whether the subject is in the line's data is the caller's to check, who can see the data.
 
+        Args:
+            received_at: when it reached the controller; now where it is not said.
+            law: whose deadline.
+            actor: who enters it.
+
         Raises:
-            RequestError: a malformed line or subject id, or an unknown reason.
+            RequestError: a malformed line or subject id, an unknown reason or law, or a receipt in the future.
         """
         if not LINE.match(line):
             raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
         if not SUBJECT_ID.match(subject_id):
             raise RequestError(f"subject: malformed, it has to match {SUBJECT_ID.pattern}")
-        if reason not in set(Reason):
-            raise RequestError(f"reason {reason!r}: has to be one of {', '.join(Reason)}")
+        for what, value, allowed in (("reason", reason, Reason), ("law", law, Law)):
+            if value not in set(allowed):
+                raise RequestError(f"{what} {value!r}: has to be one of {', '.join(allowed)}")
         now = datetime.now(UTC)
+        received_at = now if received_at is None else received_at.astimezone(UTC)
+        if received_at > now:
+            raise RequestError(f"received at {received_at:%Y-%m-%d %H:%M} UTC: is in the future")
         request = Request(
             id=f"r-{secrets.token_hex(8)}",
             line=line,
             subject_id=subject_id,
             reason=str(reason),
+            law=str(law),
             state=State.OPEN,
-            received_at=now,
-            deadline_at=deadline(now),
+            received_at=received_at,
+            deadline_at=deadline(received_at, law),
             updated_at=now,
             attempts=0,
         )
@@ -209,7 +155,7 @@ class Ledger:
             with self._session() as session:
                 session.add(request)
                 session.flush()
-                session.add(Event(request_id=request.id, at=now, state=State.OPEN))
+                session.add(Event(request_id=request.id, at=now, state=State.OPEN, actor=actor))
             return request
         except IntegrityError:
             standing = self.find(line, subject_id)
@@ -221,7 +167,7 @@ class Ledger:
         with self._session() as session:
             return session.scalar(
                 select(Request).where(
-                    Request.line == line, Request.subject_id == subject_id, Request.state != State.WITHDRAWN
+                    Request.line == line, Request.subject_id == subject_id, Request.state.not_in(_OVER)
                 )
             )
 
@@ -249,12 +195,13 @@ class Ledger:
             return list_of(session.scalars(query))
 
     def events(self, request_id: str) -> "list_of[tuple[datetime, str]]":
-        """(time, state) of every change, in order."""
+        """(time, state) of every change of state, in order."""
+        return [(event.at, event.state) for event in self.history(request_id) if event.kind == "state"]
+
+    def history(self, request_id: str) -> "list_of[Event]":
+        """Everything that happened to a request, in order."""
         with self._session() as session:
-            rows = session.execute(
-                select(Event.at, Event.state).where(Event.request_id == request_id).order_by(Event.id)
-            )
-            return [(at, state) for at, state in rows]
+            return list_of(session.scalars(select(Event).where(Event.request_id == request_id).order_by(Event.id)))
 
     def move(self, request_id: str, sources: Iterable[State], target: State, **values: Any) -> Request:
         """Change a request's state, only from one of `sources`, with one atomic statement.
