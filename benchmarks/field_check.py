@@ -29,6 +29,7 @@ from sau.checkpoint.sparse import open_model, save_sparse
 from sau.config import read_yaml
 from sau.data.sets import Sets
 from sau.models.language_model import seeded
+from sau.models.sources import ModelParams
 from sau.unlearn.unlearn import UnlearnParams, unlearn
 from sau.verify import Controls, load_policy, verify_each
 from sau.verify.checks.base import Evidence
@@ -101,7 +102,7 @@ def unlearned(name: str, settings: dict[str, Any], args: argparse.Namespace, row
             rows,
             UnlearnParams(max_steps=args.max_steps if settings["stop"] else args.steps, **settings),
             seed=SEED,
-            base=benchmark.adapted_base(args.folder, lm.prompt),
+            base=benchmark.adapted_base(args.folder, ModelParams(prompt=lm.prompt, device="auto")),
             num_threads=args.threads,
             progress=lambda step, total, values: print(f"{name} {step}/{total} {values['loss']:.3f}", flush=True),
         )

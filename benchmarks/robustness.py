@@ -64,7 +64,7 @@ def come_back(spec: benchmark.Spec, record: dict[str, Any], folder: Path) -> dic
             for name in ("original", "retrained")
         )
         sets = benchmark.encoded(original, rows)
-        base = benchmark.adapted_base(folder, spec.params.model.prompt)
+        base = benchmark.adapted_base(folder, spec.params.model)
         shipped, _ = benchmark.run_method(spec, cell, folder, rows, original, base, record["lr"])
         around = Surroundings(rows["forget"], None, cell.seed)
         result = {"as shipped": excess(shipped, retrained, sets)}

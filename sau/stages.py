@@ -21,7 +21,7 @@ from sau.data.sets import Sets, halves
 from sau.errors import CheckpointError, DataError
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
-from sau.models.language_model import seeded
+from sau.models.language_model import LanguageModel, seeded
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
@@ -86,39 +86,44 @@ def _base(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     return {"num_parameters": plan.num_parameters, "num_prunable": plan.num_prunable, "share_prunable": plan.share}
 
 
+def _ran_on(lm: LanguageModel) -> Metrics:
+    return {"device": lm.model.device.type, "dtype": str(lm.model.dtype).removeprefix("torch.")}
+
+
 def _last_loss(history: History) -> float | None:
     return history.trajectory[-1]["loss"] if history.trajectory else None
 
 
 def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    lm = open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt)
+    lm = params.model.put(open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt))
     rows = load_records(folder / DATA / "train")
     history = finetune(
         lm, lm.encode(rows), params.train, seed=params.seed, num_threads=params.num_threads, progress=progress
     )
     save_dense(lm, _fresh(folder / ARTIFACTS / "dense"))
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
 
 
 def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    lm = open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt)
+    lm = params.model.put(open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt))
     rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
     calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
     with seeded(params.seed, params.num_threads):
         prune(lm, calibration, params.prune, progress=progress)
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "pruned"), structure=params.prune.structure)
-    return {"sparsity": saved.sparsity, "num_calibration_rows": len(calibration), "mask_digest": saved.mask_digest}
+    counted = {"sparsity": saved.sparsity, "num_calibration_rows": len(calibration)}
+    return counted | {"mask_digest": saved.mask_digest, **_ran_on(lm)}
 
 
 def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     source = folder / ARTIFACTS / "pruned"
-    lm = open_sparse(source)
+    lm = params.model.put(open_sparse(source))
     rows = load_records(folder / DATA / "train")
     history = finetune(
         lm, lm.encode(rows), params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress
     )
     save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=read_manifest(source).structure)
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history)}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
 
 
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
@@ -143,16 +148,16 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metric
 
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    lm = open_sparse(folder / PARENT)
+    lm = params.model.put(open_sparse(folder / PARENT))
     sets = read_split(folder, "calibrate")
     if params.unlearn.order == "unlearn-prune":
-        lm.model = open_dense(folder / DENSE, prompt=lm.prompt).model
+        lm.model = params.model.put(open_dense(folder / DENSE, prompt=lm.prompt)).model
     history = unlearn(
         lm,
         sets,
         params.unlearn,
         seed=params.seed,
-        base=open_dense(folder / BASE, prompt=lm.prompt),
+        base=params.model.put(open_dense(folder / BASE, prompt=lm.prompt)),
         num_threads=params.num_threads,
         progress=progress,
     )
@@ -161,7 +166,8 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics
     if saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
     last = {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"}
-    return {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory, **last}
+    told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
+    return told | last | _ran_on(lm)
 
 
 def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics:

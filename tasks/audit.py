@@ -12,7 +12,6 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from sau.checkpoint.manifest import read_manifest
-from sau.checkpoint.sparse import open_sparse
 from sau.data.records import load_records
 from sau.data.sets import Sets, by_person, halves
 from sau.models.language_model import seeded
@@ -25,7 +24,7 @@ from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Attempt, pins_at
-from tasks.verify import base_opener, sampled
+from tasks.verify import base_opener, opener, sampled
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
@@ -120,11 +119,11 @@ def _judged(params: Params, sets: Sets, folder: Path, model: Path, retrained: Pa
     """
     with seeded(params.seed, params.num_threads):
         return run_battery(
-            model=lambda: open_sparse(model),
+            model=opener(model, params),
             sets=sets,
             controls=Controls(
-                before=lambda: open_sparse(folder / PARENT),
-                reference=lambda: open_sparse(retrained),
+                before=opener(folder / PARENT, params),
+                reference=opener(retrained, params),
                 base=base_opener(folder, params, sets),
             ),
             policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors, null=null),

@@ -60,7 +60,7 @@ def check(line: str, subject: str) -> "Foresight":
             raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
         params = load_params(ws.path / "params.yaml")
         rows, holdout = (load_records(place).to_list() for place in (shard, ws.path / "data" / "holdout"))
-    lm = open_sparse(registry.download(champion))
+    lm = params.model.put(open_sparse(registry.download(champion)))
     return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
 
 

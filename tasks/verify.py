@@ -89,8 +89,8 @@ def verify(
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
     sets = sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
-    model, before = _opener(ws.path / CHECKPOINT), _opener(ws.path / PARENT)
-    retrained = _opener(Registry(tracking).download(reference)) if reference else None
+    model, before = (opener(ws.path / folder, params) for folder in (CHECKPOINT, PARENT))
+    retrained = opener(Registry(tracking).download(reference), params) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
     if reference:
         parent = read_manifest(ws.path / PARENT).weights_digest
@@ -103,7 +103,7 @@ def verify(
             model=model,
             sets=sets,
             controls=Controls(
-                before, retrained, _dense_opener(tracking, ws, attempt.line), base_opener(ws.path, params, sets)
+                before, retrained, _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, sets)
             ),
             policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
             weights_digest=manifest.weights_digest,
@@ -153,7 +153,7 @@ def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], Langua
     """
 
     def opened() -> LanguageModel:
-        base = open_dense(folder / BASE, prompt=open_sparse(folder / PARENT).prompt)
+        base = params.model.put(open_dense(folder / BASE, prompt=read_manifest(folder / PARENT).prompt))
         if not params.unlearn.adapt:
             return base
         return adapted(
@@ -163,11 +163,12 @@ def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], Langua
     return opened
 
 
-def _opener(folder: Path) -> Callable[[], LanguageModel]:
-    return lambda: open_sparse(folder)
+def opener(folder: Path, params: Params) -> Callable[[], LanguageModel]:
+    """What opens a sparse checkpoint where the parameters say."""
+    return lambda: params.model.put(open_sparse(folder))
 
 
-def _dense_opener(tracking: Tracking, ws: Workspace, line: str) -> Callable[[], LanguageModel]:
+def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) -> Callable[[], LanguageModel]:
     """The dense model that the line's first version was pruned from; DVC brings it when a stressor asks for it.
 
     Raises (when asked):
@@ -186,7 +187,7 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str) -> Callable[[], 
             raise WorkspaceError(f"{tag}: {DENSE} is in neither DVC's cache nor its remote") from None
         return ws.path / _DENSE_PLACE
 
-    return lambda: open_dense(folder(), prompt=PROMPT)
+    return lambda: params.model.put(open_dense(folder(), prompt=PROMPT))
 
 
 def _record(

@@ -56,7 +56,7 @@ def condition_of(spec_json: str, data: str, pruner: str, sparsity: Sparsity, see
     rows = load_rows(spec, data, seed)
     readings, ranks = known(folder, spec, rows, pruner, sparsity, seed)
     sparse = reference(folder, "original", spec, rows, pruner, sparsity, seed)
-    base, sets = adapted_base(folder, spec.params.model.prompt), encoded(sparse, rows)
+    base, sets = adapted_base(folder, spec.params.model), encoded(sparse, rows)
     return _Condition(
         rows=rows,
         sparse=sparse,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sau.benchmark.distance import REFERENCES, Reading, decoys, distances, mean_target, measure, read
 from sau.benchmark.spec import DEMO, Sparsity, Spec
@@ -22,7 +21,7 @@ from sau.errors import ConfigError
 from sau.models.batches import Encoded
 from sau.models.dense import save_dense
 from sau.models.language_model import LanguageModel, seeded
-from sau.models.sources import TINY, base_model
+from sau.models.sources import TINY, ModelParams, base_model
 from sau.params import Params
 from sau.pruners import PruneParams, prune
 from sau.training.finetune import adapted, finetune
@@ -124,18 +123,11 @@ def _shared(folder: Path, name: str, params: Params, make: Callable[[], Language
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         save_sparse(lm, unfinished, structure="unstructured") if lm.mask else save_dense(lm, unfinished)
         unfinished.rename(path)
-    return _to_device(open_model(path, prompt=params.model.prompt))
-
-
-def _to_device(lm: LanguageModel) -> LanguageModel:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm.model.to(device)
-    lm.mask = lm.mask and {name: kept.to(device) for name, kept in lm.mask.items()}
-    return lm
+    return params.model.put(open_model(path, prompt=params.model.prompt))
 
 
 def _base(params: Params, seed: int) -> LanguageModel:
-    lm = _to_device(base_model(params.model, seed=seed))
+    lm = base_model(params.model, seed=seed)
     if params.model.source == TINY:
         pretrain(lm, params.model.tiny, seed=seed)
     return lm
@@ -143,7 +135,7 @@ def _base(params: Params, seed: int) -> LanguageModel:
 
 def _adapted(folder: Path, params: Params, rows: Sets, seed: int) -> LanguageModel:
     """What `unlearn` would make of the base model each time anew; the base model itself where it does not adapt."""
-    lm = _to_device(open_model(folder / "base", prompt=params.model.prompt))
+    lm = params.model.put(open_model(folder / "base", prompt=params.model.prompt))
     return adapted(lm, lm.encode(rows.retain), params.unlearn.adapt, seed=seed) if params.unlearn.adapt else lm
 
 
@@ -156,7 +148,7 @@ def _train_seed(name: str, seed: int) -> int:
 
 
 def _trained(folder: Path, name: str, params: Params, rows: Sets, seed: int) -> LanguageModel:
-    lm = _to_device(open_model(folder / "base", prompt=params.model.prompt))
+    lm = params.model.put(open_model(folder / "base", prompt=params.model.prompt))
     finetune(lm, lm.encode(_train_rows(name, rows)), params.train, seed=_train_seed(name, seed))
     return lm
 
@@ -166,10 +158,10 @@ def reference(
 ) -> LanguageModel:
     """A trained model, pruned and recovered on what it was trained on; the dense one at sparsity 0."""
     if sparsity == 0:
-        return _to_device(open_model(folder / name, prompt=spec.params.model.prompt))
+        return spec.params.model.put(open_model(folder / name, prompt=spec.params.model.prompt))
 
     def make() -> LanguageModel:
-        lm = _to_device(open_model(folder / name, prompt=spec.params.model.prompt))
+        lm = spec.params.model.put(open_model(folder / name, prompt=spec.params.model.prompt))
         prune(lm, calibration(lm, rows, spec), prune_params(spec, pruner, sparsity))
         finetune(lm, lm.encode(_train_rows(name, rows)), spec.params.recover, seed=_train_seed(name, seed) + 1)
         return lm
@@ -195,6 +187,6 @@ def encoded(lm: LanguageModel, rows: Sets) -> dict[str, list[Encoded]]:
     return {part: lm.encode(some) for part, some in rows.items()}
 
 
-def adapted_base(folder: Path, prompt: str) -> LanguageModel:
+def adapted_base(folder: Path, params: ModelParams) -> LanguageModel:
     """The base model as `prepare` has adapted it to the retain rows."""
-    return _to_device(open_model(folder / _ADAPTED, prompt=prompt))
+    return params.put(open_model(folder / _ADAPTED, prompt=params.prompt))

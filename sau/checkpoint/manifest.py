@@ -35,6 +35,7 @@ class SparseCheckpoint:
     weights_digest: str
     mask_digest: str
     side_digest: str
+    prompt: str
     structure: str
     sparsity: float
     num_weights: int

@@ -45,16 +45,16 @@ from sau.checkpoint.manifest import (
     stored_tensors,
 )
 from sau.checkpoint.planes import read_chunks, squeeze
-from sau.checkpoint.rounding import round_to
 from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
 from sau.models.dense import model_from_state, open_dense, save_dense, stored_state, write_side_files
 from sau.models.language_model import PROMPT, SIDECAR, LanguageModel, quiet
+from sau.models.rounding import round_to
 
 
 class PackageParams(Section):
-    """How a checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.checkpoint.rounding`)."""
+    """How a checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.models.rounding`)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounding: Literal["nearest", "stochastic"] = "stochastic"
@@ -192,7 +192,7 @@ def export(
 
     Args:
         dtype: bfloat16 makes another model of a float32 checkpoint: a verdict on this one does not speak of it.
-        rounding, seed: how numbers come to a narrower dtype, see `sau.checkpoint.rounding`.
+        rounding, seed: how numbers come to a narrower dtype, see `sau.models.rounding`.
 
     Raises:
         CheckpointError: the target exists and is not empty, or the checkpoint is damaged.

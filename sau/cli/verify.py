@@ -47,12 +47,16 @@ def verify(
     stressors: Annotated[
         int | None, typer.Option(min=0, help="Run only so many of the policy's stressors; default: its own budget.")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16: the numbers that models are run in.")] = "float32",
     subject: Annotated[str | None, typer.Option(help="Who rows are about that name nobody.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
     show_answers: ShowAnswers = False,
 ) -> None:
     """Judge any causal language model, sparse or not, whoever unlearned it. Needs no Prefect and no MLflow."""
+    from sau.config import checked
+    from sau.models.placement import Placement
     from sau.verify.report.page import render_html
     from sau.verify.standalone import answer_paths, verify_paths
 
@@ -64,9 +68,14 @@ def verify(
 
     with progress():
         logger = logging.getLogger("sau")
+        placement = checked(Placement, {"device": device, "dtype": dtype}, "placement")
         models = {"before": folder(before), "after": folder_of(model), "reference": folder(reference)}
         # Before the battery: rows that may not be quoted are refused at once.
-        shown = answer_paths(models, {"forget": forget, "retain": retain}, subject=subject) if show_answers else None
+        shown = (
+            answer_paths(models, {"forget": forget, "retain": retain}, placement=placement, subject=subject)
+            if show_answers
+            else None
+        )
         verification = verify_paths(
             model=folder_of(model),
             forget=forget,
@@ -79,6 +88,7 @@ def verify(
             policy=policy,
             num_stressors=stressors,
             null=null.value if null else None,
+            placement=placement,
             subject=subject,
             progress=lambda text: logger.debug("%s", text),
         )

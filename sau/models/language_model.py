@@ -51,7 +51,8 @@ class LanguageModel:
 def seeded(seed: int, num_threads: int | None = None) -> Iterator[None]:
     """Run with torch's generator at `seed` and a fixed thread count (float sums depend on it), then restore both."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         if num_threads:
             torch.set_num_threads(num_threads)

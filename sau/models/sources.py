@@ -18,6 +18,7 @@ from sau.data.demo import demo_rows
 from sau.errors import ModelError
 from sau.models.dense import load_hugging_face, model_from_state
 from sau.models.language_model import PROMPT, LanguageModel, quiet, seeded
+from sau.models.placement import Placement
 
 TINY, SMOLLM2 = "tiny", "smollm2"
 
@@ -35,8 +36,8 @@ class TinyParams(Section):
     pretrain_lr: float = Field(0.003, gt=0, le=1)
 
 
-class ModelParams(Section):
-    """Where the base model comes from, and how a question is put to it."""
+class ModelParams(Placement):
+    """Where the base model comes from, how a question is put to it, and where it runs."""
 
     source: str = TINY
     prompt: str = PROMPT
@@ -58,16 +59,17 @@ _TOKENIZER_PEOPLE = 200
 
 
 def base_model(params: ModelParams, *, seed: int) -> LanguageModel:
-    """The model that training starts from.
+    """The model that training starts from, in its place.
 
     Raises:
         ModelError: no such model, its weights are not safetensors, or it would need remote code.
+        ConfigError: no such device here.
     """
     if params.source == TINY:
-        return _tiny(params, seed)
+        return params.put(_tiny(params, seed))
     if params.source == SMOLLM2:
-        return _smollm2(params)
-    return load_hugging_face(params.source, params.prompt)
+        return params.put(_smollm2(params))
+    return params.put(load_hugging_face(params.source, params.prompt))
 
 
 def _tiny(params: ModelParams, seed: int) -> LanguageModel:

@@ -12,7 +12,7 @@ from sau.pruners.layerwise import LayerwisePruner
 
 def wanda_score(weight_OI: Tensor, squares_I: Tensor) -> Tensor:
     """abs(W_oi) * ||X_i||_2 [O, I], with squares_I the sum of each input's squares over the calibration tokens."""
-    return weight_OI.abs() * squares_I.sqrt().to(weight_OI.dtype)
+    return weight_OI.float().abs() * squares_I.sqrt()
 
 
 class Wanda(LayerwisePruner):

@@ -4,6 +4,8 @@ AdamW sees a matrix's surviving gradients gathered into a vector, and its step i
 A pruned weight is never written, so it stays +0.0 bit for bit, and has no optimizer state.
 Masking the gradient alone would not do: momentum and weight decay move masked weights too.
 Between steps nothing is held for a masked matrix but its survivors' two moments, half of dense AdamW's at 50%.
+Gradients, moments and steps are float32; a step that is added to bfloat16 weights is rounded stochastically
+(`sau.models.rounding`): to the nearest, most steps would be lost.
 Shape suffixes: O output features, I input features, S survivors of one matrix in row-major order.
 """
 
@@ -19,6 +21,7 @@ from torch.optim.adamw import adamw
 from sau.errors import DivergedError
 from sau.mask import Mask
 from sau.models.layers import Matrix
+from sau.models.rounding import stochastic
 
 _SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 _SETTINGS |= {"fused": True, "amsgrad": False, "maximize": False}  # which the function wants named, and no more
@@ -51,14 +54,16 @@ class Survivors:
 
     @property
     def gradient_OI(self) -> Tensor:
-        """The weight's gradient, defined where it is pruned too."""
+        """The weight's gradient in float32, defined where it is pruned too."""
         assert self.weight.grad is not None, f"{self.name}: no gradient yet"
-        return self._within(self.weight.grad)
+        return self._within(self.weight.grad).float()
 
     def add_(self, step_S: Tensor, index_S: Tensor) -> None:
         """Add to the survivors, which are at `index()`; a pruned weight stays +0.0."""
         weight_OI = self._within(self.weight)
-        if weight_OI.is_contiguous():
+        if weight_OI.dtype == torch.bfloat16:  # zero is one of its numbers: a pruned weight stays +0.0 here, too
+            weight_OI.copy_(stochastic(weight_OI + self.scatter(step_S)))
+        elif weight_OI.is_contiguous():
             weight_OI.view(-1).scatter_add_(0, index_S, step_S)
         else:
             weight_OI.add_(self.scatter(step_S))
@@ -81,7 +86,7 @@ class Survivors:
     def survivors_norm(self) -> Tensor:
         """The norm of the survivors' gradient, whatever it is where the matrix is pruned."""
         # Twice as fast as gathering, but inf * 0 is nan. Bytes become floats eight times faster than booleans do.
-        norm = self.kept_OI.view(torch.uint8).to(self.weight.dtype).mul_(self.gradient_OI).norm()
+        norm = self.kept_OI.view(torch.uint8).float().mul_(self.gradient_OI).norm()
         return norm if norm.isfinite() else self.gather(self.gradient_OI).norm()
 
     def gather(self, dense_OI: Tensor) -> Tensor:
@@ -152,7 +157,7 @@ class SurvivorAdamW:
             raise DivergedError(f"the gradient's norm is {norm}")
         clip = min(1.0, max_norm / (norm + 1e-6))
         for name, gradient in dense.items():
-            self._adamw(name, self.dense[name], gradient.mul_(clip), lr)
+            self._step_dense(name, self.dense[name], gradient.float().mul_(clip), lr)
         for layer in layers:
             index_S = layer.index()
             gradient_S = layer.gradient_OI.reshape(-1).index_select(0, index_S).mul_(clip)
@@ -162,6 +167,14 @@ class SurvivorAdamW:
             taken_S = redistribute(layer, step_S) if redistribute else step_S
             layer.add_(taken_S, index_S)
         return norm
+
+    def _step_dense(self, name: str, parameter: Tensor, gradient: Tensor, lr: float) -> None:
+        if parameter.dtype != torch.bfloat16:
+            self._adamw(name, parameter, gradient, lr)
+            return
+        step = torch.zeros_like(gradient)
+        self._adamw(name, step, gradient, lr)
+        parameter.copy_(stochastic(parameter + step))
 
     def _adamw(self, name: str, values: Tensor, gradient: Tensor, lr: float) -> None:
         """AdamW's own step of `values` in place, by PyTorch's function for it."""

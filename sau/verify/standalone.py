@@ -11,6 +11,7 @@ from sau.data.records import Row
 from sau.data.sets import Sets
 from sau.errors import CheckpointError
 from sau.models.language_model import PROMPT, LanguageModel
+from sau.models.placement import Placement
 from sau.verify.battery import verify
 from sau.verify.checks.base import Null
 from sau.verify.policy import load_policy
@@ -19,6 +20,8 @@ from sau.verify.report.answers import answers
 from sau.verify.trial import Controls
 
 Source = str | Path
+
+HERE = Placement()
 
 
 def verify_paths(
@@ -35,6 +38,7 @@ def verify_paths(
     num_stressors: int | None = None,
     null: Null | None = None,
     prompt: str = PROMPT,
+    placement: Placement = HERE,
     subject: str | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -47,6 +51,7 @@ def verify_paths(
             what the shipped policies judge against: nobody among them may have been shown to unlearning.
         policy, num_stressors, null: quick, standard, strict, or a YAML file, and another budget or null than its own.
         prompt: how a question is put to a model whose folder does not say.
+        placement: where models run, and in which numbers.
         subject: whom rows are about that name nobody.
 
     Raises:
@@ -55,7 +60,7 @@ def verify_paths(
     """
 
     def opener(source: Source | None) -> Callable[[], LanguageModel] | None:
-        return _opener(source, prompt)
+        return _opener(source, prompt, placement)
 
     def rows(source: Source | None) -> list[Row]:
         return [] if source is None else load_records(source, subject=subject).to_list()
@@ -64,7 +69,7 @@ def verify_paths(
     check_distinct({role: weights_digest(source) for role, source in controls.items() if source is not None})
     files, digest = files_digest(model), weights_digest(model)
     result = verify(
-        model=lambda: open_model(model, prompt=prompt),
+        model=lambda: placement.put(open_model(model, prompt=prompt)),
         sets=Sets(rows(forget), rows(retain), rows(holdout)),
         controls=Controls(opener(before), opener(reference), opener(dense), opener(base)),
         policy=load_policy(policy, num_stressors=num_stressors, null=null),
@@ -82,6 +87,7 @@ def answer_paths(
     rows: Mapping[str, Source],
     *,
     prompt: str = PROMPT,
+    placement: Placement = HERE,
     subject: str | None = None,
 ) -> list[dict[str, str]]:
     """What the models answer to a few rows of each file, for a report; see `sau.verify.report.answers.answers`.
@@ -90,13 +96,13 @@ def answer_paths(
         DataError: a row is not of the demo people.
     """
     return answers(
-        {role: _opener(source, prompt) for role, source in models.items()},
+        {role: _opener(source, prompt, placement) for role, source in models.items()},
         {name: load_records(source, subject=subject).to_list() for name, source in rows.items()},
     )
 
 
-def _opener(source: Source | None, prompt: str) -> Callable[[], LanguageModel] | None:
-    return None if source is None else lambda: open_model(source, prompt=prompt)
+def _opener(source: Source | None, prompt: str, placement: Placement) -> Callable[[], LanguageModel] | None:
+    return None if source is None else lambda: placement.put(open_model(source, prompt=prompt))
 
 
 def weights_digest(source: Source) -> str:

@@ -96,9 +96,9 @@ class Importance(Redistribution):
     def start(self, layers: Sequence[Survivors], setting: Setting) -> dict[str, _Seen]:
         return {
             layer.name: _Seen(
-                pruned_O=layer.weight.new_zeros(len(layer.kept_OI)),
-                kept_O=layer.weight.new_zeros(len(layer.kept_OI)),
-                survivors_S=layer.weight.new_zeros(layer.num_survivors),
+                pruned_O=torch.zeros(len(layer.kept_OI), device=layer.weight.device),
+                kept_O=torch.zeros(len(layer.kept_OI), device=layer.weight.device),
+                survivors_S=torch.zeros(layer.num_survivors, device=layer.weight.device),
             )
             for layer in layers
         }

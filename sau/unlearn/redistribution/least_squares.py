@@ -39,7 +39,7 @@ def with_length_of(step_OI: Tensor, taken_OI: Tensor) -> Tensor:
 def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: int, damping: float) -> dict[str, Tensor]:
     """X X^T [I, I] of each layer's inputs on some of the retain rows, plus `damping` of its mean diagonal."""
     model = setting.lm.model
-    moments = {layer.name: layer.weight.new_zeros(2 * layer.kept_OI.shape[1:]) for layer in layers}
+    moments = {layer.name: torch.zeros(2 * layer.kept_OI.shape[1:], device=layer.weight.device) for layer in layers}
     order = torch.randperm(len(setting.retain))[:num_rows].tolist()
     sequences = [setting.retain[i] for i in order]
     matrices = {matrix.name: matrix for _, matrix in prunable(model) if matrix.name in moments}
@@ -48,7 +48,7 @@ def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: in
         keep_BT = batch.attention_mask_BT.bool()
 
         def add(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
-            inputs_NI = inputs[real_of(inputs, keep_BT, tokens)].to(moments[name].dtype)  # autocast hands on narrower
+            inputs_NI = inputs[real_of(inputs, keep_BT, tokens)].float()
             moments[name].addmm_(inputs_NI.T, inputs_NI)
 
         with observing(matrices, add):

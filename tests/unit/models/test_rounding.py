@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sau.checkpoint.rounding import round_to, stochastic
 from sau.checkpoint.sparse import PackageParams
+from sau.models.rounding import round_to, stochastic
 
 VALUES = torch.cat(
     [torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 10.0**power for power in (-30, 0, 5)]

@@ -32,12 +32,15 @@ def round_to(state: dict[str, Tensor], dtype: torch.dtype, rounding: str, *, see
     return {name: rounded(value) for name, value in state.items()}
 
 
-def stochastic(value: Tensor, generator: torch.Generator) -> Tensor:
+def stochastic(value: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Float32 to bfloat16, to either neighbour with E[result] = value; the draws are 16 bits, so this is exact.
 
     In a float's bits a larger number is a larger magnitude: a random number below one bfloat16 step is added to the
     magnitude and the lower half cut off. What is not finite stays as it is.
+
+    Args:
+        generator: on the value's device; by default torch's own there.
     """
-    drawn = torch.randint(0, 1 << _LOW_BITS, value.shape, generator=generator, dtype=torch.int32)
+    drawn = torch.randint(0, 1 << _LOW_BITS, value.shape, generator=generator, dtype=torch.int32, device=value.device)
     raised = ((value.contiguous().view(torch.int32) + drawn) >> _LOW_BITS).to(torch.int16).view(torch.bfloat16)
     return torch.where(value.isfinite(), raised, value.bfloat16())
