@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from flows.attempt import attempt, line_lock
 from flows.retrain import reference_line, retrain
 from sau.stages import RECIPES
+from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
@@ -120,5 +121,6 @@ def _new_version(
         record = register(this, request_ids=tuple(ids), parent=parent.number, judged=judged, forget_md5=pins["forget"])
         champion = promote(record)
         publish(record)
+        certify(record)
     met = [request_id for request_id in ids if judged.people.get(request_id) == "PASS"]
     return record, champion, met if not champion and len(met) < len(ids) else []

@@ -5,6 +5,7 @@ SauError
 ├── DataError        a data set is missing, malformed or empty where rows are needed
 ├── ModelError       a model cannot be opened, or is not one we may open
 ├── SparsityError    a mask, pattern or pruned weight is not what it has to be
+├── CertificateError an evidence record was changed, or is not one
 ├── CheckpointError  a stored checkpoint is incomplete, damaged or not the one named
 ├── DivergedError    training left the finite numbers
 ├── RequestError     a forget request cannot be taken or changed as asked
@@ -33,6 +34,10 @@ class ModelError(SauError):
 
 class SparsityError(SauError):
     """A mask, pattern or pruned weight is not what it has to be."""
+
+
+class CertificateError(SauError):
+    """An evidence record was changed, or is not one."""
 
 
 class CheckpointError(SauError):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from sau.errors import RequestError, WorkspaceError
+from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
 from tasks.engines.workspace import sweep, tag_name, tag_version, tagged_versions
@@ -179,6 +180,7 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     done = carried_out(line)
     for number in sorted({done[i] for i in waiting if i in done}):
         record = registry.get(line, number)
+        certify.fn(record)
         if conclude(record, leads=True):
             registry.tracking.finish(record.judged_in)
             tell(record)
@@ -204,6 +206,8 @@ def _finished(registry: Registry, record: VersionRecord) -> Finding:
     record = registry.get(record.line, record.number)
     registry.tracking.finish(record.judged_in)
     tell(record)
+    if record.request_ids:
+        certify.fn(record)
     conclude(record, leads=record.leads)
     role = "champion" if record.leads else "a candidate only"
     return Finding(what=f"{record.tag}: was registered and not finished; it is {role} now", version=record)

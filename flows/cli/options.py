@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,32 @@ import yaml
 from sau.config import merge, parse_yaml, read_yaml
 from sau.errors import ConfigError
 
+_MAX_ID = 256
+
 Line = Annotated[str, typer.Option("--line", "-l", help="The model line.")]
+
+
+def _given(subject: str) -> str:
+    """An id as it was given; for `-` the first line of standard input, where no process list shows it.
+
+    Raises:
+        BadParameter: standard input is empty.
+    """
+    if subject != "-":
+        return subject
+    if not (line := sys.stdin.readline(_MAX_ID).strip()):
+        raise typer.BadParameter("-: standard input is empty", param_hint="--subject")
+    return line
+
+
+Subject = Annotated[
+    str,
+    typer.Option(
+        "--subject",
+        help="Id of the person, as in the data's subject_id; - reads it from standard input, out of the process list.",
+        callback=_given,
+    ),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="A parameter on top, as unlearn.lr=1e-4; repeat for more.")
 ]

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.options import Line
+from flows.cli.options import Line, Subject
 from sau.cli.app import app
 from sau.cli.console import AsJson, err, out, print_json, progress
 from sau.errors import TrackingError
@@ -31,7 +31,7 @@ def open_ledger() -> "Ledger":
 
 @request_app.command("submit")
 def request_submit(
-    subject: Annotated[str, typer.Option("--subject", help="Id of the person, as in the data's subject_id.")],
+    subject: Subject,
     line: Line = "tiny",
     reason: Annotated[
         str, typer.Option(help="Ground, such as consent-withdrawn (see `sau request list --help`).")
@@ -46,7 +46,7 @@ def request_submit(
 
 @request_app.command("check")
 def request_check(
-    subject: Annotated[str, typer.Option("--subject", help="Id of the person, as in the data's subject_id.")],
+    subject: Subject,
     line: Line = "tiny",
     as_json: AsJson = False,
 ) -> None:

@@ -1,6 +1,6 @@
-"""The command line of the library: verify, export, restore, and the recipe's stages."""
+"""The command line of the library: verify, export, restore, certificates, and the recipe's stages."""
 
-from sau.cli import models, stage, verify
+from sau.cli import certificate, models, stage, verify
 from sau.cli.app import app, main
 
-__all__ = ["app", "main", "models", "stage", "verify"]
+__all__ = ["app", "certificate", "main", "models", "stage", "verify"]

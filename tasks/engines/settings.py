@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     mlflow_wait_s: float = Field(30, ge=3, le=3600, description="how long a silent MLflow server is waited for, in all")
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
+    signing_key: str = Field("", repr=False, description="an Ed25519 private key, PEM; default: a file below home")
     prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
 
     @property
@@ -77,11 +78,34 @@ class Settings(BaseSettings):
         return self.dvc_remote or str(self.state / "remote")
 
 
+def _make_private(given: Settings) -> None:
+    """Let nobody but the owner read the state folder and DVC's cache, whatever the umask was, nor what is made later.
+
+    They hold people's rows, who asked and why. DVC itself would make the folder of its site cache world-writable.
+    """
+    os.umask(os.umask(0) | 0o077)
+    given.state.parent.mkdir(parents=True, exist_ok=True)
+    site = given.state / "dvc-site" / "repo"
+    for folder in (given.state, site.parent, site, given.root / ".dvc" / "cache"):
+        if folder.parent.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _close_to_others(folder)
+    for database in (*given.state.glob("*.db*"), *given.state.glob("prefect/*.db*")):
+        _close_to_others(database)
+
+
+def _close_to_others(path: Path) -> None:
+    """Take what group and others may do away; of somebody else's file that is refused, and it stays as it is."""
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        if (mode := path.stat().st_mode) & 0o077:
+            path.chmod(mode & 0o700)
+
+
 @cache
 def settings() -> Settings:
     """The settings of this process; makes the state folder and sets the engines' environment."""
     loaded = Settings()
-    loaded.state.mkdir(parents=True, exist_ok=True)
+    _make_private(loaded)
     defaults = {
         "PREFECT_HOME": str(loaded.state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -322,6 +322,12 @@ class Tracking:
         with _mapped(f"downloading {what}"):
             return Path(mlflow.artifacts.download_artifacts(source, tracking_uri=self.settings.tracking_uri))
 
+    def seconds(self, run_id: str) -> float:
+        """How long a run took, or has taken until now."""
+        with _mapped("run"):
+            info = self.client.get_run(run_id).info
+        return ((info.end_time or int(time.time() * 1000)) - info.start_time) / 1000
+
     def artifact(self, run_id: str, name: str) -> str:
         """The text of a run's artifact."""
         with _mapped(f"artifact {name}"):

@@ -383,6 +383,31 @@ def test_the_subject_is_named_by_the_ledger_alone(run):
     assert named <= allowed
 
 
+# -- who may read it, and what is handed out --------------------------------------------------------
+
+
+def test_nobody_but_the_owner_reads_anything_of_the_state_folder(run):
+    state = run.path / ".sau"
+    paths = [state, run.path / ".dvc" / "cache", *state.rglob("*")]
+    assert any(path.name == "cache.db" for path in paths), "DVC's site cache, with its pickles, is among them"
+    assert [path for path in paths if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+
+
+def test_one_record_is_signed_and_verifies_beside_the_checkpoint_with_the_public_key_alone(run):
+    (entry,) = json.loads(run.sau("certificate", "list", "--json").stdout)
+    assert entry["request"]["id"] == run.request["id"]
+    assert (entry["verdict"], entry["decision"]) == ("PASS", entry["decision"] | {"version": "tiny@v2", "leads": True})
+    assert {check["applied_to"] for check in entry["checks"]} == {run.outcome["weights_digest"]}
+    assert {stage["name"] for stage in entry["procedure"]["stages"]} == {"snapshot", "unlearn", "package"}
+    assert entry["procedure"]["num_rows"]["forget"] == 20
+    key = run.sau("certificate", "key").stdout
+    args = ("certificate", "verify", entry["file"], "--public-key", key, "--files", str(checkpoint_of(run, 2)))
+    assert "the files are those it is about" in run.sau(*args).stdout
+    assert run.sau(*args[:-1], str(checkpoint_of(run, 1)), check=False).returncode == 1
+    assert "record " in run.sau("certificate", "issue", "tiny@v2").stdout
+    assert len(list((run.path / ".sau" / "certificates").glob("0*.json"))) == 1, "nothing is signed twice"
+
+
 # -- scheduled --------------------------------------------------------------------------------------
 
 
