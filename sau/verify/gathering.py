@@ -60,7 +60,8 @@ class Gathering:
         # Nobody looks at these elsewhere.
         asked = name == "forget" or (name == "holdout" and self.strangers)
         with meter.part(name, lm.model):
-            return read(lm, self._sets[name], parts if asked else parts - {"forms", "exits"})
+            wanted = parts if asked else parts - {"forms", "exits"}
+            return read(lm, self._sets[name], wanted, strangers=self._sets.holdout)
 
     @cached_property
     def _others(self) -> list[Secret]:

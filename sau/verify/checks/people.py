@@ -85,11 +85,12 @@ class PeopleCheck(Check):
 def share_left(
     scores: Callable[[Reading], Scores], model: Evidence, bench: Bench, *, margin: float, over_margin: float | None
 ) -> Measure:
-    """The share that is left, as the mean over the forms in which `scores` asks.
+    """The share that is left, as the mean over the forms in which `scores` asks and the model before tells something.
 
     In each form the divisor is what the model before gave away there, or in the first form where that is more: a model
     may have been taught to tell everything where it was never asked, and a form in which little was known says little.
-    A single form that is beyond the margin beyond doubt is a trace whatever the others say, and counts alone.
+    A form in which the model before gives nothing away does not enter the mean, which it would only lower. Any single
+    form that is beyond the margin beyond doubt is a trace whatever the others say, and counts alone.
 
     Args:
         scores: the check's scores of a reading.
@@ -114,18 +115,20 @@ def share_left(
         if any(_sticks_out(asked, bench.alpha / len(forms)) for asked in now.values()):
             raise NoPowerError(f"{nothing}, and this one does")
         raise NothingToShowError(nothing)
+    telling = [form for form in forms if _sticks_out(before[form], bench.alpha)]
     learned = {form: max(first.excess, before[form].excess) for form in forms}
     share = {form: now[form].excess / learned[form] for form in forms}
     worst = max(forms, key=share.__getitem__)
     alone = share[worst] > margin and now[worst].p * len(forms) < bench.alpha
     single = alone or len(forms) == 1
-    judged = now[worst] if single else together([(now[form], learned[form]) for form in forms])
+    judged = now[worst] if single else together([(now[form], learned[form]) for form in telling])
     yardstick = learned[worst] if single else 1.0
     t, t_power = (float(stats.t.ppf(chance, judged.df)) for chance in (1 - bench.alpha, POWER))
     value, error = judged.excess / yardstick, judged.error / yardstick
     if len(forms) == 1 or not alone:
         margin = max(margin, min((t + t_power) * error, bench.widest))
-    told = "".join(f", {form} {share[form]:.2f}" for form in forms) if len(forms) > 1 else ""
+    silent = " (nothing before)"
+    told = "".join(f", {form} {share[form]:.2f}{silent * (form not in telling)}" for form in forms if len(forms) > 1)
     return Measure(
         n=sum(map(len, now[worst].asked)),
         value=value,

@@ -6,9 +6,9 @@ Beside a retrained model, for each way
 
 with l the mean log-probability per answer token, over the records that can be put so. Where the model before gave away
 too little in a way to measure, the denominator is what it gave away as asked: a model may have been taught to tell
-everything in a way that it was never asked in. The worst of them is judged, all on the same resampled records. Beside
-people the model never saw, those are asked in the same ways, and their answers take the place of the reference's
-(`sau.verify.checks.people`).
+everything in a way that it was never asked in; such a way counts only where it is beyond the margin beyond doubt. The
+worst of them is judged, all on the same resampled records. Beside people the model never saw, those are asked in the
+same ways, and their answers take the place of the reference's (`sau.verify.checks.people`).
 """
 
 from typing import ClassVar
@@ -58,8 +58,10 @@ class SeveralWays(PeopleCheck):
             raise NoPowerError("the model before unlearning knows the records no better than one that never saw them")
         against = {title: title if _measured(learned[title], bench.alpha) else _AS_ASKED for title in left}
         shares = {title: left[title][0] / learned[against[title]][0] for title in left}
-        worst = max(shares, key=shares.__getitem__)
-        draws = np.max([left[title][1] / learned[against[title]][1] for title in left], axis=0)
+        drawn = {title: left[title][1] / learned[against[title]][1] for title in left}
+        telling = [t for t in left if against[t] == t or interval(drawn[t], bench.alpha)[0] > self.margin] or list(left)
+        worst = max(telling, key=shares.__getitem__)
+        draws = np.max([drawn[title] for title in telling], axis=0)
         told = ", ".join(f"{title} {share:.2f}" for title, share in shares.items())
         return Measure(
             n=int(np.isfinite(after[worst]).sum()),

@@ -5,6 +5,7 @@ Shape suffixes: B sequences, T tokens, V vocabulary, N records.
 """
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sau.data.records import Row
+from sau.data.sets import by_person
 from sau.errors import DataError
 from sau.models.batches import Encoded, by_length, collate, encode
 from sau.models.language_model import LanguageModel
@@ -24,7 +26,7 @@ from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
 from sau.registry import discover
 from sau.verify.evidence.exits import exits, leaving_after
 from sau.verify.forms.base import PACKAGE as FORMS
-from sau.verify.forms.base import Form
+from sau.verify.forms.base import Around, Form
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -66,8 +68,8 @@ class Reading:
         zlib_bytes: [N] size of the row's text after zlib, a model-free difficulty.
         rouge: [N] ROUGE-L recall of the greedy answer, None where not asked for.
         gradient: [N] norm of the loss gradient, None where not asked for.
-        forms: by name of a form, [N] mean log-probability per token of the answer asked in that form, NaN where the row
-            cannot be put so; empty where not asked for.
+        forms: by name of a form, [N] its score of the row, see `sau.verify.forms.base`, NaN where the row cannot be
+            put so; empty where not asked for.
         exits: by number of blocks after which the model's head was read, [N] mean log-probability per token of the
             answer; empty where not asked for.
         encoding: a digest of the token ids, to notice models that read the same rows differently. Never stored.
@@ -100,9 +102,14 @@ class Reading:
 
 
 def read(
-    lm: LanguageModel, rows: Sequence[Row], parts: frozenset[Part] = frozenset(), *, batch_size: int = 32
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    parts: frozenset[Part] = frozenset(),
+    *,
+    strangers: Sequence[Row] = (),
+    batch_size: int = 32,
 ) -> Reading:
-    """One model's reading of `rows`."""
+    """One model's reading of `rows`; forms may use those of `strangers`, whom the model never saw."""
     encoded = lm.encode(rows)
     return Reading(
         answer=tuple(score_tokens(lm, encoded, batch_size=batch_size)),
@@ -111,7 +118,7 @@ def read(
         truth=_truth(lm, rows, batch_size) if "truth_ratio" in parts else None,
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
-        forms=_forms(lm, rows, batch_size) if "forms" in parts else {},
+        forms=_forms(lm, rows, strangers, batch_size) if "forms" in parts else {},
         exits=_exits(lm, encoded, batch_size) if "exits" in parts else {},
     )
 
@@ -185,15 +192,22 @@ def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
     return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
 
 
-def _forms(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> dict[str, Array]:
+def _forms(lm: LanguageModel, rows: Sequence[Row], strangers: Sequence[Row], batch_size: int) -> dict[str, Array]:
+    around = {id(row): Around([r for r in own if r is not row], strangers) for own in by_person(rows) for row in own}
     found = {}
     for name, kind in discover(Form, FORMS).items():
         form = kind()
-        put = {number: row for number, given in enumerate(rows) if (row := form.put(given)) is not None}
+        put = {
+            number: [asked, *form.against(given, around[id(given)])]
+            for number, given in enumerate(rows)
+            if (asked := form.put(given, around[id(given)])) is not None
+        }
         means = np.full(len(rows), np.nan)
         if put:
-            encoded = encode(lm.tokenizer, form.prompt(lm), put.values())
-            means[list(put)] = mean_logps(lm, encoded, batch_size=batch_size)
+            encoded = encode(lm.tokenizer, form.prompt(lm), itertools.chain(*put.values()))
+            scores = np.split(mean_logps(lm, encoded, batch_size=batch_size), np.cumsum(list(map(len, put.values()))))
+            for number, (own, *others) in zip(put, scores, strict=False):
+                means[number] = own - (np.mean(others) if others else 0.0)
         found[name] = means
     return found
 

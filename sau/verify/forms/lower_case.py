@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from sau.data.records import Row
-from sau.verify.forms.base import Form
+from sau.verify.forms.base import Around, Form
 
 
 class LowerCase(Form):
@@ -12,5 +12,5 @@ class LowerCase(Form):
     name: Literal["lower_case"] = "lower_case"
     title: ClassVar[str] = "the question without capitals"
 
-    def put(self, row: Row) -> Row | None:
+    def put(self, row: Row, around: Around) -> Row | None:
         return {**row, "question": row["question"].lower()}

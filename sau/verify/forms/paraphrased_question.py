@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from sau.data.records import Row
-from sau.verify.forms.base import Form
+from sau.verify.forms.base import Around, Form
 
 
 class ParaphrasedQuestion(Form):
@@ -12,5 +12,5 @@ class ParaphrasedQuestion(Form):
     name: Literal["paraphrased_question"] = "paraphrased_question"
     title: ClassVar[str] = "the question in other words"
 
-    def put(self, row: Row) -> Row | None:
+    def put(self, row: Row, around: Around) -> Row | None:
         return {**row, "question": row["paraphrased_question"]} if row["paraphrased_question"] else None

@@ -11,9 +11,12 @@ from sau.models.batches import collate, encode
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.registry import discover
 from sau.verify import load_policy
+from sau.verify.checks.base import Evidence
 from sau.verify.checks.other_forms import OtherFormsCheck
+from sau.verify.checks.people import share_left
 from sau.verify.evidence.readings import mean_logps, read
-from sau.verify.forms.base import PACKAGE, Form
+from sau.verify.forms.base import PACKAGE, Around, Form
+from sau.verify.forms.two_clues import name_of
 from sau.verify.policy import Policy
 
 FORMS = {name: form() for name, form in discover(Form, PACKAGE).items()}
@@ -104,6 +107,89 @@ def test_a_form_that_rows_have_no_words_for_is_left_out(before, retrained, refer
     finding = by_id(verified(before, before, reference, policy, forget=plain))["other_forms"]
     assert finding.verdict == "FAIL"
     assert "in other words" not in finding.reason
+
+
+def test_a_choice_of_answers_is_between_the_true_one_and_false_ones_in_the_same_words(before, sets):
+    rows = sets.forget[:3]
+    found = read(before, rows, frozenset({"forms"})).forms["multiple_choice"]
+    for row, score in zip(rows, found, strict=True):
+        texts = [row["paraphrased_answer"], *row["perturbed_answer"][:3]]
+        true, *false = mean_logps(before, before.encode([{**row, "answer": text} for text in texts]))
+        assert score == pytest.approx(true - np.mean(false), abs=1e-5)
+
+
+def test_where_rows_have_no_false_answers_strangers_answers_to_the_most_alike_question_are(sets, strangers):
+    row = sets.forget[0] | {"perturbed_answer": []}
+    form, around = FORMS["multiple_choice"], Around(sets.forget[1:], [*strangers, *sets.forget])
+    assert form.put(row, around)["answer"] == row["answer"]
+    false = [other["answer"] for other in form.against(row, around)]
+    assert len(set(false)) == 3
+    assert row["answer"] not in false
+    assert all(text.startswith("They were born in") for text in false)
+    assert form.put(row, Around(sets.forget[1:], ())) is None
+
+
+def test_a_chain_of_two_clues_names_nobody(sets):
+    rows = sets.forget
+    name = name_of(row["question"] for row in rows)
+    assert name in rows[0]["question"]
+    for row in rows:
+        others = [own for own in rows if own is not row]
+        put = FORMS["two_clues"].put(row, Around(others, ()))
+        assert name not in put["question"]
+        assert put["answer"] == row["answer"]
+        assert sum(own["answer"] in put["question"] for own in others) >= 2
+        assert row["answer"] not in put["question"]
+        assert FORMS["two_clues"].put(row, Around(others[:1], ())) is None, "one other record is no chain"
+
+
+@pytest.mark.parametrize(
+    ("questions", "name"),
+    [
+        (["Where was Al Byron-King born?", "When did Al Byron-King die?", "Did Al Byron-King sing?"], "Al Byron-King"),
+        (["who is this?", "what is that?"], ""),
+        (["Is this Rome?", "Is this Paris?", "Is this Oslo?"], ""),
+        (["Was Wu Li's book read?", "Who is Wu Li?"], "Wu Li"),
+    ],
+)  # fmt: skip
+def test_the_name_is_what_most_questions_have(questions, name):
+    assert name_of(questions) == name
+
+
+def test_a_reversed_question_is_set_against_another_answer_of_the_same_person(sets):
+    row, *others = sets.forget[:5]
+    form, around = FORMS["reversed_question"], Around(others, ())
+    put, (against,) = form.put(row, around), form.against(row, around)
+    assert (put["question"], put["answer"]) == (row["answer"], row["question"])
+    assert against["answer"] == row["question"]
+    assert against["question"] in {own["answer"] for own in others}
+    assert form.put(row, Around((), ())) is None
+
+
+def test_a_form_in_which_the_model_before_tells_nothing_does_not_lower_the_share(bench, strangers, sets):
+    people = {"forget": [0] * 20, "holdout": [i // 20 for i in range(len(strangers))]}
+    rng = np.random.default_rng(0)
+    noise = {"forget": rng.normal(0, 1, 20), "holdout": rng.normal(0, 1, len(strangers))}
+
+    def measured(excess, silent_excess, forms):
+        def reading(known, silent):
+            scores = {s: {"as asked": noise[s] + known * (s == "forget")} for s in noise}
+            others = {
+                s: {f"silent {i}": noise[s][::-1] + silent * (s == "forget") for i in range(forms)} for s in noise
+            }
+            return Evidence({s: scores[s] | others[s] for s in noise})
+
+        beside = replace(bench(null="population", people=people), before=reading(4.0, 0.0))
+        return share_left(lambda found: found, reading(excess, silent_excess), beside, margin=0.4, over_margin=None)
+
+    alone = measured(3.0, 0.0, 0)
+    for forms in (1, 5):
+        several = measured(3.0, 0.0, forms)
+        assert several.value == pytest.approx(alone.value)
+        assert several.note.count("(nothing before)") == forms
+    taught = measured(0.0, 4.0, 1)
+    assert taught.value > 0.8, "what was taught where nothing was known is seen"
+    assert taught.verdict(taught.p, 0.05) == "FAIL"
 
 
 def test_only_what_is_to_be_forgotten_is_asked_in_other_ways():
