@@ -9,6 +9,7 @@ SauError
 ├── CheckpointError  a stored checkpoint is incomplete, damaged or not the one named
 ├── DivergedError    training left the finite numbers
 ├── RequestError     a forget request cannot be taken or changed as asked
+├── VaultError       sealed rows cannot be opened: the key is gone, or something was changed
 ├── WorkspaceError   git or DVC refused
 └── TrackingError    MLflow or Prefect refused, or cannot be reached
 
@@ -50,6 +51,10 @@ class DivergedError(SauError):
 
 class RequestError(SauError):
     """A forget request cannot be taken or changed as asked."""
+
+
+class VaultError(SauError):
+    """Sealed rows cannot be opened: the key is gone, or something was changed."""
 
 
 class WorkspaceError(SauError):

@@ -12,12 +12,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
-from sau.data.records import Row, load_records
+from sau.data.records import Row, as_dataset, load_records
 from sau.data.sets import Sets, halves
+from sau.data.vault import forget_rows
 from sau.errors import CheckpointError, DataError
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
@@ -29,6 +30,9 @@ from sau.training.finetune import finetune
 from sau.training.pretrain import pretrain
 from sau.training.session import History, Progress
 from sau.unlearn.unlearn import unlearn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base", "dense"))
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
@@ -65,11 +69,18 @@ def read_split(folder: Path, holdout: Half) -> Sets:
     named = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
     rows: list[list[Row]] = []
     for part, source in (("forget", FORGET), ("retain", DATA / "train"), (holdout, DATA / "holdout")):
-        by_id = {row["record_id"]: row for row in load_records(folder / source).to_list()}
+        found = _forget_rows(folder) if source == FORGET else load_records(folder / source)
+        by_id = {row["record_id"]: row for row in found.to_list()}
         if missing := [record for record in named[part] if record not in by_id]:
             raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
         rows.append([by_id[record] for record in named[part]])
     return Sets(*rows)
+
+
+def _forget_rows(folder: Path) -> "Dataset":
+    """The rows to forget: from sealed files (see `sau.data.vault`), else from any that `load_records` reads."""
+    sealed = forget_rows(folder / FORGET)
+    return load_records(folder / FORGET) if sealed is None else as_dataset(sealed, str(FORGET))
 
 
 def _fresh(path: Path) -> Path:
@@ -128,7 +139,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics
 
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     parts = {
-        "forget": load_records(folder / FORGET),
+        "forget": _forget_rows(folder),
         "retain": load_records(folder / DATA / "train"),
         "holdout": load_records(folder / DATA / "holdout"),
     }

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from sau.checkpoint.manifest import read_manifest
 from sau.data.records import load_records
 from sau.data.sets import Sets, by_person, halves
+from sau.data.vault import forget_rows, reading_with
 from sau.models.language_model import seeded
 from sau.params import Params, load_params
 from sau.stages import BASE, DATA, FORGET, PARENT
 from sau.verify import Controls, Verification, load_policy
 from sau.verify import verify as run_battery
 from sau.verify.checks.base import Null
+from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
@@ -85,9 +87,10 @@ def audit_version(
     for name in (FORGET, PARENT, BASE):
         ws.point(str(folder.relative_to(ws.path) / name), pins[str(name)])
     params = load_params(ws.path / "params.yaml")
-    forget, retain, holdout = (
-        load_records(place).to_list()
-        for place in (folder / FORGET, ws.path / DATA / "train", ws.path / DATA / "holdout")
+    with reading_with(vault()):
+        forget = forget_rows(folder / FORGET) or load_records(folder / FORGET).to_list()
+    retain, holdout = (
+        load_records(place).to_list() for place in (ws.path / DATA / "train", ws.path / DATA / "holdout")
     )
     rows_of = {rows[0]["subject_id"]: rows for rows in by_person(forget)}
     judges = halves(holdout, params.seed)[1]

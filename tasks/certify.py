@@ -15,7 +15,7 @@ from sau.certificate.record import Check
 from sau.errors import RequestError
 from sau.verify import Verification
 from sau.verify.record import Finding
-from tasks.engines.keys import signing_key
+from tasks.engines.keys import signing_key, vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
@@ -188,8 +188,8 @@ def _of_request(request_id: str, record: VersionRecord, verification: Verificati
             "deadline_at": request.deadline_at,
             "num_records": alone.num_records if alone else verification.num_records["forget"],
             "num_requests": len(record.request_ids),
-            "commitment": "",
-            "key": "none",
+            "commitment": vault().commitment(request_id) if vault().state(request_id) == "held" else "",
+            "key": vault().state(request_id),
         },
         "checks": [_check(finding, verification) for finding in findings],
         "verdict": alone.verdict if alone else verification.verdict,

@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 
 from sau.config import checked, merge, read_yaml
+from sau.data.records import load_records
 from sau.data.sources import DEMO, DataOptions, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.params import Params, load_params
 from sau.verify.policy import load_policy
+from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
@@ -94,7 +96,7 @@ def prepare_bootstrap(
 def prepare_forget(
     attempt: Attempt, parent: VersionRecord, request_ids: list[str], overrides: dict[str, Any]
 ) -> dict[str, str]:
-    """A worktree with the data set without the requested subjects, their rows apart in forget/, and the parent.
+    """A worktree with the data set without the requested subjects, their rows sealed in forget/, and the parent.
 
     Takes request ids, never subject ids: what a task is given ends up in Prefect's database.
 
@@ -121,7 +123,9 @@ def prepare_forget(
             shard = ws.path / "data" / "train" / f"{subject}.jsonl"
             if not shard.is_file():
                 raise RequestError(f"request {request_id}: its subject is not in the data of {tag}")
-            shard.rename(ws.path / "forget" / shard.name)
+            sealed = vault().seal(request_id, load_records(shard).to_list())
+            shutil.copyfile(sealed, ws.path / "forget" / sealed.name)
+            shard.unlink()
         ws.add("data", "forget")
         ws.mark_prepared()
     return _record(attempt, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"})

@@ -15,6 +15,7 @@ from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.records import Row
 from sau.data.sets import Sets, by_person
+from sau.data.vault import reading_with
 from sau.errors import CheckpointError, DataError, WorkspaceError
 from sau.models.dense import open_dense
 from sau.models.language_model import PROMPT, LanguageModel, seeded
@@ -23,14 +24,17 @@ from sau.stages import BASE, CHECKPOINT, PARENT, read_split
 from sau.training.finetune import adapted
 from sau.verify import Controls, Verification, load_policy
 from sau.verify import verify as run_battery
+from sau.verify.checks.base import NothingToShowError
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.report.answers import answers
 from sau.verify.report.page import render_html, render_markdown
+from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace, pins_at
+from tasks.versions.expiry import expired
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
@@ -88,7 +92,8 @@ def verify(
     tracking, ws = Tracking(), attempt.workspace
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
-    sets = sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
+    with reading_with(vault()):
+        sets = sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
     model, before = (opener(ws.path / folder, params) for folder in (CHECKPOINT, PARENT))
     retrained = opener(Registry(tracking).download(reference), params) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
@@ -172,6 +177,7 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) 
     """The dense model that the line's first version was pruned from; DVC brings it when a stressor asks for it.
 
     Raises (when asked):
+        NothingToShowError: a purge has removed the first version, and with it the dense model.
         WorkspaceError: the first version does not pin it, or its bytes are in neither cache nor remote.
     """
 
@@ -179,6 +185,8 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) 
     def folder() -> Path:
         tag = Registry(tracking).all(line)[0].tag
         pins = pins_at(ws.settings.root, tag)
+        if gone := expired(ws.settings.root, tag):
+            raise NothingToShowError(f"nobody can fill the holes from the dense parent: {gone.words}")
         if DENSE not in pins:
             raise WorkspaceError(f"{tag}: pins no {DENSE}")
         try:

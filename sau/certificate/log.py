@@ -7,8 +7,6 @@ it. A record is written before the head, so a log that is longer than its head s
 records are signed and chained, and the next one's head counts them.
 """
 
-import os
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from sau.certificate import envelope
 from sau.certificate.record import PAYLOAD_TYPE, Evidence, Head, Statement
 from sau.config import checked
 from sau.errors import CertificateError, ConfigError
+from sau.files import write_private
 
 HEAD, HEAD_TYPE = "head.json", "application/vnd.sau.head+json"
 
@@ -90,7 +89,7 @@ def append(folder: Path, private: bytes, subjects: list[dict[str, Any]], evidenc
     }
     statement = Statement.model_validate({"subject": subjects, "predicate": placed})
     path = folder / f"{len(entries) + 1:06d}-{statement.predicate.request.id}.json"
-    _write(path, content := envelope.sign(statement.to_json(), PAYLOAD_TYPE, private))
+    write_private(path, content := envelope.sign(statement.to_json(), PAYLOAD_TYPE, private))
     entry = Entry(path, envelope.digest(content), statement)
     sign_head(folder, private, [*entries, entry])
     return entry
@@ -99,7 +98,7 @@ def append(folder: Path, private: bytes, subjects: list[dict[str, Any]], evidenc
 def sign_head(folder: Path, private: bytes, entries: list[Entry]) -> None:
     """Write the head of these records."""
     head = Head(size=len(entries), last=entries[-1].digest, at=datetime.now(UTC))
-    _write(folder / HEAD, envelope.sign(head.to_json(), HEAD_TYPE, private))
+    write_private(folder / HEAD, envelope.sign(head.to_json(), HEAD_TYPE, private))
 
 
 def _chained(folder: Path, public: str | None) -> list[Entry]:
@@ -134,13 +133,3 @@ def _bytes(path: Path) -> bytes:
             return file.read(envelope.MAX_BYTES + 1)
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, readable by the owner only."""
-    beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -1,6 +1,9 @@
 """`sau stage`: one step of the recipe in the current folder. This is what dvc.yaml calls."""
 
+import contextlib
+import os
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +18,8 @@ def stage(
     name: Annotated[str, typer.Argument(help="base, train, prune, recover, snapshot, unlearn or package.")],
 ) -> None:
     """Run one step of the recipe in the current folder, as dvc.yaml does."""
+    from sau.data.vault import SEALED, reading_with
+    from sau.data.wrapping import vault_of
     from sau.stages import STAGES, run
 
     if name not in STAGES:
@@ -28,4 +33,7 @@ def stage(
             shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
             typer.echo(f"{name} {done}/{total}  {shown}")
 
-    run(name, progress=progress)
+    sealed = any(Path("forget").glob(f"*{SEALED}"))
+    home = Path(os.environ.get("SAU_HOME") or ".sau")
+    with reading_with(vault_of(home, os.environ)) if sealed else contextlib.nullcontext():
+        run(name, progress=progress)

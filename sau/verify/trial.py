@@ -46,13 +46,14 @@ class Controls:
 @dataclass
 class Trial:
     """The models as they are (no stressor), or after one: whose evidence there is, why others' is missing, and what
-    it cost."""
+    it cost; `void` says why it cannot be had at all, and then its checks do not apply."""
 
     stressor: Stressor | None
     checks: tuple[Check, ...]
     null: Null
     evidence: dict[str, Evidence] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
+    void: str = ""
     meter: Meter = field(default_factory=Meter)
 
     def cost(self, check: Check) -> Cost:
@@ -113,6 +114,8 @@ class Run:
                 trial.evidence[role] = self.gathering.of(
                     self._stressed(lm, trial), trial.checks, trial.meter, stressed=trial.stressor is not None
                 )
+            except NothingToShowError as error:
+                trial.void = str(error)
             except Exception as error:
                 trial.troubles[role] = f"{ROLES[role]} could not be measured ({in_words(error)})"
 
@@ -204,6 +207,8 @@ class Run:
 
     def _measure(self, trial: Trial, check: Check, bench: Bench) -> tuple[dict[str, Measure], str, bool]:
         """The check's measure of every model there is, what kept it from being taken, and whether it applies."""
+        if trial.void:
+            return {}, trial.void, False
         for role in ("unlearned", *sorted(check.controls(self.null))):
             if role not in trial.evidence or (role == "unlearned" and role in trial.troubles):
                 return {}, f"not run: {trial.troubles[role]}", True

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sau.certificate.envelope import new_key
+from sau.data.vault import Vault
+from sau.data.wrapping import vault_of
+from sau.files import write_private
 from tasks.engines.settings import settings
 
 
@@ -15,6 +18,11 @@ def signing_key() -> bytes:
     if given := settings().signing_key:
         return given.encode()
     return kept(key_folder() / "signing.pem", new_key)
+
+
+def vault() -> Vault:
+    """The vault of this state folder; its key-encryption key by SAU_VAULT_COMMAND, SAU_VAULT_KEY, or a file."""
+    return vault_of(settings().state, os.environ)
 
 
 def key_folder() -> Path:
@@ -28,10 +36,7 @@ def kept(path: Path, make: Callable[[], bytes]) -> bytes:
     """A secret's bytes, made by the first process that asks; readable by its owner only."""
     if not path.is_file():
         own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-        with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(make())
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(own, make())
         with contextlib.suppress(FileExistsError):  # another process was first
             os.link(own, path)
         own.unlink()

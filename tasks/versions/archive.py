@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from sau.checkpoint.archive import hops, keep, num_bytes
 from sau.checkpoint.manifest import read_manifest
 from sau.errors import RequestError, TrackingError
+from tasks.versions.expiry import expired
 from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
@@ -46,6 +47,9 @@ def archive(line: str, folder: Path, max_hops: int) -> list[Archived]:
     for record in versions:
         name, there = f"v{record.number}", _names(folder)
         if there and record.number <= int(there[-1][1:]):
+            continue
+        if gone := expired(registry.tracking.settings.root, record.tag):
+            log.info("%s", gone.words)
             continue
         log.info("archiving %s", name)
         checkpoint = registry.download(record)

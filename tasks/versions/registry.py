@@ -5,6 +5,7 @@ from pathlib import Path
 from sau.errors import RequestError
 from tasks.engines.tracking import CHAMPION, Tracking
 from tasks.engines.workspace import tag_name
+from tasks.versions.expiry import expired
 from tasks.versions.record import VersionRecord
 
 
@@ -76,16 +77,24 @@ class Registry:
             by: who decided it, where that was a person; kept as a tag of the version.
 
         Raises:
-            RequestError: there is none, or its verdict does not allow it.
+            RequestError: there is none, its verdict does not allow it, or a purge has removed its bytes.
         """
         record = self.get(line, number)
         if not record.may_lead:
             raise RequestError(f"{record.tag}: its verdict is {record.verdict}, only a version that passed may lead")
+        if gone := expired(self.tracking.settings.root, record.tag):
+            raise RequestError(gone.words)
         if by:
             self.tracking.tag_version(line, number, {"made_champion_by": by})
         self.tracking.set_alias(line, CHAMPION, number)
         return self.get(line, number)
 
     def download(self, record: VersionRecord) -> Path:
-        """A version's stored checkpoint on this machine (the store's own folder where it is local)."""
+        """A version's stored checkpoint on this machine (the store's own folder where it is local).
+
+        Raises:
+            RequestError: a purge has removed it.
+        """
+        if gone := expired(self.tracking.settings.root, record.tag):
+            raise RequestError(gone.words)
         return self.tracking.download(record.source, record.tag)

@@ -15,6 +15,7 @@ from sau.checkpoint.manifest import SparseCheckpoint, check_files
 from sau.errors import CheckpointError, WorkspaceError
 from tasks.engines.settings import settings
 from tasks.engines.workspace import SURROUNDINGS, Workspace, dvc, git, parse_tag, pins_at, scratch
+from tasks.versions.expiry import expired
 from tasks.versions.record import changed_surroundings
 
 log = logging.getLogger("sau")
@@ -53,13 +54,16 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
     Needs the repository with its tags and the DVC remote, nothing else: no MLflow, no Prefect.
 
     Raises:
-        WorkspaceError: no such tag, or the bytes are in neither cache nor remote.
+        WorkspaceError: no such tag, the version was removed by a purge (and by which), the bytes are in neither cache
+            nor remote, or what it was made from was removed and it is to be made again.
         CheckpointError: the bytes that came are not those the version recorded, or the target holds something else.
     """
     parse_tag(tag)
     root = settings().root
     if not git(root, "tag", "--list", tag):
         raise WorkspaceError(f"version {tag}: no such git tag here (git fetch --tags?)")
+    if gone := expired(root, tag):
+        raise WorkspaceError(gone.words)
     recorded = json.loads(git(root, "show", f"{tag}:metrics/package.json"))
     if was_there := target.exists() and any(target.iterdir()):
         _check(tag, check_files(target), recorded)
@@ -67,7 +71,12 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
     if rerun or not was_there:
         with scratch(f"reproduce-{tag}", tag) as ws:
             log.info("restoring %s", tag)
-            dvc(ws.path, "pull")
+            dvc(ws.path, "pull", "--allow-missing")  # what it was made from may have been removed
+            if rerun and (lacking := _lacking(ws.path)):
+                raise WorkspaceError(
+                    f"{tag}: cannot be made again, {' and '.join(lacking)} were removed by a purge; its own bytes are "
+                    "there (leave out --rerun)"
+                )
             _check(tag, check_files(ws.path / "checkpoint"), recorded)
             if not was_there:
                 _put(ws.path / "checkpoint", target)
@@ -85,6 +94,12 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
         difference=difference,
         surroundings=changed_surroundings(_surroundings(root, tag)) if rerun else {},
     )
+
+
+def _lacking(folder: Path) -> list[str]:
+    """What the recipe reads and no store has any more."""
+    pointers = (path.name.removesuffix(".dvc") for path in folder.glob("*.dvc") if path.is_file())
+    return sorted(name for name in pointers if not (folder / name).exists())
 
 
 def _put(source: Path, target: Path) -> None:

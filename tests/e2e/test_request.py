@@ -11,10 +11,12 @@ import zlib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sau.checkpoint.manifest import check_files, read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.demo import demo_rows
+from sau.data.wrapping import vault_of
 from sau.mask import check_mask, sparsity
 from sau.verify.report.words import markdown_cell, number_words
 
@@ -381,6 +383,21 @@ def test_the_subject_is_named_by_the_ledger_alone(run):
         and needle in path.read_bytes()
     }
     assert named <= allowed
+
+
+def test_the_rows_to_forget_are_pinned_as_a_sealed_file_that_the_vault_opens(run):
+    pin = yaml.safe_load(run.git("show", f"{LINE}@v2:forget.dvc"))["outs"][0]["md5"]
+    cache = run.path / ".dvc" / "cache" / "files" / "md5"
+    (entry,) = json.loads((cache / pin[:2] / pin[2:]).read_text())
+    assert entry["relpath"] == f"{run.request['id']}.sealed"
+    sealed = (cache / entry["md5"][:2] / entry["md5"][2:]).read_bytes()
+    assert sealed == (run.path / ".sau" / "vault" / entry["relpath"]).read_bytes()
+    vault = vault_of(run.path / ".sau", {})
+    answers = {row["answer"] for row in demo_rows(PERSON, seed=1)}
+    assert {row["answer"] for row in vault.open(run.request["id"], sealed)} == answers
+    assert not any(answer.encode() in sealed for answer in answers)
+    (record,) = json.loads(run.sau("certificate", "list", "--json").stdout)
+    assert record["request"]["commitment"] == vault.commitment(run.request["id"])
 
 
 # -- who may read it, and what is handed out --------------------------------------------------------
