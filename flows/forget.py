@@ -1,5 +1,6 @@
 """Forgetting: all open requests of a line, as one new version. Read aloud, it is the product."""
 
+import contextlib
 import logging
 from typing import Any
 
@@ -7,17 +8,21 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.attempt import attempt, line_lock
 from flows.retrain import reference_line, retrain
+from sau.errors import TrackingError
 from sau.stages import RECIPES
 from tasks.certify import certify
+from tasks.deadlines import announce
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
 from tasks.engines.tracking import CHAMPION
 from tasks.prepare import prepare_forget
 from tasks.publish import publish
+from tasks.recipients import tell_recipients
 from tasks.reconcile import mend
 from tasks.register import promote, register
 from tasks.requests import claim, conclude
+from tasks.scope import decided_rows
 from tasks.stage import run_stage
 from tasks.verify import verify
 from tasks.versions.record import VersionRecord
@@ -77,6 +82,7 @@ def forget(
         SauError: whatever a step refuses; the requests are open again then.
     """
     ledger = Ledger(settings().ledger_url)
+    announce(line)
     with line_lock(line):
         finished = mend(line, reference_line(line))
         ids = [request.id for request in claim(line, retry_review=retry_review)]
@@ -89,6 +95,8 @@ def forget(
             log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
             ledger.move_all(met, [State.REVIEW], State.RUNNING)
             record, champion, _ = _carried_out(ledger, line, met, *options)
+        with contextlib.suppress(TrackingError):  # the next run tells them
+            tell_recipients(line)
     return Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
 
 
@@ -112,7 +120,8 @@ def _new_version(
     requests that pass alone while others do not."""
     parent = Registry().champion(line)
     tags = {"request_ids": ",".join(ids), "parent": parent.tag}
-    with attempt("forget", line, parent.number, ids, overrides, run_name=f"forget {ids[0]}", tags=tags) as this:
+    inputs = (parent.number, ids, overrides, decided_rows(Ledger(settings().ledger_url), ids))
+    with attempt("forget", line, *inputs, run_name=f"forget {ids[0]}", tags=tags) as this:
         pins = prepare_forget(this, parent, ids, overrides)
         for stage in RECIPES["forget"]:
             run_stage(stage, this)

@@ -7,7 +7,6 @@ from typing import Any
 import yaml
 
 from sau.config import checked, merge, read_yaml
-from sau.data.records import load_records
 from sau.data.sources import DEMO, DataOptions, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.params import Params, load_params
@@ -18,6 +17,7 @@ from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Pin, git, pins_at
+from tasks.scope import taken_out
 from tasks.versions.record import VersionRecord
 
 PINNED = "pinned"
@@ -98,10 +98,12 @@ def prepare_forget(
 ) -> dict[str, str]:
     """A worktree with the data set without the requested subjects, their rows sealed in forget/, and the parent.
 
+    What a person decided of single rows is so there (`tasks.scope`).
+
     Takes request ids, never subject ids: what a task is given ends up in Prefect's database.
 
     Raises:
-        RequestError: a subject is not in the parent's data.
+        RequestError: a subject is not in the parent's data, or all of their rows are to be kept.
     """
     ws = attempt.workspace.open()
     if not ws.prepared:
@@ -118,14 +120,9 @@ def prepare_forget(
             ws.point(path, pins[source])
         ledger = Ledger(settings().ledger_url)
         (ws.path / "forget").mkdir(exist_ok=True)
-        for request_id in request_ids:
-            subject = ledger.get(request_id).subject_id
-            shard = ws.path / "data" / "train" / f"{subject}.jsonl"
-            if not shard.is_file():
-                raise RequestError(f"request {request_id}: its subject is not in the data of {tag}")
-            sealed = vault().seal(request_id, load_records(shard).to_list())
+        for request_id, rows in taken_out(ledger, ws.path / "data" / "train", request_ids).items():
+            sealed = vault().seal(request_id, rows)
             shutil.copyfile(sealed, ws.path / "forget" / sealed.name)
-            shard.unlink()
         ws.add("data", "forget")
         ws.mark_prepared()
     return _record(attempt, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"})

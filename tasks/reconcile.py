@@ -15,6 +15,7 @@ from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
 from tasks.engines.workspace import sweep, tag_name, tag_version, tagged_versions
 from tasks.publish import tell
+from tasks.recipients import tell_recipients
 from tasks.register import complete
 from tasks.requests import conclude, lapsed
 from tasks.versions.lineage import carried_out
@@ -61,6 +62,8 @@ def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
         yield from _tags(registry, name)
     yield from _leader(registry, line)
     yield from _requests(registry, line)
+    if said := tell_recipients(line):
+        yield Finding(what=said)
     for name in (line, reference_line):
         if dead := registry.tracking.end_dead_runs(name):
             yield Finding(what=f"{name}: {len(dead)} MLflow runs of dead attempts ended as killed")

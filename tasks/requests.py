@@ -1,14 +1,21 @@
-"""Taking a forget request: who may be asked for, and on which line."""
+"""Taking a forget request: who may be asked for, on which line, until when, and what waits."""
 
+import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
 from tasks.engines.ledger import Ledger, Request, State
 from tasks.engines.settings import settings
+from tasks.engines.tables import Law, Reason
 from tasks.engines.workspace import pins_at, scratch
 
 if TYPE_CHECKING:
@@ -16,8 +23,35 @@ if TYPE_CHECKING:
     from tasks.versions.record import VersionRecord
 
 
-def submit(line: str, subject: str, reason: str) -> Request:
+class Due(StrEnum):
+    """How a request stands to its deadline."""
+
+    OVERDUE = "overdue"
+    SOON = "due-soon"
+    IN_TIME = "in-time"
+    ANSWERED = "answered"
+
+
+def due(request: Request, now: datetime | None = None) -> Due:
+    """Whether a request is overdue, or due within the settings' days."""
+    if (left := request.days_left(now or datetime.now(UTC))) is None:
+        return Due.ANSWERED
+    return Due.OVERDUE if left < 0 else Due.SOON if left <= settings().due_soon_days else Due.IN_TIME
+
+
+def submit(
+    line: str,
+    subject: str,
+    reason: str = Reason.UNSTATED,
+    *,
+    received_at: datetime | None = None,
+    law: str = Law.GDPR,
+    actor: str | None = None,
+) -> Request:
     """Take a request for a subject of the line's data; one that stands already is returned as it is.
+
+    Args:
+        received_at, law, actor: see `Ledger.submit`.
 
     Raises:
         RequestError: a malformed or unknown subject, an unknown reason, or a line without versions.
@@ -33,7 +67,75 @@ def submit(line: str, subject: str, reason: str) -> Request:
     tag = Registry().champion(line).tag
     if subject not in subjects_at(tag):
         raise RequestError(f"subject: unknown, the training data of {tag} has no such subject")
-    return ledger.submit(line, subject, reason)
+    return ledger.submit(line, subject, reason, received_at=received_at, law=law, actor=actor)
+
+
+class Taken(BaseModel):
+    """What became of a list of people.
+
+    Attributes:
+        taken: ids of new requests.
+        standing: of those that stood already.
+        unknown: how many people the data does not have: there is nothing to forget, and that is the answer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    taken: tuple[str, ...]
+    standing: tuple[str, ...]
+    unknown: int
+
+
+def submit_all(
+    line: str,
+    subjects: Iterable[str],
+    reason: str = Reason.UNSTATED,
+    *,
+    received_at: datetime | None = None,
+    law: str = Law.GDPR,
+    actor: str | None = None,
+) -> Taken:
+    """Take requests of many people at once; the same list twice is one list.
+
+    Raises:
+        RequestError: no id, or a malformed one, by its number in the list: nothing is taken then; see `submit`.
+    """
+    wanted = list(dict.fromkeys(subjects))
+    if not wanted:
+        raise RequestError("subjects: the list is empty")
+    if bad := [str(number) for number, subject in enumerate(wanted, 1) if not SUBJECT_ID.match(subject)]:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise RequestError(
+            f"subjects: {len(bad)} of {len(wanted)} ids are malformed (number {', '.join(bad[:5])}{more}), "
+            f"they have to match {SUBJECT_ID.pattern}; nothing was taken"
+        )
+    from tasks.versions.registry import Registry
+
+    ledger = Ledger(settings().ledger_url)
+    known = subjects_at(Registry().champion(line).tag) | {request.subject_id for request in ledger.list(line)}
+    options = {"reason": reason, "received_at": received_at, "law": law, "actor": actor}
+    found = ledger.submit_all(line, (subject for subject in wanted if subject in known), **options)
+    return Taken(
+        taken=tuple(request.id for request, new in found if new),
+        standing=tuple(request.id for request, new in found if not new),
+        unknown=len(wanted) - len(found),
+    )
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV that a spreadsheet shows as it is: what it would take for a formula gets an apostrophe in front."""
+    rows = list(rows)
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _as_cell(value: Any) -> Any:
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") or text[:1] in ("\t", "\r", "\n") else text
 
 
 def check(line: str, subject: str) -> "Foresight":
@@ -64,7 +166,7 @@ def check(line: str, subject: str) -> "Foresight":
     return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
 
 
-def withdraw(request_id: str) -> Request:
+def withdraw(request_id: str, actor: str | None = None) -> Request:
     """Withdraw an open request that nothing has been done for.
 
     Raises:
@@ -80,7 +182,7 @@ def withdraw(request_id: str) -> Request:
                 f"request {request_id}: {request.line}@v{number} has carried it out and leads; "
                 f"`sau doctor --line {request.line}` says so in the ledger"
             )
-    return ledger.withdraw(request_id)
+    return ledger.withdraw(request_id, actor)
 
 
 def conclude(record: "VersionRecord", *, leads: bool) -> list[str]:
@@ -133,7 +235,8 @@ def claim(line: str, *, retry_review: bool = False) -> list[Request]:
 def _wanted(ledger: Ledger, line: str, retry_review: bool) -> dict[str, Any]:
     """What the ledger has to know to say what waits: which requests hold on the leading version, and which do not."""
     done = _reviewed(ledger, line) if retry_review else []
-    return {"retry_review": retry_review, "lapsed": lapsed(ledger.list(line)), "done": done}
+    identified = settings().confirm_identity
+    return {"retry_review": retry_review, "lapsed": lapsed(ledger.list(line)), "done": done, "identified": identified}
 
 
 def _reviewed(ledger: Ledger, line: str) -> list[str]:

@@ -5,10 +5,10 @@ Heavy imports happen inside the commands, so `--help` and `request list` answer 
 
 from pathlib import Path
 
-from flows.cli import benchmark, certificate, lines, requests, stores, vault, versions
+from flows.cli import benchmark, certificate, lines, officer, requests, stores, vault, versions
 from sau.cli.models import add_resolver
 
-__all__ = ["benchmark", "certificate", "lines", "requests", "stores", "vault", "versions"]
+__all__ = ["benchmark", "certificate", "lines", "officer", "requests", "stores", "vault", "versions"]
 
 
 def _version(model: str) -> Path | None:

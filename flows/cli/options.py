@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
+import getpass
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +50,51 @@ HoldoutRows = Annotated[
     int | None, typer.Option(help="Rows no model is ever trained on; default: of 40 to 48 people, at most a quarter.")
 ]
 SubjectColumn = Annotated[str, typer.Option(help="Your data's column that names the person.")]
+
+By = Annotated[str, typer.Option("--by", help="Who decides; default: who is logged in.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, in your words; it stays in the ledger.")]
+_MAX_LIST_BYTES = 16 << 20
+
+
+def who(by: str) -> str:
+    """Who decides: as they said, else who is logged in."""
+    return by or getpass.getuser()
+
+
+def moment(text: str) -> datetime:
+    """A day or a moment; UTC where no zone is said.
+
+    Raises:
+        BadParameter: neither.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            "has to look like 2026-11-03 or 2026-11-03T14:30+01:00", param_hint="--received-at"
+        ) from None
+
+
+def lines_of(source: str) -> list[str]:
+    """The lines of a file, or of standard input where it is called -: without spaces around them, none empty.
+
+    Raises:
+        BadParameter: no such file, not UTF-8, or longer than 16 MiB.
+    """
+    try:
+        if source == "-":
+            raw = sys.stdin.buffer.read(_MAX_LIST_BYTES + 1)
+        else:
+            with open(source, "rb") as file:
+                raw = file.read(_MAX_LIST_BYTES + 1)
+        if len(raw) > _MAX_LIST_BYTES:
+            raise typer.BadParameter(f"longer than {_MAX_LIST_BYTES} bytes")
+        return [line for line in (line.strip() for line in raw.decode("utf-8-sig").split("\n")) if line]
+    except OSError as error:
+        raise typer.BadParameter(f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter("not UTF-8") from None
 
 
 def overrides(profile: str | None, items: list[str] | None) -> dict[str, Any]:

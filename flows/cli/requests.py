@@ -1,21 +1,25 @@
 """`sau request`: take, list, show and withdraw forget requests."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.options import Line, Subject
+from flows.cli.options import By, Line, Subject, lines_of, moment, who
 from sau.cli.app import app
-from sau.cli.console import AsJson, err, out, print_json, progress
+from sau.cli.console import AsJson, err, out, plain, print_json, progress
 from sau.errors import TrackingError
 
 if TYPE_CHECKING:
-    from tasks.engines.ledger import Ledger, Request
+    from tasks.engines.ledger import Ledger
+    from tasks.engines.tables import Event, Request
 
 _IN_FORCE = {True: "yes", False: "[red]no[/]", None: ""}
 """Whether the leading version has carried a forgotten request out; not asked of others."""
+
+_DUE_COLOURS = {"overdue": "red", "due-soon": "yellow"}
 
 request_app = typer.Typer(help="Take, list, show and withdraw forget requests.", no_args_is_help=True)
 app.add_typer(request_app, name="request")
@@ -31,17 +35,39 @@ def open_ledger() -> "Ledger":
 
 @request_app.command("submit")
 def request_submit(
-    subject: Subject,
+    subject: Subject = "",
+    subjects: Annotated[
+        str, typer.Option("--subjects", help="A file with one id a line, for many at once; - is the input.")
+    ] = "",
     line: Line = "tiny",
     reason: Annotated[
         str, typer.Option(help="Ground, such as consent-withdrawn (see `sau request list --help`).")
     ] = "unstated",
+    received_at: Annotated[
+        str, typer.Option(help="When it reached you, as 2026-11-03 or 2026-11-03T14:30+01:00; the clock runs from it.")
+    ] = "",
+    law: Annotated[str, typer.Option(help="Whose deadline: gdpr (a calendar month) or ccpa (45 days).")] = "gdpr",
+    by: By = "",
     as_json: AsJson = False,
 ) -> None:
-    """Take a forget request. The same request twice is one request; the deadline is a calendar month away."""
-    from tasks.requests import submit
+    """Take a forget request, or many at once. The same request twice is one request."""
+    from tasks.requests import submit, submit_all
 
-    _show(submit(line, subject, reason), as_json)
+    if bool(subject) == bool(subjects):
+        raise typer.BadParameter("one of --subject and --subjects is needed", param_hint="--subject")
+    received = moment(received_at) if received_at else None
+    if subject:
+        show(submit(line, subject, reason, received_at=received, law=law, actor=who(by)), as_json)
+        return
+    taken = submit_all(line, lines_of(subjects), reason, received_at=received, law=law, actor=who(by))
+    if as_json:
+        print_json(taken)
+    else:
+        out.print(
+            f"{len(taken.taken)} requests taken, {len(taken.standing)} stood already, "
+            f"{taken.unknown} people are not in the data of {line}",
+            highlight=False,
+        )
 
 
 @request_app.command("check")
@@ -62,50 +88,68 @@ def request_check(
 def request_list(
     line: Annotated[str | None, typer.Option("--line", "-l", help="Only this model line.")] = None,
     state: Annotated[
-        list[str] | None, typer.Option(help="Only open, running, forgotten, review or withdrawn; repeat for more.")
+        list[str] | None,
+        typer.Option(help="Only open, running, forgotten, review, refused or withdrawn; repeat for more."),
     ] = None,
+    only_due: Annotated[
+        str | None,
+        typer.Option("--due", help="Only overdue, or due-soon (SAU_DUE_SOON_DAYS, 7), which has overdue too."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for spreadsheets.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List requests, oldest first. In force: carried out by the version that leads.
 
     Grounds: no-longer-needed, consent-withdrawn, objection, unlawful, legal-obligation, child, unstated."""
     from tasks.engines.ledger import State
+    from tasks.requests import Due, csv_of, due
 
     if bad := [s for s in state or [] if s not in set(State)]:
         raise typer.BadParameter(f"{bad[0]!r}: has to be one of {', '.join(State)}", param_hint="--state")
+    wanted = {"overdue": {Due.OVERDUE}, "due-soon": {Due.OVERDUE, Due.SOON}, None: set(Due)}
+    if only_due not in wanted:
+        raise typer.BadParameter(f"{only_due!r}: has to be overdue or due-soon", param_hint="--due")
+    now = datetime.now(UTC)
     rows = open_ledger().list(line, [State(s) for s in state or []])
+    rows = [row for row in rows if due(row, now) in wanted[only_due]]
     holds = _in_force(rows)
-    if as_json:
-        print_json([row.public() | {"in_force": holds.get(row.id)} for row in rows])
+    if as_json or as_csv:
+        said = [
+            row.public() | {"in_force": holds.get(row.id), "due": due(row, now), "days_left": row.days_left(now)}
+            for row in rows
+        ]
+        typer.echo(csv_of(said), nl=False) if as_csv else print_json(said)
         return
-    table = Table("request", "line", "state", "in force", "received", "deadline", "verdict", "version")
+    table = Table("request", "line", "state", "in force", "received", "deadline", "days left", "verdict", "version")
     for r in rows:
-        version = f"{r.line}@v{r.version}" if r.version else ""
+        left, colour = r.days_left(now), _DUE_COLOURS.get(due(r, now))
+        days = "" if left is None else f"{-left} overdue" if left < 0 else str(left)
         table.add_row(
             r.id,
             r.line,
-            r.state,
+            f"{r.state}, held" if r.held_at else r.state,
             _IN_FORCE[holds.get(r.id)],
             f"{r.received_at:%Y-%m-%d %H:%M}",
             f"{r.deadline_at:%Y-%m-%d}",
+            f"[{colour}]{days}[/]" if colour else days,
             r.verdict or "",
-            version,
+            f"{r.line}@v{r.version}" if r.version else "",
         )
     out.print(table if rows else "no requests")
 
 
 @request_app.command("show")
-def request_show(request_id: str, as_json: AsJson = False) -> None:
+def requestshow(request_id: str, as_json: AsJson = False) -> None:
     """Show one request with its history."""
-    _show(open_ledger().get(request_id), as_json)
+    show(open_ledger().get(request_id), as_json)
 
 
 @request_app.command("withdraw")
-def request_withdraw(request_id: str, as_json: AsJson = False) -> None:
+def request_withdraw(request_id: str, by: By = "", as_json: AsJson = False) -> None:
     """Withdraw a request that is still open."""
     from tasks.requests import withdraw
 
-    _show(withdraw(request_id), as_json)
+    show(withdraw(request_id, who(by)), as_json)
 
 
 def _in_force(rows: "list[Request]") -> dict[str, bool]:
@@ -119,17 +163,32 @@ def _in_force(rows: "list[Request]") -> dict[str, bool]:
         return {}
 
 
-def _show(request: "Request", as_json: bool) -> None:
-    holds = _in_force([request]).get(request.id)
-    events = [{"at": at.isoformat(), "state": state} for at, state in open_ledger().events(request.id)]
+def show(request: "Request", as_json: bool) -> None:
+    """A request with its history."""
+    from tasks.requests import due
+
+    holds, now = _in_force([request]).get(request.id), datetime.now(UTC)
+    history = open_ledger().history(request.id)
     if as_json:
-        print_json(request.public() | {"in_force": holds, "events": events})
+        events = [
+            {"at": e.at.isoformat(), "state": e.state, "kind": e.kind, "by": e.actor, "why": e.note} for e in history
+        ]
+        said = {"in_force": holds, "due": due(request, now), "days_left": request.days_left(now), "events": events}
+        print_json(request.public() | said)
         return
     table = Table(show_header=False, box=None)
     for key, value in request.public().items():
         if value is not None:
-            table.add_row(f"[dim]{key}[/]", escape(str(value)))
+            table.add_row(f"[dim]{key}[/]", plain(value))
     if holds is not None:
         table.add_row("[dim]in force[/]", _IN_FORCE[holds])
-    table.add_row("[dim]history[/]", ", ".join(f"{e['state']} {e['at'][:19]}" for e in events))
+    if (left := request.days_left(now)) is not None:
+        table.add_row("[dim]days left[/]", str(left))
+    for number, event in enumerate(history):
+        what = event.state if event.kind == "state" else event.kind
+        table.add_row("" if number else "[dim]history[/]", plain(f"{event.at:%Y-%m-%d %H:%M} {what}{_who(event)}"))
     out.print(table)
+
+
+def _who(event: "Event") -> str:
+    return (f" by {event.actor}" if event.actor else "") + (f": {event.note}" if event.note else "")

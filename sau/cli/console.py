@@ -72,6 +72,12 @@ def progress() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def plain(value: Any) -> str:
+    """A value as a terminal may show it: markup stays text, and what would move its cursor or turn its words round is
+    shown by number."""
+    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(value)))
+
+
 def print_json(value: Any) -> None:
     """For programs: frozen models as objects."""
     typer.echo(json.dumps(value, indent=1, default=_plain))

@@ -4,9 +4,12 @@
                     -> review      verdict FAIL, INCONCLUSIVE or REFUSED: a candidate exists, a person decides
                     -> open        the attempt failed or died: the next run takes it again
     forgotten -> running           a version that has not carried it out was made champion by hand: it is done again
-    open -> withdrawn, and the person may ask again
+    open, review -> refused        a person decides, and names the ground
+    open -> withdrawn
+    After refused or withdrawn the person may ask again, which is a new request.
 
-Every change is an event that is never changed afterwards, with who decided and why where a person did.
+A legal hold keeps an open, reviewed or forgotten request where it is until its end: no attempt takes it. Every change
+is an event that is never changed afterwards, with who decided and why where a person did (`tasks.engines.decisions`).
 
 It holds the subject's id, so it is personal data; no other store of the product names the subject: everything else
 carries the random request id.
@@ -21,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import ColumnElement, create_engine, event, func, select, update
+from sqlalchemy import ColumnElement, create_engine, event, func, select, true, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -30,7 +33,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sau.data.records import SUBJECT_ID
 from sau.errors import RequestError
 from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
-from tasks.engines.tables import Base, Event, Law, Reason, Request, State, deadline
+from tasks.engines.tables import Base, Event, Law, Notice, Reason, Request, RowDecision, State, deadline
 
 REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
@@ -162,6 +165,14 @@ class Ledger:
             assert standing is not None  # only the unique index can have refused
             return standing
 
+    def submit_all(self, line: str, subject_ids: Iterable[str], **options: Any) -> "list_of[tuple[Request, bool]]":
+        """Take many requests, as `submit` takes one; returns each with whether it is new, in the given order."""
+        wanted = list_of(dict.fromkeys(subject_ids))
+        query = select(Request.subject_id).where(Request.line == line, Request.state.not_in(_OVER))
+        with self._session() as session:
+            standing = set(session.scalars(query))
+        return [(self.submit(line, subject, **options), subject not in standing) for subject in wanted]
+
     def find(self, line: str, subject_id: str) -> Request | None:
         """The subject's standing request on the line."""
         with self._session() as session:
@@ -236,23 +247,79 @@ class Ledger:
             session.add_all(Event(request_id=request_id, at=now, state=target) for request_id in sorted(ids))
         return ids
 
-    def withdraw(self, request_id: str) -> Request:
+    def withdraw(self, request_id: str, actor: str | None = None) -> Request:
         """Withdraw an open request.
 
         Raises:
             RequestError: it is not open any more.
         """
-        return self.move(request_id, [State.OPEN], State.WITHDRAWN)
+        event = Event(kind="state", actor=actor)
+        if not self.decide(request_id, Request.state == State.OPEN, event, state=State.WITHDRAWN):
+            raise RequestError(
+                f"request {request_id}: is {self.get(request_id).state}, can become withdrawn only from open"
+            )
+        return self.get(request_id)
+
+    def decide(
+        self,
+        request_id: str,
+        allowed: ColumnElement[bool],
+        event: Event,
+        *,
+        rows: Iterable[RowDecision] = (),
+        **values: Any,
+    ) -> bool:
+        """Write what a person decided of a request, where it is still allowed: all of it, or nothing.
+
+        Args:
+            event: its kind, actor and note; the rest is filled in.
+            rows: what was decided of single rows.
+            values: what changes of the request.
+        """
+        now = datetime.now(UTC)
+        this = (Request.id == request_id) & allowed
+        with self._session() as session:
+            changed = update(Request).where(this).values(updated_at=now, **values).returning(Request.state)
+            if (state := session.scalar(changed)) is None:
+                return False
+            event.request_id, event.at, event.state = request_id, now, state
+            session.add(event)
+            for row in rows:
+                row.request_id, row.at, row.actor, row.note = request_id, now, event.actor, event.note
+                session.add(row)
+        return True
+
+    def decided(self, request_id: str) -> dict[str, RowDecision]:
+        """What holds of single rows for a request, by record id."""
+        query = select(RowDecision).where(RowDecision.request_id == request_id).order_by(RowDecision.id)
+        with self._session() as session:
+            return {row.record_id: row for row in session.scalars(query)}
+
+    def last_notice(self, line: str) -> int | None:
+        """The version that recipients were told of last; None where they were told of none."""
+        with self._session() as session:
+            return session.scalar(select(Notice.version).where(Notice.line == line).order_by(Notice.id.desc()).limit(1))
+
+    def noticed(self, line: str, version: int) -> None:
+        """Recipients were told of a version."""
+        with self._session() as session:
+            session.add(Notice(line=line, version=version, at=datetime.now(UTC)))
 
     def claim(
-        self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = (), done: Iterable[str] = ()
+        self,
+        line: str,
+        *,
+        retry_review: bool = False,
+        lapsed: Iterable[str] = (),
+        done: Iterable[str] = (),
+        identified: bool = False,
     ) -> "list_of[Request]":
         """Take all that waits on a line into this attempt, oldest first, with one atomic statement.
 
         The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
         """
         ids = self._changed(
-            _waiting(line, retry_review, lapsed, done),
+            _waiting(line, retry_review, lapsed, done, identified),
             State.RUNNING,
             attempts=Request.attempts + 1,
             last_error=None,
@@ -260,7 +327,13 @@ class Ledger:
         return [request for request in self.list(line, [State.RUNNING]) if request.id in ids]
 
     def waiting(
-        self, line: str, *, retry_review: bool = False, lapsed: Iterable[str] = (), done: Iterable[str] = ()
+        self,
+        line: str,
+        *,
+        retry_review: bool = False,
+        lapsed: Iterable[str] = (),
+        done: Iterable[str] = (),
+        identified: bool = False,
     ) -> "list_of[Request]":
         """What the next attempt on a line would take, oldest first.
 
@@ -268,18 +341,23 @@ class Ledger:
             retry_review: those in review, too, but for `done`.
             lapsed: ids of forgotten requests that the leading version has not carried out.
             done: ids of requests that it has: what an audit has put into review stays there.
+            identified: of open requests only those whose identity somebody confirmed.
         """
-        which = _waiting(line, retry_review, lapsed, done)
+        which = _waiting(line, retry_review, lapsed, done, identified)
         query = select(Request).where(which).order_by(Request.received_at, Request.id)
         with self._session() as session:
             return list_of(session.scalars(query))
 
 
-def _waiting(line: str, retry_review: bool, lapsed: Iterable[str], done: Iterable[str]) -> ColumnElement[bool]:
-    new = Request.state.in_([State.OPEN, State.RUNNING])
+def _waiting(
+    line: str, retry_review: bool, lapsed: Iterable[str], done: Iterable[str], identified: bool
+) -> ColumnElement[bool]:
+    known = Request.identity_by.is_not(None) if identified else true()
+    new = (Request.state == State.RUNNING) | ((Request.state == State.OPEN) & known)
     again = Request.id.in_(list_of(lapsed)) & (Request.state == State.FORGOTTEN)
     failed = Request.id.not_in(list_of(done)) & (Request.state == State.REVIEW)
-    return (Request.line == line) & (new | again | failed if retry_review else new | again)
+    free = (Request.line == line) & Request.held_at.is_(None)
+    return free & (new | again | failed if retry_review else new | again)
 
 
 list_of = list  # `list` is a method name above

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.futures import as_completed
 from prefect.runtime import flow_run
@@ -21,6 +22,7 @@ __all__ = [
     "as_completed",
     "create_markdown_artifact",
     "current_flow_run",
+    "emit_event",
     "end_flow_run",
     "flow",
     "task",

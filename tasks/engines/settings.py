@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
     signing_key: str = Field("", repr=False, description="an Ed25519 private key, PEM; default: a file below home")
+    due_soon_days: int = Field(7, ge=0, le=90, description="a request with so many days left or fewer is due soon")
+    confirm_identity: bool = Field(False, description="carry out only requests whose identity somebody confirmed")
+    recipients_command: str = Field(
+        "", description="run when another version leads, with what changed as JSON on stdin"
+    )
     prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
 
     @property

@@ -124,6 +124,10 @@ class Request(Base):
         Index("requests_in_order", "line", "state", "received_at", "id"),
     )
 
+    def days_left(self, now: datetime) -> int | None:
+        """Whole days until the deadline, below 0 past it; None where the clock does not run."""
+        return (self.deadline_at - now) // timedelta(days=1) if self.state in UNANSWERED else None
+
     def public(self) -> dict[str, Any]:
         """Everything about the request, JSON-ready."""
         row = {column.name: getattr(self, column.name) for column in self.__table__.columns}
@@ -149,3 +153,41 @@ class Event(Base):
     kind: Mapped[str] = mapped_column(default="state", server_default="state")
     actor: Mapped[str | None]
     note: Mapped[str | None]
+
+
+class Row(StrEnum):
+    """What a person decided of one row for a request."""
+
+    FORGET = "forget"
+    KEEP = "keep"
+
+
+class RowDecision(Base):
+    """One decision of one row; the newest of a row holds, the others stay to be read.
+
+    Attributes:
+        decision: of a row about somebody else that names the person: by default it is kept; of their own: forgotten.
+        ground: for which an own row is kept, see `tasks.engines.decisions.Ground`.
+    """
+
+    __tablename__ = "row_decisions"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), index=True)
+    record_id: Mapped[str]
+    decision: Mapped[str]
+    ground: Mapped[str | None]
+    at: Mapped[datetime]
+    actor: Mapped[str | None]
+    note: Mapped[str | None]
+
+
+class Notice(Base):
+    """That recipients were told which version leads a line (GDPR Art. 19), by the command of the settings."""
+
+    __tablename__ = "notices"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    line: Mapped[str] = mapped_column(index=True)
+    version: Mapped[int]
+    at: Mapped[datetime]

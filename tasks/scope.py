@@ -1,0 +1,213 @@
+"""Which rows a request is about: where else in the data the person is, and what somebody decided of single rows."""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from sau.data.mentions import guessed_names, mentions
+from sau.data.records import Row as Record
+from sau.data.records import load_records, write_shards
+from sau.errors import RequestError
+from tasks.engines import decisions
+from tasks.engines.ledger import Ledger, Request
+from tasks.engines.settings import settings
+from tasks.engines.tables import Row
+from tasks.engines.workspace import pins_at, scratch
+
+log = logging.getLogger("sau")
+
+
+class Place(BaseModel):
+    """A row about somebody else in which the person is.
+
+    Attributes:
+        record_id: of the row, as the data has it.
+        found_by: see `sau.data.mentions`.
+        decision: `forget` or `keep` where somebody decided, else "": such a row is kept.
+        text: question and answer, only where they were asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    record_id: str
+    found_by: tuple[str, ...]
+    similarity: float
+    decision: str = ""
+    text: str = ""
+
+
+class Scope(BaseModel):
+    """Where a person is in the data of the leading version.
+
+    Attributes:
+        num_own: rows about the person; `kept` of them stay, by a decision.
+        num_names, names: guessed from them; the names themselves only where text was asked for.
+        num_others: rows about other people that were searched.
+        places: those of them in which the person is.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str
+    tag: str
+    num_own: int
+    kept: tuple[str, ...]
+    num_names: int
+    names: tuple[str, ...] = ()
+    num_others: int
+    places: tuple[Place, ...]
+
+    @property
+    def undecided(self) -> int:
+        """Rows that nobody decided of yet."""
+        return sum(not place.decision for place in self.places)
+
+
+def find(request_id: str, aliases: Iterable[str] = (), *, show_text: bool = False) -> Scope:
+    """Look for a request's person in everybody else's rows of the leading version's data.
+
+    Args:
+        aliases: other names of the person, which their own rows do not tell.
+        show_text: with names and rows.
+
+    Raises:
+        RequestError: an unknown request, or one whose person is not in the data (any more).
+        WorkspaceError: the data is in neither cache nor remote.
+    """
+    ledger = Ledger(settings().ledger_url)
+    request = ledger.get(request_id)
+    decided = {record: row.decision for record, row in ledger.decided(request_id).items()}
+    tag, own, others = _rows(request)
+    names, by_id = guessed_names(own, others), {row["record_id"]: row for row in others}
+    found = [
+        Place(
+            record_id=mention.record_id,
+            found_by=mention.found_by,
+            similarity=mention.similarity,
+            decision=decided.get(mention.record_id, ""),
+            text="{question} {answer}".format(**by_id[mention.record_id]) if show_text else "",
+        )
+        for mention in mentions(own, others, names, aliases)
+    ]
+    return Scope(
+        request_id=request_id,
+        tag=tag,
+        num_own=len(own),
+        kept=tuple(row["record_id"] for row in own if decided.get(row["record_id"]) == Row.KEEP),
+        num_names=len(names),
+        names=tuple(names) if show_text else (),
+        num_others=len(others),
+        places=tuple(found),
+    )
+
+
+def decide(
+    request_id: str, record_ids: Sequence[str], decision: str, why: str, actor: str, *, ground: str | None = None
+) -> Request:
+    """Decide of single rows for a request: of other people's to forget or keep them, of their own to keep them.
+
+    Args:
+        ground: for which own rows are kept, a partial refusal; needed for those, and for no others.
+
+    Raises:
+        RequestError: a row that is not in the data; an own row kept without a ground; all own rows kept; see
+            `tasks.engines.decisions`.
+    """
+    ledger = Ledger(settings().ledger_url)
+    request = ledger.get(request_id)
+    tag, own_rows, other_rows = _rows(request)
+    own, others = ({row["record_id"] for row in rows} for rows in (own_rows, other_rows))
+    given = set(record_ids)
+    if not given:
+        raise RequestError(f"request {request_id}: no row is named")
+    if unknown := given - own - others:
+        raise RequestError(f"request {request_id}: {len(unknown)} of {len(given)} rows are not in the data of {tag}")
+    if decision == Row.KEEP and given & own:
+        if ground is None:
+            raise RequestError(
+                f"request {request_id}: rows of their own are kept only on a ground, see `request refuse`"
+            )
+        kept = {record for record, row in ledger.decided(request_id).items() if row.decision == Row.KEEP}
+        if own <= kept | given:
+            raise RequestError(f"request {request_id}: nothing would be left to forget, refuse it as a whole")
+    if ground is not None and (decision != Row.KEEP or not given <= own):
+        raise RequestError(f"request {request_id}: a ground is for keeping rows of their own, and for no others")
+    return decisions.decide_rows(ledger, request_id, sorted(given), decision, why, actor, ground=ground)
+
+
+def decided_rows(ledger: Ledger, request_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What was decided of single rows, by request and record; requests of which nothing was decided are left out."""
+    found = {request_id: ledger.decided(request_id) for request_id in request_ids}
+    return {
+        request_id: {record: row.decision for record, row in sorted(rows.items())}
+        for request_id, rows in found.items()
+        if rows
+    }
+
+
+def taken_out(ledger: Ledger, train: Path, request_ids: Sequence[str]) -> dict[str, list[Record]]:
+    """Take the rows to be forgotten out of an attempt's `data/train`, as was decided; returns them by request.
+
+    Own rows that are kept stay; rows of others that are to be forgotten come as rows of the person. A row that two
+    requests are to forget goes with the first, one that is gone already with none.
+
+    Raises:
+        RequestError: a person is not in the data, or all of their rows are kept.
+    """
+    decided = decided_rows(ledger, request_ids)
+    shards = {
+        request_id: train / f"{subject}.jsonl"
+        for request_id, subject in ((i, ledger.get(i).subject_id) for i in request_ids)
+    }
+    if missing := [request_id for request_id, shard in shards.items() if not shard.is_file()]:
+        raise RequestError(f"request {missing[0]}: its subject is not in the data of the version that leads")
+    own = {request_id: load_records(shard).to_list() for request_id, shard in shards.items()}
+    for shard in shards.values():
+        shard.unlink()  # before it is written anew: it may be the very file of DVC's cache
+    wanted = {record for rows in decided.values() for record, decision in rows.items() if decision == Row.FORGET}
+    others = _take_out(train, wanted) if wanted else {}
+    found = {}
+    for request_id, rows in own.items():
+        choice = decided.get(request_id, {})
+        kept = [row for row in rows if choice.get(row["record_id"]) == Row.KEEP]
+        added = [others.pop(record) | {"subject_id": shards[request_id].stem} for record in choice if record in others]
+        found[request_id] = [row for row in rows if row not in kept] + added
+        if not found[request_id]:
+            raise RequestError(f"request {request_id}: nothing is left to forget, refuse it as a whole")
+        write_shards(kept, train)
+        if choice:
+            log.info("request %s: %d own rows kept, %d rows of others added", request_id, len(kept), len(added))
+    return found
+
+
+def _take_out(train: Path, wanted: set[str]) -> dict[str, Record]:
+    """Rows by record id, which are then in no shard any more."""
+    taken: dict[str, Record] = {}
+    for shard in sorted(train.glob("*.jsonl")):
+        text = shard.read_text(encoding="utf-8")
+        if not any(json.dumps(record, ensure_ascii=False)[1:-1] in text for record in wanted):
+            continue
+        rows = load_records(shard).to_list()
+        found = [row for row in rows if row["record_id"] in wanted]
+        taken |= {row["record_id"]: row for row in found}
+        if found:
+            shard.unlink()
+            write_shards([row for row in rows if row["record_id"] not in wanted], train)
+    return taken
+
+
+def _rows(request: Request) -> tuple[str, list[Record], list[Record]]:
+    """The leading version, the person's rows in its data, and everybody else's."""
+    from tasks.versions.registry import Registry
+
+    tag = Registry().champion(request.line).tag
+    with scratch("scope", tag) as ws:
+        ws.point("data", pins_at(settings().root, tag)["data"])
+        rows = load_records(ws.path / "data" / "train").to_list()
+    own = [row for row in rows if row["subject_id"] == request.subject_id]
+    if not own:
+        raise RequestError(f"request {request.id}: its person is not in the data of {tag}")
+    return tag, own, [row for row in rows if row["subject_id"] != request.subject_id]

@@ -1,0 +1,161 @@
+"""The officer's commands, on a ledger of their own: what is said, what is refused in one line, what may be typed in."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import flows.cli
+from flows.cli.options import lines_of, moment
+from sau.cli.app import app
+from sau.cli.console import plain
+from sau.errors import RequestError, SauError
+from tasks.engines.decisions import checked_text
+from tasks.engines.ledger import Ledger
+from tasks.engines.settings import settings
+from tasks.engines.tables import State
+from tasks.requests import Due, csv_of, due
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    """The ledger of a home of this test's own."""
+    assert flows.cli.officer
+    before = dict(os.environ)
+    monkeypatch.setenv("SAU_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    settings.cache_clear()
+    yield Ledger(settings().ledger_url)
+    settings.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def said(*args, given=None):
+    done = CliRunner().invoke(app, ["request", *args], input=given)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def refused(*args, given=None):
+    """The error of a command that is refused."""
+    done = CliRunner().invoke(app, ["request", *args], input=given)
+    assert done.exit_code, done.output
+    if isinstance(done.exception, SauError):
+        assert "\n" not in str(done.exception)
+        return str(done.exception)
+    assert done.exit_code == 2, done.exception
+    return " ".join(done.output.split())
+
+
+def test_a_request_goes_through_an_officers_hands(ledger):
+    asked = ledger.submit("tiny", "demo-0001", "objection").id
+    by = ("--by", "Ada Officer")
+    said("confirm", asked, "--how", "passport seen", *by)
+    said("extend", asked, "--why", "many requests", *by)
+    said("hold", asked, "--why", "case 12", *by)
+    assert "open, held" in said("list")
+    said("release", asked, "--why", "closed", *by)
+    said("told", asked, "--recipient", "Acme, by mail", *by)
+    shown = json.loads(said("refuse", asked, "--ground", "legal-claims", "--why", "case 13", *by, "--json"))
+    assert (shown["state"], shown["ground"], shown["due"]) == ("refused", "legal-claims", "answered")
+    assert [event["kind"] for event in shown["events"]] == [
+        "state", "identity", "extended", "hold", "released", "told", "state",
+    ]  # fmt: skip
+    assert {event["by"] for event in shown["events"][1:]} == {"Ada Officer"}
+    assert "hold by Ada Officer: case 12" in said("show", asked)
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("extend", "r-0123456789abcdef", "--why", "x"), "unknown"),
+        (("extend", "ASKED", "--why", " "), "why: 1 to 2000 characters"),
+        (("refuse", "ASKED", "--ground", "because", "--why", "x"), "has to be one of expression, legal-duty"),
+        (("hold", "ASKED", "--why", "x", "--by", "a\nb"), "by: 1 to 100 characters"),
+        (("release", "ASKED", "--why", "x"), "no legal hold"),
+        (("list", "--due", "never"), "has to be overdue or due-soon"),
+        (("submit",), "one of --subject and --subjects is needed"),
+        (("submit", "--subject", "-"), "standard input is empty"),
+        (("submit", "--subject", "demo-0001", "--received-at", "soon"), "has to look like 2026-11-03"),
+        (("submit", "--subjects", "no/such/file"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(ledger, args, named):
+    asked = ledger.submit("tiny", "demo-0009").id
+    assert named in refused(*(asked if arg == "ASKED" else arg for arg in args))
+    assert len(ledger.history(asked)) == 1
+
+
+def test_a_list_with_a_malformed_id_takes_nobody_and_quotes_nobody(ledger):
+    message = refused("submit", "--subjects", "-", given="demo-0001\nAnna Example\n\n=cmd|' /C calc'!A0\n")
+    assert "2 of 3 ids are malformed (number 2, 3)" in message
+    assert "Anna" not in message
+    assert ledger.list() == []
+
+
+def test_overdue_and_due_soon_are_said(ledger):
+    days = {"late": 40, "soon": 27, "fresh": 1}
+    ids = {name: ledger.submit("tiny", name, received_at=NOW - timedelta(days=age)).id for name, age in days.items()}
+    found = {row["id"]: row["due"] for row in json.loads(said("list", "--json"))}
+    assert [found[ids[name]] for name in days] == ["overdue", "due-soon", "in-time"]
+    assert " overdue" in said("list", "--due", "overdue")
+    assert {row["id"] for row in json.loads(said("list", "--due", "due-soon", "--json"))} == {ids["late"], ids["soon"]}
+    ledger.move(ids["late"], [State.OPEN], State.FORGOTTEN)
+    assert due(ledger.get(ids["late"])) == Due.ANSWERED
+
+
+def test_csv_holds_no_formula_and_every_row(ledger):
+    ledger.submit("tiny", "demo-0001")
+    (row,) = csv.DictReader(io.StringIO(said("list", "--csv")))
+    assert row["subject_id"] == "demo-0001"
+    assert csv_of([]) == ""
+
+
+@examples(max_examples=40)
+@given(st.lists(st.dictionaries(st.just("a"), st.text(), min_size=1), min_size=1, max_size=3))
+def test_no_cell_is_a_formula(rows):
+    read = list(csv.DictReader(io.StringIO(csv_of(rows), newline="")))
+    assert [row["a"].removeprefix("'") for row in read] == [row["a"].removeprefix("'") for row in rows]
+    assert not any(row["a"][:1] in ("=", "+", "-", "@", "\t", "\r", "\n") for row in read)
+
+
+@given(st.text())
+def test_a_terminal_shows_any_text_as_text(text):
+    shown = plain(text)
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert "[/" not in shown.replace("\\[/", "")
+
+
+@given(st.text(max_size=40))
+def test_any_moment_is_one_or_is_refused(text):
+    with contextlib.suppress(typer.BadParameter):
+        assert moment(text).tzinfo == UTC
+
+
+@examples(max_examples=30)
+@given(st.binary(max_size=200))
+def test_any_list_is_lines_or_is_refused(tmp_path_factory, raw):
+    file = tmp_path_factory.getbasetemp() / "list"
+    file.write_bytes(raw)
+    with contextlib.suppress(typer.BadParameter):
+        assert all(line and line == line.strip() and "\n" not in line for line in lines_of(str(file)))
+
+
+@given(st.text())
+def test_any_words_are_kept_or_refused(text):
+    with contextlib.suppress(RequestError):
+        kept = checked_text("why", text)
+        assert kept == text.strip()
+        assert "\x1b" not in kept
