@@ -15,6 +15,13 @@ from sau.training.finetune import FinetuneParams
 from sau.unlearn.unlearn import UnlearnParams
 
 
+class SnapshotParams(Section):
+    """How rows are divided before unlearning: `spare` is the share of the people to keep whom it is not shown, and on
+    whom utility is judged."""
+
+    spare: float = Field(0.0, ge=0, le=0.5)
+
+
 class VerifyParams(Section):
     """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
 
@@ -32,6 +39,7 @@ class Params(Section):
     train: FinetuneParams
     prune: PruneParams
     recover: FinetuneParams
+    snapshot: SnapshotParams = SnapshotParams()
     unlearn: UnlearnParams
     package: PackageParams = PackageParams()
     verify: VerifyParams = VerifyParams()
@@ -44,7 +52,7 @@ class Params(Section):
     @property
     def training_digest(self) -> str:
         """SHA-256 of what a first version depends on: everything but how to unlearn and how to verify."""
-        return _digest(self.model_dump(mode="json", exclude={"unlearn", "verify"}))
+        return _digest(self.model_dump(mode="json", exclude={"snapshot", "unlearn", "verify"}))
 
 
 def _digest(content: Any) -> str:

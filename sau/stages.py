@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import Row, as_dataset, load_records
-from sau.data.sets import Sets, halves
+from sau.data.sets import Sets, halves, spared
 from sau.data.vault import forget_rows
 from sau.errors import CheckpointError, DataError
 from sau.models.dense import open_dense, save_dense
@@ -61,7 +61,8 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> 
 
 
 def read_split(folder: Path, holdout: Half) -> Sets:
-    """The rows that the snapshot named, in its order, with one half of the holdout.
+    """The rows that the snapshot named, in its order, with one half of the holdout; what calibrates is not shown the
+    people to keep who are spared.
 
     Raises:
         DataError: a named record is not in the data.
@@ -74,7 +75,10 @@ def read_split(folder: Path, holdout: Half) -> Sets:
         if missing := [record for record in named[part] if record not in by_id]:
             raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
         rows.append([by_id[record] for record in named[part]])
-    return Sets(*rows)
+    (forget, retain, strangers), unseen = rows, frozenset(named.get("spared", ()))
+    if holdout == "judge":
+        return Sets(forget, retain, strangers, unseen)
+    return Sets(forget, [row for row in retain if row["subject_id"] not in unseen], strangers)
 
 
 def _forget_rows(folder: Path) -> "Dataset":
@@ -154,8 +158,11 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metric
     sides = halves(parts.pop("holdout").to_list(), params.seed)
     split = {part: sorted(rows["record_id"]) for part, rows in parts.items()}
     split |= {side: sorted(row["record_id"] for row in rows) for side, rows in zip(get_args(Half), sides, strict=True)}
+    counted = {f"num_{part}": len(records) for part, records in split.items()}
+    retain, forget = (parts[part].to_list() for part in ("retain", "forget"))
+    split["spared"] = sorted(spared(retain, forget, params.snapshot.spare, params.seed))
     (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {f"num_{part}": len(records) for part, records in split.items()} | {"num_overlap": overlap}
+    return counted | {"num_overlap": overlap, "num_people_spared": len(split["spared"])}
 
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:

@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,15 @@ def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
 
 
 def sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
-    """The sets with at most so many of the rows to keep: a seeded choice of people, who stay whole."""
+    """The sets with at most so many of the rows to keep: a seeded choice of people, who stay whole; those first whom
+    unlearning was not shown."""
     people = random.Random(seed).sample(groups := by_person(sets.retain), len(groups))
+    people.sort(key=lambda rows: rows[0]["subject_id"] not in sets.spared)
     kept: list[Row] = []
     for rows in people:
         if len(kept) + len(rows) <= max_retain_rows or not kept:
             kept += rows[:max_retain_rows]
-    return Sets(sets.forget, kept, sets.holdout)
+    return replace(sets, retain=kept)
 
 
 def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:

@@ -15,7 +15,7 @@ from sau.benchmark.spec import DEMO, Sparsity, Spec
 from sau.checkpoint.sparse import open_model, save_sparse
 from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
 from sau.data.records import Row
-from sau.data.sets import Sets
+from sau.data.sets import SETS, Sets
 from sau.data.tofu import FORGET_ROWS, load_tofu
 from sau.errors import ConfigError
 from sau.models.batches import Encoded
@@ -44,9 +44,8 @@ def load_rows(spec: Spec, data: str, seed: int) -> Sets:
         ids = (f"benchmark-{number:04d}" for number in itertools.count())
         counts = {"forget": spec.num_forget, "retain": spec.num_retain, "holdout": spec.num_holdout}
         people = {part: list(itertools.islice(ids, count)) for part, count in counts.items()}
-        return Sets(
-            **{part: [row for who in some for row in demo_rows(who, seed=seed)] for part, some in people.items()}
-        )
+        forget, retain, holdout = ([row for who in people[s] for row in demo_rows(who, seed=seed)] for s in SETS)
+        return Sets(forget, retain, holdout)
     splits = {rows // ROWS_PER_SUBJECT: name for name, rows in FORGET_ROWS.items()}
     if spec.num_forget not in splits:
         raise ConfigError(f"num_forget {spec.num_forget}: TOFU has splits of {', '.join(map(str, splits))} people")

@@ -1,5 +1,7 @@
 """The three sets of a request's rows: to forget, to keep, and never trained on."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +21,13 @@ class Sets:
         forget: what the model is to be without.
         retain: what it was trained on beside that, and is to keep.
         holdout: what no model of this line was ever trained on.
+        spared: by subject id, the people of `retain` whom unlearning was not shown; empty where nobody knows.
     """
 
     forget: Sequence[Row]
     retain: Sequence[Row]
     holdout: Sequence[Row] = ()
+    spared: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Sequence[Row]:
         """A set by name."""
@@ -58,6 +62,21 @@ def numbered(rows: Sequence[Row]) -> list[int]:
     """Per row, whom it is about, as a number: people count from 0 in the order in which they first appear."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(row["subject_id"], len(numbers)) for row in rows]
+
+
+def spared(retain: Sequence[Row], forget: Sequence[Row], share: float, seed: int) -> frozenset[str]:
+    """The ids of a seeded share of the people to keep: unlearning is not shown them, so that what they lose is what
+    others lose whom it never saw.
+
+    Other people for every request: who is spared pays a little, and must not pay again and again. Somebody is shown.
+    """
+    asking = sorted({row["subject_id"] for row in forget})
+
+    def place(subject: str) -> str:
+        return hashlib.sha256(json.dumps([seed, asking, subject]).encode()).hexdigest()
+
+    people = sorted({row["subject_id"] for row in retain}, key=place)
+    return frozenset(people[: min(round(share * len(people)), len(people) - 1)])
 
 
 def halves(holdout: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:

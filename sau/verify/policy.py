@@ -38,6 +38,7 @@ class Policy(BaseModel):
         metrics: reported for every model beside the verdict, which does not rest on them.
         checks: at least one of forgetting mandatory.
         stressors: changes of the model after which `stressed_checks`, by id, have to hold again.
+        earlier_checks: by id, those that who was forgotten earlier is judged by again with every later version.
         num_stressors: the budget: so many of them run, the first ones; None: all. A mandatory one beyond it leaves the
             verdict INCONCLUSIVE, and the others are named as not run.
     """
@@ -62,6 +63,7 @@ class Policy(BaseModel):
     stressors: tuple[Annotated[SerializeAsAny[Stressor], built(Stressor, STRESSORS)], ...] = ()
     stressed_checks: tuple[str, ...] = ()
     num_stressors: int | None = Field(None, ge=0)
+    earlier_checks: tuple[str, ...] = ()
 
     @field_validator("checks")
     @classmethod
@@ -75,8 +77,9 @@ class Policy(BaseModel):
     def _stressed_checks_exist(self) -> "Policy":
         _no_twins([stressor.id for stressor in self.stressors])
         known = [check.id for check in self.checks]
-        if odd := [i for i in self.stressed_checks if i not in known]:
-            raise ValueError(f"stressed_checks: {', '.join(odd)}: has to be among the checks: {', '.join(known)}")
+        for name, chosen in (("stressed_checks", self.stressed_checks), ("earlier_checks", self.earlier_checks)):
+            if odd := [i for i in chosen if i not in known]:
+                raise ValueError(f"{name}: {', '.join(odd)}: has to be among the checks: {', '.join(known)}")
         if bool(self.stressors) != bool(self.stressed_checks):
             raise ValueError("stressors and stressed_checks need each other")
         return self
@@ -88,6 +91,14 @@ class Policy(BaseModel):
     @property
     def stressors_left_out(self) -> tuple[Stressor, ...]:
         return self.stressors[len(self.stressors_run) :]
+
+    @property
+    def for_earlier(self) -> "Policy | None":
+        """What judges who was forgotten earlier on a later version, beside people: `earlier_checks` on the model as it
+        is; None where there are none."""
+        checks = tuple(check for check in self.checks if check.id in self.earlier_checks)
+        without = {"stressors": (), "stressed_checks": (), "num_stressors": None, "metrics": ()}
+        return self.model_copy(update={"checks": checks, "against": "population", **without}) if checks else None
 
     @property
     def digest(self) -> str:

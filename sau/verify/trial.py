@@ -177,6 +177,7 @@ class Run:
                 blind_void=blind_void,
                 null=self.null,
                 people=self.people,
+                spared=[i for i, row in enumerate(self.sets.retain) if row["subject_id"] in self.sets.spared],
                 base=self.as_stored.evidence.get("base"),
                 widest=self.policy.widest_margin,
                 slack=self.policy.stressed_slack if trial.stressor else 0.0,

@@ -16,7 +16,7 @@ from sau.data.demo import demo_rows
 from sau.data.records import write_shards
 from sau.mask import check_mask
 from sau.models.scoring import answer_logps
-from sau.stages import RECIPES, STAGES, run
+from sau.stages import RECIPES, STAGES, read_split, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -80,6 +80,20 @@ def test_both_orders_forget_on_the_parents_mask(first, forget, order):
     assert after < before - 0.05
     trajectory = json.loads((forget / "metrics" / "unlearn.json").read_text())["trajectory"]
     assert {"forget_logp", "retain_logp", "holdout_logp", "target_logp"} <= trajectory[-1].keys()
+
+
+def test_unlearning_is_not_shown_the_people_that_are_spared(forget):
+    parameters(forget)
+    run("snapshot", forget)
+    shown, judged = (read_split(forget, half) for half in ("calibrate", "judge"))
+    assert not shown.spared
+    assert not judged.spared, "of two people a fifth is nobody"
+    (forget / "params.yaml").write_text((forget / "params.yaml").read_text().replace("spare: 0.2", "spare: 0.5"))
+    assert run("snapshot", forget)["num_people_spared"] == 1
+    shown, judged = (read_split(forget, half) for half in ("calibrate", "judge"))
+    assert {row["subject_id"] for row in shown.retain} | judged.spared == {"b", "c"}
+    assert {row["subject_id"] for row in shown.retain} & judged.spared == set()
+    assert {row["subject_id"] for row in judged.retain} == {"b", "c"}
 
 
 def test_unlearn_prune_starts_from_the_dense_model(forget):

@@ -90,6 +90,7 @@ class Bench:
     Attributes:
         null: what a check of forgetting is read against.
         people: of each set, per row, whom it is about, as a number.
+        spared: the rows to keep, by number, that unlearning was not shown; empty where nobody knows.
         widest: share that a check may be held to where few rows allow for no narrower margin.
         slack: share that may be left beyond the margin where the models have been changed.
         base: numbers of a model that saw none of the rows; None where scores are taken as they are.
@@ -114,6 +115,7 @@ class Bench:
     slack: float = 0.0
     base: Evidence | None = None
     people: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    spared: Sequence[int] = ()
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: the same records give the same interval, whichever checks ran before."""

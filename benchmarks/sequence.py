@@ -1,0 +1,195 @@
+"""Twenty requests, one after the other: does everybody stay forgotten?
+
+    python -m benchmarks.sequence [--requests 20] [--json benchmarks/results/sequence.json]
+
+A tiny model that knows the people who ask and twelve who stay, made here, forgets one person at a time by params.yaml,
+each version from the one before, a fifth of the people to keep spared. With each version everybody is judged beside 24
+people whom no model saw, who has asked, who will, and who stays, by the checks of `standard` that read the answers as
+asked, against the first version; after the last request those who have asked by `Policy.for_earlier` as well, as the
+product does with every version. One reading of those people serves all verdicts on a version.
+
+Prints the verdicts version by version, and draws what is left of each person over the versions, as .svg and .png beside
+the JSON, which is written anew after each version.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from sau.data.demo import demo_rows
+from sau.data.records import Row
+from sau.data.sets import Sets, halves, spared
+from sau.models.language_model import LanguageModel
+from sau.models.sources import base_model
+from sau.params import Params, load_params
+from sau.pruners import prune
+from sau.training.finetune import adapted, finetune
+from sau.training.pretrain import pretrain
+from sau.unlearn.unlearn import unlearn
+from sau.verify import Controls, Verification, load_policy, verify
+from sau.verify.battery import verify_each
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_STAY, NUM_HOLDOUT = 12, 48
+AS_ASKED = ("residual_knowledge", "membership/mia_min_k", "extraction")
+
+
+def people(kind: str, number: int) -> list[list[Row]]:
+    """Rows of invented people in no data set."""
+    return [demo_rows(f"sequence-{kind}-{n:03d}", seed=1) for n in range(number)]
+
+
+def flat(groups: list[list[Row]]) -> list[Row]:
+    """The rows of all of them."""
+    return [row for rows in groups for row in rows]
+
+
+def first_version(params: Params, rows: list[Row]) -> tuple[LanguageModel, LanguageModel]:
+    """(the base model, the sparse model that knows these rows)."""
+    base = base_model(params.model, seed=params.seed)
+    pretrain(base, params.model.tiny, seed=params.seed, num_threads=params.num_threads)
+    lm = copy.deepcopy(base)
+    finetune(lm, lm.encode(rows), params.train, seed=params.seed, num_threads=params.num_threads)
+    prune(lm, lm.encode(rows[:: max(len(rows) // params.prune.calibration_rows, 1)]), params.prune)
+    finetune(lm, lm.encode(rows), params.recover, seed=params.seed + 1, num_threads=params.num_threads)
+    return base, lm
+
+
+def versions(
+    first: LanguageModel,
+    base: LanguageModel,
+    asking: list[list[Row]],
+    stay: list[Row],
+    strangers: list[Row],
+    params: Params,
+    told: list[dict[str, Any]],
+) -> Iterator[LanguageModel]:
+    """Version after version; how each was made is appended to `told`."""
+    lm = first
+    for number, asked in enumerate(asking):
+        started, keep = time.process_time(), [*flat(asking[number + 1 :]), *stay]
+        unseen = spared(keep, asked, params.snapshot.spare, params.seed)
+        shown = [row for row in keep if row["subject_id"] not in unseen]
+        lm = replace(lm, model=copy.deepcopy(lm.model))
+        history = unlearn(
+            lm,
+            Sets(asked, shown, strangers),
+            params.unlearn,
+            seed=params.seed,
+            base=copy.deepcopy(base),
+            num_threads=params.num_threads,
+        )
+        told.append({"steps": history.steps, "stopped": history.stopped, "cpu_s": round(time.process_time() - started)})
+        yield lm
+
+
+def left(found: Verification, checks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """By person: the verdict, and each check's share that is left."""
+    return {
+        person.label: {"verdict": person.verdict} | {f.id: f.value for f in person.checks if f.id in checks}
+        for person in found.people
+    }
+
+
+def main() -> None:
+    """Make the versions, judge everybody with each, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument("--json", type=Path, default=Path("sequence.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    params = load_params(ROOT / "params.yaml")
+    asking, stay = people("asks", args.requests), people("stays", NUM_STAY)
+    calibrating, judging = halves(flat(people("unseen", NUM_HOLDOUT)), params.seed)
+    base, first = first_version(params, [*flat(asking), *flat(stay)])
+    assert params.unlearn.adapt is not None
+    adapted_base = adapted(base, base.encode(flat(stay)), params.unlearn.adapt, seed=params.seed, num_threads=1)
+    print("the first version is made", flush=True)
+    standard = load_policy("standard")
+    policy = standard.model_copy(update={"earlier_checks": AS_ASKED}).for_earlier
+    everybody = [*asking, *stay]
+    labels = {rows[0]["subject_id"]: rows[0]["subject_id"].removeprefix("sequence-") for rows in everybody}
+    controls = Controls(before=first, base=adapted_base)
+    told: list[dict[str, Any]] = []
+    made = versions(first, base, asking, flat(stay), calibrating, params, told)
+    result: dict[str, Any] = {"requests": args.requests, "versions": told}
+    last = first
+
+    def candidates() -> Iterator[tuple[LanguageModel, str]]:
+        nonlocal last
+        for last in made:
+            yield last, "0" * 64
+
+    assert policy is not None
+    sets = Sets(flat(everybody), flat(stay), judging)
+    for number, found in enumerate(
+        verify_each(candidates=candidates(), sets=sets, controls=controls, policy=policy, labels=labels)
+    ):
+        told[number]["people"] = left(found, AS_ASKED)
+        print(line(number, told[number]), flush=True)
+        write(args.json, result)
+    final = standard.for_earlier
+    assert final is not None
+    found = verify(
+        model=last, sets=Sets(flat(asking), flat(stay), judging), controls=controls, policy=final,
+        weights_digest="0" * 64, labels=labels,
+    )  # fmt: skip
+    result["earlier"] = left(found, standard.earlier_checks)
+    write(args.json, result)
+    print("after the last, by earlier_checks:", dict(Counter(p["verdict"] for p in result["earlier"].values())))
+    draw(result, args.json)
+
+
+def line(number: int, version: dict[str, Any]) -> str:
+    """A version in a line."""
+    gone = {f"asks-{n:03d}" for n in range(number + 1)}
+    groups = {
+        "asked": [p for label, p in version["people"].items() if label in gone],
+        "yet to ask": [p for label, p in version["people"].items() if label.startswith("asks") and label not in gone],
+        "stay": [p for label, p in version["people"].items() if label.startswith("stays")],
+    }
+    said = []
+    for name, those in groups.items():
+        if those:
+            mean = sum(p["residual_knowledge"] for p in those) / len(those)
+            said.append(f"{name}: {dict(Counter(p['verdict'] for p in those))}, {mean:.2f} left")
+    own = version["people"][f"asks-{number:03d}"]
+    return f"v{number + 2} ({version['steps']} steps, {version['cpu_s']} s): own {own['verdict']}; {'; '.join(said)}"
+
+
+def write(target: Path, result: dict[str, Any]) -> None:
+    """The result so far."""
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def draw(result: dict[str, Any], target: Path) -> None:
+    """What is left of each person over the versions: those who have asked from their own version on, those who stay."""
+    told = result["versions"]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    numbers = range(2, len(told) + 2)
+    for label in told[0]["people"]:
+        values = [version["people"][label]["residual_knowledge"] for version in told]
+        since = int(label[-3:]) if label.startswith("asks") else 0
+        colour = "#c0392b" if label.startswith("asks") else "#7f8c8d"
+        axes.plot(numbers[since:], values[since:], color=colour, alpha=0.6, linewidth=1, marker=".", markersize=4)
+    axes.axhline(0.4, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="version", ylabel="share left of what v1 knew", xticks=list(numbers)[::2])
+    axes.set_title("red: who has asked, from their own version on; grey: who stays; dashed: the margin", fontsize=9)
+    with matplotlib.rc_context({"svg.hashsalt": "sau", "svg.fonttype": "none"}):
+        for suffix in (".svg", ".png"):
+            figure.savefig(target.with_suffix(suffix), dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()
