@@ -100,7 +100,7 @@ def verify_each(
             )
         return
 
-    beside = Run(policy, sets, seed, controls.dense, say)
+    beside = Run(policy, sets, seed, controls, say)
     beside.take("before", controls.before)
     beside.take("reference", controls.reference)
     beside.take_base(controls.base)

@@ -11,6 +11,7 @@ from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.evidence.blind import blind_baseline
 from sau.verify.evidence.cost import Cost, Meter
+from sau.verify.evidence.directions import share_in_few_directions
 from sau.verify.evidence.readings import ModelSource, opened
 from sau.verify.findings import finding_of
 from sau.verify.gathering import Gathering
@@ -76,10 +77,10 @@ class Run:
         policy: Policy,
         sets: Sets,
         seed: int,
-        dense: ModelSource | None,
+        controls: Controls,
         say: Callable[[str], None],
     ) -> None:
-        self.policy, self.sets, self.seed, self.dense, self.say = policy, sets, seed, dense, say
+        self.policy, self.sets, self.seed, self.controls, self.say = policy, sets, seed, controls, say
         self.null, self.gathering = policy.against, Gathering(policy, sets, seed)
         self.people = {name: numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
@@ -111,13 +112,23 @@ class Run:
                 continue
             self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
             try:
-                trial.evidence[role] = self.gathering.of(
+                found = self.gathering.of(
                     self._stressed(lm, trial), trial.checks, trial.meter, stressed=trial.stressor is not None
                 )
+                trial.evidence[role] = replace(found, directions=self._directions(lm, role, trial))
             except NothingToShowError as error:
                 trial.void = str(error)
             except Exception as error:
                 trial.troubles[role] = f"{ROLES[role]} could not be measured ({in_words(error)})"
+
+    def _directions(self, lm: LanguageModel, role: str, trial: Trial) -> tuple[float, int] | None:
+        """How the model differs from the one before, where a check looks at that."""
+        if self.controls.before is None or not any(check.extra == "directions" for check in trial.checks):
+            return None
+        if role == "before":
+            return 0.0, 0
+        with trial.meter.part("directions"):
+            return share_in_few_directions(lm, opened(self.controls.before))
 
     def take_base(self, source: ModelSource | None) -> None:
         """How hard a model that saw neither finds the forget rows and the strangers', under the null of people."""
@@ -135,7 +146,8 @@ class Run:
     def _stressed(self, lm: LanguageModel, trial: Trial) -> LanguageModel:
         if trial.stressor is None:
             return lm
-        dense = opened(self.dense) if self.dense is not None and trial.stressor.needs_dense else None
+        source = self.controls.dense
+        dense = opened(source) if source is not None and trial.stressor.needs_dense else None
         with trial.meter.part(_STRESSING):
             return trial.stressor.apply(lm, Surroundings(self.sets.forget, self.gathering.strangers, dense, self.seed))
 

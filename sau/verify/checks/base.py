@@ -35,7 +35,7 @@ Null = Literal["population", "retrained"]
 Control = Literal["before", "reference"]
 """A model that a check is read against."""
 
-Extra = Literal["decoys", "samples"]
+Extra = Literal["decoys", "samples", "directions"]
 
 
 POWER = 0.8
@@ -61,6 +61,8 @@ class Evidence:
         exact: per such row, whether the decoys are as likely as the true answer to a model that never saw it.
         leaks, chance: (samples that hold the secret, samples drawn), of the forget rows and of strangers' rows; None
             where none were drawn.
+        directions: (share of the weights' change since the model before that a few directions explain, matrices that
+            changed); None where it was not looked at, or there is nothing to compare.
     """
 
     readings: Readings
@@ -69,6 +71,7 @@ class Evidence:
     exact: tuple[bool, ...] = ()
     leaks: tuple[int, int] | None = None
     chance: tuple[int, int] | None = None
+    directions: tuple[float, int] | None = None
 
     def asked_by(self, rows: Sequence[int]) -> "Evidence":
         """That of some of the forget rows; samples, which are drawn of all, are left out."""
@@ -80,6 +83,7 @@ class Evidence:
             tuple(self.secrets[i] for i in own),
             tuple(self.decoys[i] for i in own),
             tuple(self.exact[i] for i in own),
+            directions=self.directions,
         )
 
 
