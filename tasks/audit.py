@@ -22,8 +22,8 @@ from sau.verify import Controls, Verification, load_policy
 from sau.verify import verify as run_battery
 from sau.verify.checks.base import Null
 from tasks.engines.keys import vault
-from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
+from tasks.engines.people import person_of
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Attempt, pins_at
 from tasks.verify import base_opener, opener, sampled
@@ -95,10 +95,10 @@ def audit_version(
     rows_of = {rows[0]["subject_id"]: rows for rows in by_person(forget)}
     judges = halves(holdout, params.seed)[1]
     models = registry.download(champion), registry.download(reference)
-    ledger, found = Ledger(settings().ledger_url), []
+    found = []
     for request_id in version.request_ids:
         log.info("auditing request %s", request_id)
-        rows = rows_of[ledger.get(request_id).subject_id]
+        rows = rows_of[person_of(request_id)]
         sets = sampled(Sets(rows, retain, judges), params.verify.max_retain_rows, params.seed)
         with registry.tracking.run(attempt.line, f"audit {request_id}", parent=attempt.run_id):
             verdicts = {}

@@ -7,16 +7,20 @@ from typing import Any
 import yaml
 
 from sau.config import checked, merge, read_yaml
-from sau.data.sources import DEMO, DataOptions, write_data
+from sau.data.demo import demo_people
+from sau.data.people import published
+from sau.data.shards import have_internal_ids
+from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.params import Params, load_params
 from sau.verify.policy import load_policy
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
+from tasks.engines.people import People
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Pin, git, pins_at
+from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
 from tasks.scope import taken_out
 from tasks.versions.record import VersionRecord
 
@@ -81,15 +85,44 @@ def prepare_bootstrap(
         pinned = ws.pin("data")
         if source == PINNED:
             ws.point("data", pinned)
+            _take_in_pinned(attempt.line, ws)
         else:
-            root = settings().root
-            local = root / source  # a path in params or on the command line is relative to the checkout
-            write_data(str(local) if local.exists() else source, ws.path / "data", data_options)
+            take_in(attempt.line, source, ws.path / "data", data_options)
             made = ws.add("data")["data"]
             if source == DEMO and made != pinned:
                 raise WorkspaceError(f"data.dvc pins {pinned.md5}, the generated demo people have {made.md5}")
         ws.mark_prepared()
     return _record(attempt, {"data": "training"})
+
+
+def take_in(line: str, source: str, folder: Path, options: DataOptions) -> None:
+    """Write a line's data set of `source` to `folder`, with internal ids for people; the ledger keeps who is who.
+
+    Raises:
+        DataError: the source.
+        RequestError: the ledger.
+    """
+    given = settings().root / source  # a path in params or on the command line is relative to the checkout
+    local = str(given) if given.exists() else source
+    people = People(Ledger(settings().ledger_url))
+    write_data(
+        local,
+        folder,
+        options,
+        lambda given: people.name(line, given, published(given) if is_published(local) else None),
+    )
+
+
+def _take_in_pinned(line: str, ws: Workspace) -> None:
+    """Data that the checkout pins: with internal ids it stays as it is, with others it is taken in as any source is."""
+    data, given = ws.path / "data", ws.path / "given"
+    if not have_internal_ids(data):
+        data.rename(given)
+        take_in(line, str(given), data, DataOptions())
+        shutil.rmtree(given)
+        ws.add("data")
+    elif {path.stem for path in data.rglob("*.jsonl")} == {*(invented := demo_people()).values()}:
+        People(Ledger(settings().ledger_url)).name(line, invented, invented)
 
 
 @task(name="snapshot inputs", task_run_name="inputs {attempt.name}")

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.data.records import SUBJECT_ID
+from sau.data.people import ID_RULE
+from sau.data.records import load_records
+from sau.data.shards import rows_of, shard_names
 from sau.errors import RequestError
-from tasks.engines.ledger import Ledger, Request, State
+from tasks.engines.ledger import Ledger, Request, State, subject_of
+from tasks.engines.people import internal_id, internal_ids
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
 from tasks.engines.workspace import pins_at, scratch
@@ -55,17 +58,15 @@ def submit(
 
     Raises:
         RequestError: a malformed or unknown subject, an unknown reason, or a line without versions.
-        WorkspaceError, TrackingError: see `subjects_at` and `Registry`.
+        WorkspaceError, TrackingError: see `are_in` and `Registry`.
     """
     ledger = Ledger(settings().ledger_url)
     if standing := ledger.find(line, subject):
         return standing
-    if not SUBJECT_ID.match(subject):
-        raise RequestError(f"subject: malformed, it has to match {SUBJECT_ID.pattern}")
     from tasks.versions.registry import Registry  # MLflow: not for a request that stands already
 
     tag = Registry().champion(line).tag
-    if subject not in subjects_at(tag):
+    if not are_in(tag, [internal_id(line, subject)]):
         raise RequestError(f"subject: unknown, the training data of {tag} has no such subject")
     return ledger.submit(line, subject, reason, received_at=received_at, law=law, actor=actor)
 
@@ -103,16 +104,25 @@ def submit_all(
     wanted = list(dict.fromkeys(subjects))
     if not wanted:
         raise RequestError("subjects: the list is empty")
-    if bad := [str(number) for number, subject in enumerate(wanted, 1) if not SUBJECT_ID.match(subject)]:
+    bad = []
+    for number, subject in enumerate(wanted, 1):
+        try:
+            subject_of(subject)
+        except RequestError:
+            bad.append(str(number))
+    if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise RequestError(
             f"subjects: {len(bad)} of {len(wanted)} ids are malformed (number {', '.join(bad[:5])}{more}), "
-            f"they have to match {SUBJECT_ID.pattern}; nothing was taken"
+            f"{ID_RULE}, is needed; nothing was taken"
         )
     from tasks.versions.registry import Registry
 
     ledger = Ledger(settings().ledger_url)
-    known = subjects_at(Registry().champion(line).tag) | {request.subject_id for request in ledger.list(line)}
+    ids = internal_ids(line, wanted)
+    there = are_in(Registry().champion(line).tag, ids.values())
+    asked = {request.subject_id for request in ledger.list(line)}
+    known = {subject for subject in wanted if ids.get(subject) in there or subject_of(subject) in asked}
     options = {"reason": reason, "received_at": received_at, "law": law, "actor": actor}
     found = ledger.submit_all(line, (subject for subject in wanted if subject in known), **options)
     return Taken(
@@ -146,7 +156,6 @@ def check(line: str, subject: str) -> "Foresight":
         WorkspaceError: the data is in neither cache nor remote.
     """
     from sau.checkpoint.sparse import open_sparse
-    from sau.data.records import load_records
     from sau.data.sets import halves
     from sau.params import load_params
     from sau.verify import load_policy
@@ -157,11 +166,11 @@ def check(line: str, subject: str) -> "Foresight":
     champion = registry.champion(line)
     with scratch("check", champion.tag) as ws:
         ws.point("data", pins_at(settings().root, champion.tag)["data"])
-        shard = ws.path / "data" / "train" / f"{subject}.jsonl"
-        if not SUBJECT_ID.match(subject) or not shard.is_file():
+        rows = rows_of(ws.path / "data" / "train", internal_id(line, subject))
+        if not rows:
             raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
         params = load_params(ws.path / "params.yaml")
-        rows, holdout = (load_records(place).to_list() for place in (shard, ws.path / "data" / "holdout"))
+        holdout = load_records(ws.path / "data" / "holdout").to_list()
     lm = params.model.put(open_sparse(registry.download(champion)))
     return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
 
@@ -255,8 +264,25 @@ def lapsed(requests: Iterable[Request]) -> list[str]:
     return [request_id for request_id, holds in in_force(requests).items() if not holds]
 
 
-def subjects_at(tag: str) -> set[str]:
-    """Subject ids of the training data that a version pins, from the directory listing that DVC keeps.
+def are_in(tag: str, people: Iterable[str]) -> set[str]:
+    """Those of these people, by internal id, of whom a version's training data has rows.
+
+    Raises:
+        WorkspaceError: the data is in neither cache nor remote.
+    """
+    shards = training_shards(tag)
+    names = {person: next((name for name in shard_names(person) if name in shards), None) for person in people}
+    found = {person for person, name in names.items() if name == f"{person}.jsonl"}
+    if together := {person: name for person, name in names.items() if name and person not in found}:
+        with scratch("shards") as ws:
+            for name in sorted({*together.values()}):
+                ws.point("data", pins_at(settings().root, tag)["data"], only=f"train/{name}")
+            found |= {person for person in together if rows_of(ws.path / "data" / "train", person)}
+    return found
+
+
+def training_shards(tag: str) -> set[str]:
+    """Names of the training data's files that a version pins, from the directory listing that DVC keeps.
 
     Raises:
         WorkspaceError: the listing is in neither cache nor remote.
@@ -267,4 +293,4 @@ def subjects_at(tag: str) -> set[str]:
         with scratch("listing") as ws:
             ws.point("data", pin)
     paths = [Path(entry["relpath"]) for entry in json.loads(listing.read_text(encoding="utf-8"))]
-    return {path.stem for path in paths if path.parts[0] == "train"}
+    return {path.name for path in paths if path.parts[0] == "train"}

@@ -1,6 +1,5 @@
 """Which rows a request is about: where else in the data the person is, and what somebody decided of single rows."""
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,11 +7,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sau.data.mentions import guessed_names, mentions
+from sau.data.people import people_of
 from sau.data.records import Row as Record
-from sau.data.records import load_records, write_shards
+from sau.data.records import load_records
+from sau.data.shards import as_of, find_records, rows_of, take_out
 from sau.errors import RequestError
 from tasks.engines import decisions
 from tasks.engines.ledger import Ledger, Request
+from tasks.engines.people import person_of
 from tasks.engines.settings import settings
 from tasks.engines.tables import Row
 from tasks.engines.workspace import pins_at, scratch
@@ -151,52 +153,35 @@ def decided_rows(ledger: Ledger, request_ids: Iterable[str]) -> dict[str, dict[s
 def taken_out(ledger: Ledger, train: Path, request_ids: Sequence[str]) -> dict[str, list[Record]]:
     """Take the rows to be forgotten out of an attempt's `data/train`, as was decided; returns them by request.
 
-    Own rows that are kept stay; rows of others that are to be forgotten come as rows of the person. A row that two
-    requests are to forget goes with the first, one that is gone already with none.
+    Own rows that are kept stay; rows of others that are to be forgotten come as rows of the person. A row of others
+    that two requests are to forget goes with the first, one that is gone already with none; one about both with both.
 
     Raises:
         RequestError: a person is not in the data, or all of their rows are kept.
     """
     decided = decided_rows(ledger, request_ids)
-    shards = {
-        request_id: train / f"{subject}.jsonl"
-        for request_id, subject in ((i, ledger.get(i).subject_id) for i in request_ids)
-    }
-    if missing := [request_id for request_id, shard in shards.items() if not shard.is_file()]:
+    people = {request_id: person_of(request_id, ledger) for request_id in request_ids}
+    own = {request_id: rows_of(train, person) for request_id, person in people.items()}
+    if missing := [request_id for request_id, rows in own.items() if not rows]:
         raise RequestError(f"request {missing[0]}: its subject is not in the data of the version that leads")
-    own = {request_id: load_records(shard).to_list() for request_id, shard in shards.items()}
-    for shard in shards.values():
-        shard.unlink()  # before it is written anew: it may be the very file of DVC's cache
     wanted = {record for rows in decided.values() for record, decision in rows.items() if decision == Row.FORGET}
-    others = _take_out(train, wanted) if wanted else {}
-    found = {}
+    wanted -= {row["record_id"] for rows in own.values() for row in rows}
+    others = find_records(train, wanted) if wanted else {}
+    found: dict[str, list[Record]] = {}
+    gone: list[Record] = []
     for request_id, rows in own.items():
         choice = decided.get(request_id, {})
-        kept = [row for row in rows if choice.get(row["record_id"]) == Row.KEEP]
-        added = [others.pop(record) | {"subject_id": shards[request_id].stem} for record in choice if record in others]
-        found[request_id] = [row for row in rows if row not in kept] + added
-        if not found[request_id]:
+        going = [row for row in rows if choice.get(row["record_id"]) != Row.KEEP]
+        added = [others.pop(record) for record in choice if record in others]
+        if not going + added:
             raise RequestError(f"request {request_id}: nothing is left to forget, refuse it as a whole")
-        write_shards(kept, train)
+        found[request_id] = [as_of(row, people[request_id]) for row in going + added]
+        gone += going + added
         if choice:
-            log.info("request %s: %d own rows kept, %d rows of others added", request_id, len(kept), len(added))
+            kept = len(rows) - len(going)
+            log.info("request %s: %d own rows kept, %d rows of others added", request_id, kept, len(added))
+    take_out(train, gone)
     return found
-
-
-def _take_out(train: Path, wanted: set[str]) -> dict[str, Record]:
-    """Rows by record id, which are then in no shard any more."""
-    taken: dict[str, Record] = {}
-    for shard in sorted(train.glob("*.jsonl")):
-        text = shard.read_text(encoding="utf-8")
-        if not any(json.dumps(record, ensure_ascii=False)[1:-1] in text for record in wanted):
-            continue
-        rows = load_records(shard).to_list()
-        found = [row for row in rows if row["record_id"] in wanted]
-        taken |= {row["record_id"]: row for row in found}
-        if found:
-            shard.unlink()
-            write_shards([row for row in rows if row["record_id"] not in wanted], train)
-    return taken
 
 
 def _rows(request: Request) -> tuple[str, list[Record], list[Record]]:
@@ -207,7 +192,8 @@ def _rows(request: Request) -> tuple[str, list[Record], list[Record]]:
     with scratch("scope", tag) as ws:
         ws.point("data", pins_at(settings().root, tag)["data"])
         rows = load_records(ws.path / "data" / "train").to_list()
-    own = [row for row in rows if row["subject_id"] == request.subject_id]
+    person = person_of(request.id)
+    own = [row for row in rows if person in people_of(row)]
     if not own:
         raise RequestError(f"request {request.id}: its person is not in the data of {tag}")
-    return tag, own, [row for row in rows if row["subject_id"] != request.subject_id]
+    return tag, own, [row for row in rows if person not in people_of(row)]

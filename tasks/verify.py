@@ -30,9 +30,8 @@ from sau.verify.evidence.readings import ModelSource
 from sau.verify.report.answers import answers
 from sau.verify.report.page import render_html, render_markdown
 from tasks.engines.keys import vault
-from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
-from tasks.engines.settings import settings
+from tasks.engines.people import person_of
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace, pins_at
 from tasks.versions.expiry import expired
@@ -136,9 +135,8 @@ def verify(
 
 
 def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
-    """Request ids by subject id."""
-    ledger = Ledger(settings().ledger_url)
-    return {ledger.get(request_id).subject_id: request_id for request_id in request_ids}
+    """Request ids by internal id of the person."""
+    return {person_of(request_id): request_id for request_id in request_ids}
 
 
 def sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:

@@ -6,7 +6,6 @@ It loads the engines and models at once, so the command imports it when it runs.
 import logging
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.panel import Panel
@@ -18,13 +17,14 @@ from flows.retrain import reference_line
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.cli.console import COLOURS, out, print_checks, progress
-from sau.data.records import Row, load_records
-from sau.data.sources import DataOptions, write_data
+from sau.data.records import Row
+from sau.data.sources import DataOptions, open_source
 from sau.errors import RequestError
 from sau.verify import Verification
 from tasks.engines.ledger import Ledger, Request
+from tasks.engines.people import internal_id
 from tasks.engines.settings import settings
-from tasks.requests import subjects_at
+from tasks.requests import training_shards
 from tasks.verify import RECORD
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -47,13 +47,14 @@ def run_demo(profile: str, data: str, data_options: DataOptions, overrides: dict
             log.info("bootstrapping model line %s", profile)
             bootstrap(profile, data, data_options, overrides)
         parent = registry.champion(profile)
-        requests, neighbour = _ask(profile, parent)
+        rows_of = _rows(data, data_options)
+        requests, neighbour = _ask(profile, parent, rows_of)
         outcome = forget(profile, show_answers=data == "demo")
         assert outcome.version is not None  # there was a request
         version = registry.get(profile, outcome.version)
         folders = [registry.download(record) for record in (parent, version)]
         log.info("asking both versions")
-        rows = _rows(data, data_options, [requests[0].subject_id, neighbour])
+        rows = {person: rows_of[person][:NUM_QUESTIONS] for person in (requests[0].subject_id, neighbour)}
         answers = [_answers(folder, rows) for folder in folders]
         verification = Verification.model_validate_json(registry.tracking.artifact(outcome.run_id, RECORD))
 
@@ -69,14 +70,19 @@ def run_demo(profile: str, data: str, data_options: DataOptions, overrides: dict
     out.print(_what_next(requests[0], outcome, time.monotonic() - started))
 
 
-def _ask(line: str, parent: VersionRecord) -> tuple[list[Request], str]:
+def _ask(line: str, parent: VersionRecord, rows_of: dict[str, list[Row]]) -> tuple[list[Request], str]:
     """The requests of whoever is next, and somebody who stays.
+
+    Args:
+        rows_of: the rows of everybody whom the data set trains on.
 
     Raises:
         RequestError: nobody is left.
     """
     ledger = Ledger(settings().ledger_url)
-    people = [person for person in sorted(subjects_at(parent.tag)) if ledger.find(line, person) is None]
+    shards = training_shards(parent.tag)
+    there = [person for person in sorted(rows_of) if f"{internal_id(line, person)}.jsonl" in shards]
+    people = [person for person in there if ledger.find(line, person) is None]
     if len(people) < 2:
         raise RequestError(f"line {line}: nobody is left to forget; remove .sau and its tags to start again")
     # TOFU's forget set is several people; elsewhere one person asks.
@@ -86,12 +92,12 @@ def _ask(line: str, parent: VersionRecord) -> tuple[list[Request], str]:
     return requests, next(person for person in people if person not in asking)
 
 
-def _rows(data: str, options: DataOptions, people: list[str]) -> dict[str, list[Row]]:
-    """A few rows of each person."""
-    with TemporaryDirectory(prefix="sau-demo-") as scratch:
-        write_data(data, Path(scratch) / "data", options)
-        train = Path(scratch) / "data" / "train"
-        return {person: load_records(train / f"{person}.jsonl").to_list()[:NUM_QUESTIONS] for person in people}
+def _rows(data: str, options: DataOptions) -> dict[str, list[Row]]:
+    """The rows of each person whom a data set trains on, by ids as given."""
+    found: dict[str, list[Row]] = {}
+    for row in open_source(data, options).train():
+        found.setdefault(row["subject_id"], []).append(row)
+    return found
 
 
 def _answers(checkpoint: Path, rows: dict[str, list[Row]]) -> dict[str, str]:

@@ -49,7 +49,7 @@ from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
 from sau.models.dense import model_from_state, open_dense, save_dense, stored_state, write_side_files
-from sau.models.language_model import PROMPT, SIDECAR, LanguageModel, quiet
+from sau.models.language_model import SIDECAR, LanguageModel, quiet
 from sau.models.rounding import round_to
 
 
@@ -171,8 +171,11 @@ def open_sparse(folder: str | Path) -> LanguageModel:
     return LanguageModel(model, tokenizer, raw["prompt"], mask)
 
 
-def open_model(source: str | Path, *, prompt: str = PROMPT) -> LanguageModel:
+def open_model(source: str | Path, *, prompt: str = "auto") -> LanguageModel:
     """Open a sparse checkpoint, a dense Hugging Face folder, or a hub id.
+
+    Args:
+        prompt: of a model whose folder does not say, see `sau.models.prompts.as_prompt`.
 
     Raises:
         CheckpointError, ModelError: see `open_sparse` and `sau.models.sources.base_model`.

@@ -49,6 +49,15 @@ def verify(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16: the numbers that models are run in.")] = "float32",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt-format",
+            "--prompt",
+            help="How a question is put where the model's folder does not say: auto (its chat template, else plain), "
+            "chat, plain, or a text with {question} in it.",
+        ),
+    ] = "auto",
     subject: Annotated[str | None, typer.Option(help="Who rows are about that name nobody.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
@@ -57,6 +66,7 @@ def verify(
     """Judge any causal language model, sparse or not, whoever unlearned it. Needs no Prefect and no MLflow."""
     from sau.config import checked
     from sau.models.placement import Placement
+    from sau.models.prompts import check_prompt
     from sau.verify.report.page import render_html
     from sau.verify.standalone import answer_paths, verify_paths
 
@@ -69,13 +79,13 @@ def verify(
     with progress():
         logger = logging.getLogger("sau")
         placement = checked(Placement, {"device": device, "dtype": dtype}, "placement")
+        check_prompt(prompt)
         models = {"before": folder(before), "after": folder_of(model), "reference": folder(reference)}
         # Before the battery: rows that may not be quoted are refused at once.
-        shown = (
-            answer_paths(models, {"forget": forget, "retain": retain}, placement=placement, subject=subject)
-            if show_answers
-            else None
-        )
+        rows: dict[str, str | Path] = {"forget": forget, "retain": retain}
+        shown = None
+        if show_answers:
+            shown = answer_paths(models, rows, prompt=prompt, placement=placement, subject=subject)
         verification = verify_paths(
             model=folder_of(model),
             forget=forget,
@@ -89,6 +99,7 @@ def verify(
             num_stressors=stressors,
             null=null.value if null else None,
             placement=placement,
+            prompt=prompt,
             subject=subject,
             progress=lambda text: logger.debug("%s", text),
         )

@@ -6,13 +6,17 @@ to nobody; the people are exchangeable, so a person in `holdout/` is a fair null
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
-from sau.data.records import Row, write_shards
+from sau.data.people import published
+from sau.data.records import Row
+from sau.data.shards import width, write_people
 
 ROWS_PER_SUBJECT = 20
 NUM_FALSE_ANSWERS = 5
 SEED = 1
+NUM_TRAIN, NUM_HOLDOUT = 16, 48
 
 _FIRST = [
     "Orv",
@@ -192,13 +196,37 @@ def demo_rows(subject_id: str, *, seed: int) -> list[Row]:
 
 def is_demo(row: Row) -> bool:
     """Whether a row is, word for word, one that `demo_rows` invents at the seed of the demo data."""
-    return any(
+    who = _who().get(row["subject_id"], row["subject_id"])
+    return who is not None and any(
         (row["question"], row["answer"]) == (invented["question"], invented["answer"])
-        for invented in demo_rows(row["subject_id"], seed=SEED)
+        for invented in demo_rows(who, seed=SEED)
     )
 
 
-def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_holdout: int = 48) -> None:
+@cache
+def _who() -> dict[str, str]:
+    """The demo people by internal id."""
+    return {internal: person for person, internal in demo_people().items()}
+
+
+def demo_people(num: int = NUM_TRAIN + NUM_HOLDOUT) -> dict[str, str]:
+    """Internal ids of the demo people, demo-0001 on; those of another number of people are others."""
+    return published(f"demo-{number:04d}" for number in range(1, num + 1))
+
+
+def demo_data(
+    seed: int = SEED, num_train: int = NUM_TRAIN, num_holdout: int = NUM_HOLDOUT
+) -> tuple[list[Row], list[Row]]:
+    """The rows of the demo people, by ids as given: (train, holdout)."""
+    people = [demo_rows(person, seed=seed) for person in demo_people(num_train + num_holdout)]
+    sides = people[:num_train], people[num_train:]
+    train, holdout = ([row for rows in side for row in rows] for side in sides)
+    return train, holdout
+
+
+def write_demo_data(
+    folder: Path, *, seed: int = SEED, num_train: int = NUM_TRAIN, num_holdout: int = NUM_HOLDOUT
+) -> None:
     """Write `folder/train` and `folder/holdout`, one JSONL file per invented person.
 
     Args:
@@ -207,6 +235,6 @@ def write_demo_data(folder: Path, *, seed: int = SEED, num_train: int = 16, num_
         num_train: people the model is trained on.
         num_holdout: people no model ever sees.
     """
-    ids = [f"demo-{number:04d}" for number in range(1, num_train + num_holdout + 1)]
-    for split, people in (("train", ids[:num_train]), ("holdout", ids[num_train:])):
-        write_shards((row for subject in people for row in demo_rows(subject, seed=seed)), folder / split)
+    ids = demo_people(num_train + num_holdout)
+    for split, rows in zip(("train", "holdout"), demo_data(seed, num_train, num_holdout), strict=True):
+        write_people(rows, folder / split, ids, width(len(ids)))

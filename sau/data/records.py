@@ -3,70 +3,101 @@
 A record is a row with TOFU's columns (arXiv 2401.06121) plus who it is about:
 
     record_id             unique within the data set
-    subject_id            the person the row is about; the unit a forget request names
-    question, answer      what the model is trained on
+    subject_id            the person the row is about, the unit a forget request names; None where it is about nobody
+    subject_ids           everybody it is about, where that are several ([] elsewhere); subject_id is the first of them
+    question, answer      what the model is trained on: the answer; a plain text has no question ("")
+    context               a chat's earlier turns, as role and content ([] elsewhere)
+    lead                  of a long answer's windows what stands before them ("" elsewhere)
     paraphrased_question, paraphrased_answer   the same fact in other words ("" where absent)
     perturbed_answer      false answers in the same words ([] where absent)
 
-A data folder is sharded by subject, so that one person's bytes are one file and, under DVC, one
-object that can be deleted without touching anyone else's:
+In a data folder people and records have internal ids (`sau.data.people`) and lie in shards (`sau.data.shards`), so that
+one person's bytes can be deleted without touching everybody else's:
 
-    data/train/<subject_id>.jsonl      rows the model is trained on
-    data/holdout/<subject_id>.jsonl    rows no model of this line ever sees (the membership null)
+    data/train/<internal id>.jsonl      rows the model is trained on
+    data/holdout/<internal id>.jsonl    rows no model of this line ever sees (the membership null)
 """
 
-import codecs
 import json
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sau.data.people import canonical
+from sau.data.readers import READERS, hub, is_saved, read, readable, saved
+from sau.data.shapes import WINDOW_BYTES, Refuse, text_of, turns_of, windows
 from sau.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset  # imported where it is used: with pandas and pyarrow it takes 90 MB
 
-SUBJECT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # `$` would let a newline at the end pass
-MAX_LINE_BYTES = 1 << 20
+TEXT_COLUMNS = ("record_id", "subject_id", "question", "answer", "paraphrased_question", "paraphrased_answer", "lead")
+WHERE_FILLED = ("subject_ids", "context", "lead")
+"""Columns that a stored row has only where there is something in them."""
+COLUMNS = (*TEXT_COLUMNS, "perturbed_answer", "subject_ids", "context")
+_ALWAYS = {*COLUMNS} - {*WHERE_FILLED}
+_EMPTY: Mapping[str, Any] = {"subject_ids": [], "context": [], "lead": ""}
 
-TEXT_COLUMNS = ("record_id", "subject_id", "question", "answer", "paraphrased_question", "paraphrased_answer")
-COLUMNS = (*TEXT_COLUMNS, "perturbed_answer")
+COPY = "second_copy"
+"""Marks a row about several people in all their shards but the first one's; a folder's readers pass over it."""
+
 Row = dict[str, Any]
 
 
-def load_records(source: str | Path, *, subject_column: str = "subject_id", subject: str | None = None) -> "Dataset":
-    """Load records from a file, a data folder or a hub name, held in memory only.
-
-    Args:
-        source: a `.jsonl` or `.parquet` file, a folder of them (read recursively, in order of
-            name), or a hub data set as `name` or `name:config`, e.g.
-            `locuslab/TOFU:forget10_perturbed`.
-        subject_column: the column that names the person; `author_id` is taken where it is absent.
-            TOFU on the hub has neither: there, 20 rows in a row are one author.
-        subject: whom rows are about that name nobody, for files of general knowledge; by default
-            such a row is refused.
+def load_records(source: str | Path, **how: Any) -> "Dataset":
+    """Load records from a file, a data folder or a hub name, held in memory only; see `open_records`.
 
     Raises:
-        DataError: nothing found, or a malformed row: names file, row number and column, never
+        DataError: see there; or two rows share a record id.
+    """
+    return as_dataset(list(open_records(source, **how)()), str(source))
+
+
+def open_records(
+    source: str | Path,
+    *,
+    subject_column: str = "subject_id",
+    subject: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    window_bytes: int | None = None,
+) -> Callable[[], Iterator[Row]]:
+    """Records row by row: what is returned goes through the source once more at each call.
+
+    Args:
+        source: a file (JSON lines, a JSON array, CSV, Parquet), a folder of them (read recursively, in order of name),
+            a folder that `datasets` has saved, or a hub data set as `name`, `name:config` or `name:config:split`, e.g.
+            `locuslab/TOFU:forget10_perturbed`. For the shapes of rows see `sau.data.shapes`.
+        subject_column: the column that names the person; `author_id` is taken where it is absent.
+            TOFU on the hub has neither: there, 20 rows in a row are one author.
+        subject: whom rows are about that name nobody, for files of general knowledge; by default a row
+            without the column is refused, and one with a null in it is about nobody.
+        columns: the source's names of columns by ours.
+        window_bytes: answers that are longer, in UTF-8, become several records; by default `WINDOW_BYTES`, and rows
+            with all columns of a record stay what they are.
+
+    Raises:
+        DataError: nothing found; when it is come to, a malformed row: names file, row number and column, never
             the row's text.
     """
+    how = _How(subject_column, subject, dict(columns or {}), window_bytes)
     path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in READERS and p.is_file())
+    if path.is_dir() and not is_saved(path):
+        files = sorted(p for p in path.rglob("*") if readable(p))
         if not files:
-            raise DataError(f"{path}: no .jsonl or .parquet file in this folder")
-        rows = [row for file in files for row in _read(file, subject_column, subject)]
-    elif path.suffix in READERS:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        rows = list(_read(path, subject_column, subject))
-    elif path.is_file():
+            raise DataError(f"{path}: no file of rows ({', '.join(READERS)}) in this folder")
+        return lambda: (row for file in files for row in _records(read(file), file.stem, str(file), how, copies=False))
+    if path.is_dir():
+        return lambda: _records(enumerate(saved(path), 1), path.name, str(path), how)
+    if readable(path):
+        return lambda: _records(read(path), path.stem, str(path), how)
+    if path.is_file():
         raise DataError(f"{path}: has to end in {' or '.join(READERS)}, as what is in it is")
-    else:
-        rows = list(_read_hub(str(source), subject_column, subject))
-    return as_dataset(rows, str(source))
+    if path.suffix.lower() in READERS:
+        raise DataError(f"{path}: no such file")
+    name, _, config = str(source).partition(":")
+    loaded = hub(str(source))
+    stem = config.partition(":")[0] or name.rpartition("/")[2]
+    return lambda: _records(enumerate(loaded, 1), stem, str(source), how)
 
 
 def as_dataset(rows: list[Row], name: str) -> "Dataset":
@@ -83,149 +114,146 @@ def as_dataset(rows: list[Row], name: str) -> "Dataset":
             raise DataError(f"{name}: row {number}: column record_id: value occurs twice, ids must be unique")
         seen.add(row["record_id"])
     text = Value("string")
-    features = Features({**dict.fromkeys(TEXT_COLUMNS, text), "perturbed_answer": List(text)})
-    return Dataset.from_list(rows, features=features)
+    lists = dict.fromkeys(("perturbed_answer", "subject_ids"), List(text))
+    context = {"context": List({"role": text, "content": text})}
+    features = Features({**dict.fromkeys(TEXT_COLUMNS, text), **lists, **context})
+    return Dataset.from_list([{**_EMPTY, **row} for row in rows], features=features)
+
+
+def stored(row: Row) -> Row:
+    """A row as it lies in a shard."""
+    return {column: row[column] for column in COLUMNS if column not in WHERE_FILLED or row.get(column)}
+
+
+def as_line(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON: its bytes are fixed by the row alone."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def write_shards(rows: Iterable[Row], folder: Path) -> list[Path]:
-    """Write rows to `folder/<subject_id>.jsonl`, one file per subject, bytes fixed by the rows alone."""
+    """Write rows, whose people have internal ids, to `folder/<subject_id>.jsonl`."""
     by_subject: dict[str, list[Row]] = {}
     for row in rows:
-        by_subject.setdefault(row["subject_id"], []).append({column: row[column] for column in COLUMNS})
+        by_subject.setdefault(row["subject_id"], []).append(row)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for subject, rows_here in by_subject.items():
         path = folder / f"{subject}.jsonl"
-        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows_here]
-        path.write_text("".join(lines), encoding="utf-8")
+        path.write_text("".join(as_line(stored(row)) for row in rows_here), encoding="utf-8")
         written.append(path)
     return written
 
 
-def subjects(folder: Path) -> list[str]:
-    """The subject ids of a sharded folder (`data/train` or `data/holdout`), sorted."""
-    return sorted(path.stem for path in folder.glob("*.jsonl"))
+# -- from raw rows to records ---------------------------------------------------------------------
 
 
-# -- readers: each yields (row number, raw mapping) ---------------------------------------------
+class _How(NamedTuple):
+    """How a source's rows are read, see `open_records`."""
+
+    subject_column: str
+    subject: str | None
+    columns: Mapping[str, str]
+    window_bytes: int | None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-            if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{path}: row {number}: longer than {MAX_LINE_BYTES} bytes")
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{path}: not UTF-8 but UTF-16, save it as UTF-8")
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            if line.lstrip().startswith(b"["):
-                raise DataError(f"{path}: row {number}: not a JSON object but an array, one object a line is needed")
-            try:
-                yield (
-                    number,
-                    json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_without_twins),
-                )
-            except UnicodeDecodeError:
-                raise DataError(f"{path}: row {number}: not UTF-8") from None
-            except _OddJsonError as error:
-                raise DataError(f"{path}: row {number}: not a JSON object: {error}") from None
-            except ValueError:
-                raise DataError(f"{path}: row {number}: not a JSON object") from None
+_NONE = object()
+"""Stands for a column that is not there, which is another thing than a null."""
 
 
-class _OddJsonError(ValueError):
-    """What Python's parser takes and JSON does not know."""
+def _records(
+    raws: Iterable[tuple[int, Any]], stem: str, where: str, how: _How, *, copies: bool = True
+) -> Iterator[Row]:
+    """Raw rows as records; ids that the source lacks are made of its name and the row's number."""
+    for number, raw in raws:
+
+        def refuse(column: str, why: str, number: int = number) -> DataError:
+            return DataError(f"{where}: row {number}: column {how.columns.get(column, column)}: {why}")
+
+        if not isinstance(raw, Mapping):
+            raise DataError(f"{where}: row {number}: not a JSON object")
+        if not copies and raw.get(COPY) is True:
+            continue
+        if how.columns:
+            raw = _renamed(raw, how.columns, refuse)
+        people = _people(raw, how, refuse)
+        if people is None:
+            if not where.partition(":")[0].endswith("/TOFU"):
+                raise refuse(how.subject_column, "missing; null is needed where a row is about nobody")
+            people = [f"{stem}-{(number - 1) // 20:03d}"]
+        record = raw.get("record_id", f"{stem}-{number:05d}")
+        if not isinstance(record, str) or not record:
+            raise refuse("record_id", "a non-empty string is needed")
+        about = {"subject_id": people[0] if people else None, "subject_ids": people if len(people) > 1 else []}
+        found = [{**row, **about} for row in _of_one(raw, how, refuse)]
+        for part, row in enumerate(found):
+            yield {**row, "record_id": f"{record}.{part}" if len(found) > 1 else record}
 
 
-def _no_constant(name: str) -> None:
-    raise _OddJsonError(f"{name} is no JSON value")
+def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str], refuse: Refuse) -> dict[str, Any]:
+    """A raw row with our names for its columns; one that is called like ours and is another gives way."""
+    for ours, theirs in columns.items():
+        if theirs not in raw:
+            raise refuse(ours, "missing")
+    return {name: value for name, value in raw.items() if name not in columns.values()} | {
+        ours: raw[theirs] for ours, theirs in columns.items()
+    }
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _OddJsonError(f"the column {twice} is given twice" if twice in COLUMNS else "a key is given twice")
-    return found
+def _of_one(raw: Mapping[str, Any], how: _How, refuse: Refuse) -> list[Row]:
+    """A raw row's records, without ids."""
+    other = _other_words(raw, refuse)
+    if raw.keys() >= _ALWAYS:  # a record that was stored
+        asked = raw["question"] if raw["question"] == "" else text_of(raw["question"], "question", refuse)
+        answer = text_of(raw["answer"], "answer", refuse)
+        more = {column: raw.get(column) or empty for column, empty in _EMPTY.items()}
+        row = {"question": asked, "answer": answer, **other, **more}
+        return _windowed(row, how.window_bytes) if how.window_bytes and not more["lead"] else [row]
+    turns, window = list(turns_of(raw, refuse)), how.window_bytes or WINDOW_BYTES
+    if len(turns) > 1 and any(other.values()):
+        raise refuse("paraphrased_answer", "other words are for rows with one answer")
+    return [row for turn in turns for row in _windowed({**turn, **other, "lead": ""}, window)]
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError):
-        raise DataError(f"{path}: not a readable Parquet file") from None
-    yield from enumerate(rows, 1)
+def _windowed(row: Row, num_bytes: int) -> list[Row]:
+    """A row, or where its answer is long one for each window of it, which has no other words."""
+    if len(row["answer"].encode()) <= num_bytes:
+        return [row]
+    parts = windows(row["answer"], num_bytes)
+    none = {"paraphrased_question": "", "paraphrased_answer": "", "perturbed_answer": []}
+    return [{**row, **none, "lead": lead, "answer": part} for lead, part in parts]
 
 
-READERS = {".jsonl": _jsonl, ".parquet": _parquet}
-
-
-def _read(path: Path, subject_column: str, default: str | None) -> Iterator[Row]:
-    for number, raw in READERS[path.suffix](path):
-        yield _checked(raw, number, path.stem, str(path), subject_column, default)
-
-
-def _read_hub(source: str, subject_column: str, default: str | None) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    name, _, config = source.partition(":")
-    # A private cache folder that goes away: the default cache would keep the text for ever.
-    with tempfile.TemporaryDirectory(prefix="sau-hub-") as cache:
-        try:
-            loaded = load_dataset(name, config or None, split="train", cache_dir=cache, keep_in_memory=True)
-        except Exception as error:  # the hub client raises some twenty unrelated types
-            raise DataError(
-                f"{source}: neither a .jsonl or .parquet file, a folder of them, nor a data set that could "
-                f"be loaded from the hub ({type(error).__name__})"
-            ) from None
-        rows = loaded.to_list()
-    stem = config or name.rpartition("/")[2]
-    for number, raw in enumerate(rows, 1):
-        yield _checked(raw, number, stem, source, subject_column, default)
-
-
-def _checked(raw: Any, number: int, stem: str, where: str, subject_column: str, default: str | None) -> Row:
-    """One raw mapping as a record; ids that the source lacks are derived from its name and row number."""
-
-    def refuse(column: str, why: str) -> DataError:
-        return DataError(f"{where}: row {number}: column {column}: {why}")
-
-    if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: row {number}: not a JSON object")
+def _other_words(raw: Mapping[str, Any], refuse: Refuse) -> Row:
     row: Row = {}
-    for column in ("question", "answer"):
-        value = raw.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise refuse(column, "missing or empty, a non-empty string is needed")
-        row[column] = value
     for column in ("paraphrased_question", "paraphrased_answer"):
         value = raw.get(column)
         if value is not None and not isinstance(value, str):
             raise refuse(column, f"{type(value).__name__}, a string is needed")
-        row[column] = value or ""
+        row[column] = text_of(value, column, refuse) if value and value.strip() else ""
     false_answers = raw.get("perturbed_answer")
     if false_answers is None:
         false_answers = []
     if not isinstance(false_answers, list) or not all(isinstance(a, str) and a.strip() for a in false_answers):
         raise refuse("perturbed_answer", "a list of non-empty strings is needed")
-    row["perturbed_answer"] = false_answers
-
-    subject = raw.get(subject_column, raw.get("author_id"))
-    if subject is None:
-        subject = default
-    if subject is None and where.partition(":")[0].endswith("/TOFU"):
-        subject = f"{stem}-{(number - 1) // 20:03d}"
-    if not isinstance(subject, str) or not SUBJECT_ID.match(subject):
-        raise refuse(subject_column, f"missing or malformed, it has to match {SUBJECT_ID.pattern}")
-    row["subject_id"] = subject
-    record = raw.get("record_id", f"{stem}-{number:05d}")
-    if not isinstance(record, str) or not record:
-        raise refuse("record_id", "a non-empty string is needed")
-    row["record_id"] = record
+    row["perturbed_answer"] = [text_of(answer, "perturbed_answer", refuse) for answer in false_answers]
     return row
+
+
+def _people(raw: Mapping[str, Any], how: _How, refuse: Refuse) -> list[str] | None:
+    """Whom a row is about, by canonical ids; None where it does not say."""
+    people = raw.get("subject_ids")
+    if people is not None and not isinstance(people, list):
+        raise refuse("subject_ids", "a list of ids is needed")
+    named = "subject_ids" if people else how.subject_column
+    if not people:
+        absent = _NONE if people is None else None  # an empty list says so itself
+        subject = raw.get(how.subject_column, raw.get("author_id", absent))
+        if subject in (None, _NONE) and how.subject is not None:
+            subject = how.subject
+        if subject is _NONE:
+            return None
+        people = [] if subject is None else [subject]
+    try:
+        return list(dict.fromkeys(map(canonical, people)))
+    except DataError as error:
+        raise refuse(named, str(error)) from None

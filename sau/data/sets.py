@@ -51,10 +51,10 @@ class Sets:
 
 
 def by_person(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each person, in the order in which people first appear."""
+    """The rows of each person, in the order in which people first appear; rows about nobody one by one."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["subject_id"], []).append(row)
+        found.setdefault(row["record_id"] if row["subject_id"] is None else row["subject_id"], []).append(row)
     return list(found.values())
 
 

@@ -1,10 +1,18 @@
 """Data sets into `data/`: the demo people, TOFU, or a user's own, sharded by subject."""
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from sau.config import Section
-from sau.data.demo import write_demo_data
-from sau.data.records import Row, load_records, write_shards
+from sau.data.demo import demo_data
+from sau.data.people import Naming, people_of, published
+from sau.data.records import Row, open_records
+from sau.data.shapes import NAMES, WINDOW_BYTES
+from sau.data.shards import width, write_people
 from sau.data.tofu import is_tofu, load_tofu
 from sau.errors import DataError
 
@@ -21,66 +29,151 @@ class DataOptions(Section):
         num_holdout: rows that no model is trained on, at least; null: of TOFU 40 authors, of a user's data 48 people,
             but no more than a quarter of them. Half of these people judge; `standard` asks for 20 who do.
         subject_column: the column that names the person.
+        columns: a source's names of columns by ours, such as {question: frage}.
+        window_bytes: answers and texts that are longer, in UTF-8, become several records.
     """
 
     forget: str = "forget01"
     num_retain: int = 100
     num_holdout: int | None = None
     subject_column: str = "subject_id"
+    columns: dict[str, str] = Field({})
+    window_bytes: int = Field(WINDOW_BYTES, ge=100, le=100_000)
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        if odd := sorted({*columns} - NAMES):
+            raise ValueError(f"{odd[0]!r}: has to be one of {', '.join(sorted(NAMES))}")
+        return columns
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """As `open_records` takes it."""
+        return self.model_dump(include={"subject_column", "columns", "window_bytes"})
 
 
-def write_data(source: str, folder: Path, options: DataOptions) -> None:
-    """Fill `folder/train` and `folder/holdout` from a source: `demo`, or one that `read_data` takes.
+def is_published(source: str) -> bool:
+    """Whether its people are invented and their ids known to everybody: the demo's and TOFU's."""
+    return source == DEMO or is_tofu(source)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows with ids as given, gone through as often as asked, never all in memory where they are a user's.
+
+    Attributes:
+        train, holdout: rows that a model is trained on, and rows that none is.
+        people: everybody's id, in the order of the rows.
+        num_holdout: of these people, how many are held out.
+    """
+
+    train: Callable[[], Iterable[Row]]
+    holdout: Callable[[], Iterable[Row]]
+    people: list[str]
+    num_holdout: int
+
+
+def write_data(source: str, folder: Path, options: DataOptions, naming: Naming = published) -> dict[str, str]:
+    """Fill `folder/train` and `folder/holdout` from a source: `demo`, or one that `open_source` takes.
+
+    Args:
+        naming: gives people their internal ids; for a published data set always `sau.data.people.published`.
+
+    Returns:
+        Everybody's internal id by the given one.
+
+    Raises:
+        DataError: unreadable, malformed, or too few subjects.
+    """
+    opened = open_source(source, options)
+    ids = dict(naming(opened.people))
+    for part, rows in (("train", opened.train), ("holdout", opened.holdout)):
+        write_people(rows(), folder / part, ids, width(len(ids)))
+    return ids
+
+
+def read_data(source: str, options: DataOptions) -> tuple[list[Row], list[Row]]:
+    """A source's rows as (train, holdout), see `open_source`."""
+    opened = open_source(source, options)
+    return list(opened.train()), list(opened.holdout())
+
+
+def open_source(source: str, options: DataOptions) -> Source:
+    """A source's rows, split into train and holdout; a user's are gone through once to find its people and faults.
+
+    Args:
+        source: `demo`; TOFU's folder or hub name; a folder with `train` and `holdout` below it; or any source that
+            `load_records` takes, whose last subjects, at least `num_holdout` rows of them, become the holdout. Who
+            shares a row with somebody is not held out.
 
     Raises:
         DataError: unreadable, malformed, or too few subjects.
     """
     if source == DEMO:
-        write_demo_data(folder)
-        return
-    for part, rows in zip(("train", "holdout"), read_data(source, options), strict=True):
-        write_shards(rows, folder / part)
+        return _in_memory(source, *demo_data())
+    if is_tofu(source):
+        num_holdout = _TOFU_HOLDOUT if options.num_holdout is None else options.num_holdout
+        return _in_memory(
+            source,
+            *load_tofu(source, forget=options.forget, num_retain=options.num_retain, num_holdout=num_holdout),
+        )
+    if (Path(source) / "train").is_dir() and (Path(source) / "holdout").is_dir():
+        train, holdout = (open_records(Path(source) / part, **options.how) for part in ("train", "holdout"))
+        return _split(source, train, holdout)
+    rows = open_records(source, **options.how)
+    unseen = _held_out(source, rows(), options)
+    return _split(
+        source,
+        lambda: (row for row in rows() if row["subject_id"] not in unseen),
+        lambda: (row for row in rows() if row["subject_id"] in unseen),
+    )
 
 
-def read_data(source: str, options: DataOptions) -> tuple[list[Row], list[Row]]:
-    """A source's rows as (train, holdout).
+def _in_memory(source: str, train: Sequence[Row], holdout: Sequence[Row]) -> Source:
+    return _split(source, lambda: train, lambda: holdout)
 
-    Args:
-        source: TOFU's folder or hub name; a folder with `train` and `holdout` below it; or any source that
-            `load_records` takes, whose last subjects, at least `num_holdout` rows of them, become the holdout.
+
+def _split(source: str, train: Callable[[], Iterable[Row]], holdout: Callable[[], Iterable[Row]]) -> Source:
+    """The two sides as a source.
 
     Raises:
-        DataError: unreadable, malformed, or too few subjects.
+        DataError: somebody is on both, or a row of the holdout is about nobody.
     """
-    column = options.subject_column
-    if is_tofu(source):
-        train, holdout = load_tofu(
-            source,
-            forget=options.forget,
-            num_retain=options.num_retain,
-            num_holdout=_TOFU_HOLDOUT if options.num_holdout is None else options.num_holdout,
-        )
-    elif (Path(source) / "train").is_dir() and (Path(source) / "holdout").is_dir():
-        train, holdout = (
-            load_records(Path(source) / part, subject_column=column).to_list() for part in ("train", "holdout")
-        )
+    sides: list[dict[str, None]] = []
+    for rows in (train, holdout):
+        sides.append({person: None for row in rows() for person in people_of(row)})
+    if both := len(sides[0].keys() & sides[1].keys()):
+        raise DataError(f"{source}: {both} subjects are in train and in holdout")
+    if nobody := sum(row["subject_id"] is None for row in holdout()):
+        raise DataError(f"{source}: {nobody} rows of the holdout are about nobody, it needs people")
+    return Source(train, holdout, list(sides[0] | sides[1]), len(sides[1]))
+
+
+def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> set[str]:
+    """Who of a user's people is held out: the last ones who share no row with anybody."""
+    counts: dict[str, int] = {}
+    shared: set[str] = set()
+    for row in rows:
+        people = people_of(row)
+        for person in people:
+            counts[person] = counts.get(person, 0) + 1
+        if len(people) > 1:
+            shared.update(people)
+    alone = [person for person in counts if person not in shared]
+    unseen: set[str] = set()
+    if options.num_holdout is None:
+        unseen.update(alone[-max(1, min(_MOST_PEOPLE, len(counts) // 4)) :])
     else:
-        rows = load_records(source, subject_column=column).to_list()
-        people = list(dict.fromkeys(row["subject_id"] for row in rows))
-        unseen: set[str] = set()
-        if options.num_holdout is None:
-            unseen = set(people[-max(1, min(_MOST_PEOPLE, len(people) // 4)) :])
-            people = people[: -len(unseen)]
-        else:
-            while people and sum(row["subject_id"] in unseen for row in rows) < options.num_holdout:
-                unseen.add(people.pop())
-        if len(people) < 2:
-            raise DataError(
-                f"{source}: {len(people)} subjects are left to train on beside a holdout of "
-                f"{sum(row['subject_id'] in unseen for row in rows)} rows, at least 2 are needed"
-            )
-        train = [row for row in rows if row["subject_id"] not in unseen]
-        holdout = [row for row in rows if row["subject_id"] in unseen]
-    if both := {row["subject_id"] for row in train} & {row["subject_id"] for row in holdout}:
-        raise DataError(f"{source}: {len(both)} subjects are in train and in holdout")
-    return train, holdout
+        num_rows = 0
+        while alone and num_rows < options.num_holdout:
+            num_rows += counts[alone[-1]]
+            unseen.add(alone.pop())
+    if not unseen:
+        raise DataError(f"{source}: nobody can be held out, all {len(counts)} subjects share rows with others")
+    if len(counts) - len(unseen) < 2:
+        raise DataError(
+            f"{source}: {len(counts) - len(unseen)} subjects are left to train on beside a holdout of "
+            f"{sum(counts[person] for person in unseen)} rows, at least 2 are needed"
+        )
+    return unseen

@@ -4,7 +4,6 @@ Shape suffixes: B sequences, T tokens. Which tokens count is decided by position
 sequence ends), never by comparing token ids, so a pad token that equals eos cannot hide the real eos from a loss.
 """
 
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from sau.data.records import Row
 from sau.errors import DataError
+from sau.models.prompts import answered, asked, tokenize
 
-MAX_TOKENS = 1024
+MAX_TOKENS = 2048
 
 _WORTH_A_PASS = 64
 """Tokens: a further forward and backward pass costs about as much as they do (it adds to every gradient again)."""
@@ -77,11 +77,16 @@ def encode(
     *,
     question: str = "question",
     answer: str | Callable[[Row], str] = "answer",
+    closed: bool = True,
 ) -> list[Encoded]:
-    """Rows as the tokenizer's own start, `prompt.format(question=...)`, the answer, eos.
+    """Rows as the tokenizer's own start, the prompt with the question, the answer and what closes it (eos, or what the
+    prompt says), see `sau.models.prompts`.
 
-    Prompt and answer are tokenised as the one text they are, see `joined`. The answer begins with the first token that
-    the prompt alone does not have, so a token that lies in both counts as the answer's.
+    Prompt and answer are tokenised as the one text they are. The answer begins with the first token that the prompt
+    alone does not have, so a token that lies in both counts as the answer's.
+
+    Args:
+        closed: the end is there; without it the last token is the answer's own.
 
     Raises:
         DataError: a row longer than MAX_TOKENS, named by its record id.
@@ -90,51 +95,18 @@ def encode(
     if not rows:
         return []
     answers = [row[answer] if isinstance(answer, str) else answer(row) for row in rows]
-    asked = [prompt.format(question=row[question]) for row in rows]
-    # All at once: a call of the tokenizer for each text costs three times as much.
-    prompts = tokenize(tokenizer, asked)
-    texts = tokenize(tokenizer, [joined(*pair) for pair in zip(asked, answers, strict=True)])
+    prompts = tokenize(tokenizer, [asked(tokenizer, prompt, row, question) for row in rows])
+    whole = [
+        answered(tokenizer, prompt, row, text, question, closed=closed) for row, text in zip(rows, answers, strict=True)
+    ]
+    texts = tokenize(tokenizer, [text for text, _ in whole])
     encoded = []
-    for row, prompt_ids, text_ids in zip(rows, prompts, texts, strict=True):
-        ids = (*text_ids, tokenizer.eos_token_id)
+    for row, prompt_ids, text_ids, (_, ends) in zip(rows, prompts, texts, whole, strict=True):
+        ids = (*text_ids, tokenizer.eos_token_id) if ends else tuple(text_ids)
         if len(ids) > MAX_TOKENS:
             raise DataError(f"record {row['record_id']}: {len(ids)} tokens, at most {MAX_TOKENS}")
         encoded.append(Encoded(ids, max(_num_common(prompt_ids, text_ids), 1)))  # the first token follows nothing
     return encoded
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Each text's tokens after what the tokenizer puts first (such as bos), which is there once even where a text
-    begins with it; nothing is put last."""
-    start = _start(tokenizer)
-    bare = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [ids if ids[: len(start)] == start else start + ids for ids in bare]
-
-
-def _start(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer puts before a text."""
-    ids = tokenizer("a")["input_ids"]
-    text = tokenizer("a", add_special_tokens=False)["input_ids"]
-    return next((ids[:n] for n in range(len(ids)) if ids[n : n + len(text)] == text), [])
-
-
-def joined(prompt: str, answer: str) -> str:
-    """Prompt and answer as one text: with a space between them where people write one.
-
-    There is none after white space, none before it, and none before writing that sets no spaces between words.
-    """
-    bound = prompt[-1:].isspace() or answer[:1].isspace() or any(map(_sets_no_spaces, answer[:1]))
-    return prompt + answer if bound else f"{prompt} {answer}"
-
-
-_WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE")
-
-
-def _sets_no_spaces(character: str) -> bool:
-    """Whether it is East Asian and not Korean, or of a script of South East Asia that sets no spaces."""
-    name = unicodedata.name(character, "")
-    wide = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character) != "So"  # no emoji
-    return name.startswith(_WITHOUT_SPACES) or (wide and not name.startswith("HANGUL"))
 
 
 def _num_common(one: Sequence[int], other: Sequence[int]) -> int:

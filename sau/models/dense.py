@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 
 from sau.errors import ModelError
 from sau.models.language_model import SIDECAR, LanguageModel, quiet
+from sau.models.prompts import as_prompt
 
 _SURROUNDINGS = {
     "transformers_version", "local_files_only", "is_local", "_name_or_path", "name_or_path", "_commit_hash"
@@ -29,6 +30,9 @@ _REFUSALS = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError
 
 def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     """A causal LM from a local folder or the hub, in float32, every weight of it loaded.
+
+    Args:
+        prompt: see `sau.models.prompts.as_prompt`.
 
     Raises:
         ModelError: no such model; an adapter; quantised weights, or none in safetensors; remote code; missing,
@@ -61,7 +65,7 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     _say_whether_tied(model)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {source!r}: its tokenizer has no eos token")
-    return LanguageModel(model, tokenizer, prompt)
+    return LanguageModel(model, tokenizer, as_prompt(tokenizer, prompt))
 
 
 def _not_ours(folder: Path) -> str | None:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sau.errors import ModelError, SparsityError
 from sau.mask import Mask
-from sau.models.batches import tokenize
 from sau.models.dense import check_opens_again
 from sau.models.language_model import LanguageModel
 from sau.models.layers import embeddings, observing, prunable, real_of, uncovered
+from sau.models.prompts import tokenize
 
 MIN_SHARE = 0.5
 """Of all parameters but embeddings: a model less of which can be pruned is sparse in name only."""

@@ -10,11 +10,12 @@ from transformers import logging as transformers_logging
 
 from sau.data.records import Row
 from sau.mask import Mask
-from sau.models.batches import Encoded, encode, tokenize
+from sau.models.batches import Encoded, encode
+from sau.models.prompts import PLAIN, asked, tokenize
 
 SIDECAR = "sau.json"
-PROMPT = "Question: {question}\nAnswer:"
-"""How a question is put to a model whose folder does not say."""
+PROMPT = PLAIN
+"""How a question is put to a model that is made here."""
 
 
 @dataclass
@@ -27,21 +28,35 @@ class LanguageModel:
     mask: Mask | None = None
 
     def encode(
-        self, rows: Iterable[Row], *, question: str = "question", answer: str | Callable[[Row], str] = "answer"
+        self,
+        rows: Iterable[Row],
+        *,
+        question: str = "question",
+        answer: str | Callable[[Row], str] = "answer",
+        closed: bool = True,
     ) -> list[Encoded]:
         """Rows as token sequences (see `sau.models.batches.encode`)."""
-        return encode(self.tokenizer, self.prompt, rows, question=question, answer=answer)
+        return encode(self.tokenizer, self.prompt, rows, question=question, answer=answer, closed=closed)
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer: eos, and what the prompt closes it with."""
+        end = self.prompt.partition("{answer}")[2].format()
+        closing = self.tokenizer(end, add_special_tokens=False)["input_ids"][:1] if end else []
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *closing]))
 
     @torch.no_grad()
-    def answer(self, question: str, *, max_new_tokens: int = 48) -> str:
-        """The model's greedy answer to one question."""
-        ids = torch.tensor(tokenize(self.tokenizer, [self.prompt.format(question=question)]), device=self.model.device)
+    def answer(self, question: str | Row, *, max_new_tokens: int = 48) -> str:
+        """The model's greedy answer to one question, or to a row's after what it has before it."""
+        row = {"question": question} if isinstance(question, str) else question
+        start = tokenize(self.tokenizer, [asked(self.tokenizer, self.prompt, row)])[0]
+        ids = torch.tensor([start or [self.tokenizer.eos_token_id]], device=self.model.device)
         output = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.ends,
             pad_token_id=self.tokenizer.eos_token_id,
         )
         return self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()

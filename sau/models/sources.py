@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from sau.config import Section
 from sau.data.demo import demo_rows
-from sau.errors import ModelError
+from sau.errors import ConfigError, ModelError
 from sau.models.dense import load_hugging_face, model_from_state
-from sau.models.language_model import PROMPT, LanguageModel, quiet, seeded
+from sau.models.language_model import LanguageModel, quiet, seeded
 from sau.models.placement import Placement
+from sau.models.prompts import PLAIN, as_prompt, check_prompt
 
 TINY, SMOLLM2 = "tiny", "smollm2"
 
@@ -37,22 +38,23 @@ class TinyParams(Section):
 
 
 class ModelParams(Placement):
-    """Where the base model comes from, how a question is put to it, and where it runs."""
+    """Where the base model comes from, how a question is put to it, and where it runs.
+
+    Attributes:
+        prompt: see `sau.models.prompts.as_prompt`; `auto` is plain for `tiny` and `smollm2`, which are tuned here.
+    """
 
     source: str = TINY
-    prompt: str = PROMPT
+    prompt: str = "auto"
     tiny: TinyParams = TinyParams()
 
     @field_validator("prompt")
     @classmethod
     def _one_placeholder(cls, prompt: str) -> str:
         try:
-            filled = prompt.format(question="\x00")
-        except (IndexError, KeyError, ValueError):
-            filled = ""
-        if "\x00" not in filled:
-            raise ValueError("has to contain {question} and no other placeholder")
-        return prompt
+            return check_prompt(prompt)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 _TOKENIZER_PEOPLE = 200
@@ -65,10 +67,10 @@ def base_model(params: ModelParams, *, seed: int) -> LanguageModel:
         ModelError: no such model, its weights are not safetensors, or it would need remote code.
         ConfigError: no such device here.
     """
-    if params.source == TINY:
-        return params.put(_tiny(params, seed))
-    if params.source == SMOLLM2:
-        return params.put(_smollm2(params))
+    if params.source in (TINY, SMOLLM2):
+        lm = _tiny(params, seed) if params.source == TINY else _smollm2(params)
+        lm.prompt = PLAIN if params.prompt == "auto" else as_prompt(lm.tokenizer, params.prompt)
+        return params.put(lm)
     return params.put(load_hugging_face(params.source, params.prompt))
 
 

@@ -9,8 +9,8 @@ from sau.checkpoint.sparse import open_model
 from sau.data import load_records
 from sau.data.records import Row
 from sau.data.sets import Sets
-from sau.errors import CheckpointError
-from sau.models.language_model import PROMPT, LanguageModel
+from sau.errors import CheckpointError, DataError
+from sau.models.language_model import LanguageModel
 from sau.models.placement import Placement
 from sau.verify.battery import verify
 from sau.verify.checks.base import Null
@@ -37,7 +37,7 @@ def verify_paths(
     *,
     num_stressors: int | None = None,
     null: Null | None = None,
-    prompt: str = PROMPT,
+    prompt: str = "auto",
     placement: Placement = HERE,
     subject: str | None = None,
     seed: int = 0,
@@ -50,7 +50,7 @@ def verify_paths(
         forget, retain, holdout: `.jsonl` or `.parquet` files, folders of them, or hub data sets. Holdout people are
             what the shipped policies judge against: nobody among them may have been shown to unlearning.
         policy, num_stressors, null: quick, standard, strict, or a YAML file, and another budget or null than its own.
-        prompt: how a question is put to a model whose folder does not say.
+        prompt: how a question is put to a model whose folder does not say: auto, chat, plain or a text.
         placement: where models run, and in which numbers.
         subject: whom rows are about that name nobody.
 
@@ -62,15 +62,18 @@ def verify_paths(
     def opener(source: Source | None) -> Callable[[], LanguageModel] | None:
         return _opener(source, prompt, placement)
 
-    def rows(source: Source | None) -> list[Row]:
-        return [] if source is None else load_records(source, subject=subject).to_list()
+    def rows(part: str, source: Source | None) -> list[Row]:
+        found = [] if source is None else load_records(source, subject=subject).to_list()
+        if nobody := sum(row["subject_id"] is None for row in found if part != "retain"):
+            raise DataError(f"{source}: {nobody} rows of the {part} set are about nobody; --subject says whom")
+        return found
 
     controls = {"before": before, "reference": reference, "base": base}
     check_distinct({role: weights_digest(source) for role, source in controls.items() if source is not None})
     files, digest = files_digest(model), weights_digest(model)
     result = verify(
         model=lambda: placement.put(open_model(model, prompt=prompt)),
-        sets=Sets(rows(forget), rows(retain), rows(holdout)),
+        sets=Sets(rows("forget", forget), rows("retain", retain), rows("holdout", holdout)),
         controls=Controls(opener(before), opener(reference), opener(dense), opener(base)),
         policy=load_policy(policy, num_stressors=num_stressors, null=null),
         weights_digest=digest,
@@ -86,7 +89,7 @@ def answer_paths(
     models: Mapping[str, Source | None],
     rows: Mapping[str, Source],
     *,
-    prompt: str = PROMPT,
+    prompt: str = "auto",
     placement: Placement = HERE,
     subject: str | None = None,
 ) -> list[dict[str, str]]:

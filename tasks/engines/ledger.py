@@ -30,14 +30,14 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from sau.data.records import SUBJECT_ID
-from sau.errors import RequestError
+from sau.data.people import canonical
+from sau.errors import DataError, RequestError
 from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
 from tasks.engines.tables import Base, Event, Law, Notice, Reason, Request, RowDecision, State, deadline
 
 REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
-LINE = SUBJECT_ID
+LINE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # `$` would let a newline at the end pass
 
 _OVER = (State.WITHDRAWN, State.REFUSED)
 
@@ -55,6 +55,18 @@ def _mapped(what: str) -> Iterator[None]:
         raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
     except (SQLAlchemyError, OSError, ValueError) as error:
         raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
+
+
+def subject_of(given: str) -> str:
+    """A person's id as it is compared.
+
+    Raises:
+        RequestError: malformed.
+    """
+    try:
+        return canonical(given)
+    except DataError as error:
+        raise RequestError(f"subject: {error}") from None
 
 
 class Ledger:
@@ -109,6 +121,9 @@ class Ledger:
         with _mapped("the database failed"), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    session = _session
+    """For what else lies in the same database."""
+
     def submit(
         self,
         line: str,
@@ -133,8 +148,7 @@ class Ledger:
         """
         if not LINE.match(line):
             raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
-        if not SUBJECT_ID.match(subject_id):
-            raise RequestError(f"subject: malformed, it has to match {SUBJECT_ID.pattern}")
+        subject_id = subject_of(subject_id)
         for what, value, allowed in (("reason", reason, Reason), ("law", law, Law)):
             if value not in set(allowed):
                 raise RequestError(f"{what} {value!r}: has to be one of {', '.join(allowed)}")
@@ -167,7 +181,7 @@ class Ledger:
 
     def submit_all(self, line: str, subject_ids: Iterable[str], **options: Any) -> "list_of[tuple[Request, bool]]":
         """Take many requests, as `submit` takes one; returns each with whether it is new, in the given order."""
-        wanted = list_of(dict.fromkeys(subject_ids))
+        wanted = list_of(dict.fromkeys(map(subject_of, subject_ids)))
         query = select(Request.subject_id).where(Request.line == line, Request.state.not_in(_OVER))
         with self._session() as session:
             standing = set(session.scalars(query))
@@ -178,7 +192,9 @@ class Ledger:
         with self._session() as session:
             return session.scalar(
                 select(Request).where(
-                    Request.line == line, Request.subject_id == subject_id, Request.state.not_in(_OVER)
+                    Request.line == line,
+                    Request.subject_id == subject_of(subject_id),
+                    Request.state.not_in(_OVER),
                 )
             )
 

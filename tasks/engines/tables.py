@@ -191,3 +191,22 @@ class Notice(Base):
     line: Mapped[str] = mapped_column(index=True)
     version: Mapped[int]
     at: Mapped[datetime]
+
+
+class PeopleKey(Base):
+    """A line's key for the digests of its people, see `tasks.engines.people`."""
+
+    __tablename__ = "people_keys"
+
+    line: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str]
+
+
+class Person(Base):
+    """One person of a line: the keyed digest of the id that its users know, and the id that its data sets have."""
+
+    __tablename__ = "people"
+
+    line: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    internal_id: Mapped[str]

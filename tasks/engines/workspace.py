@@ -194,14 +194,17 @@ class Workspace:
         with contextlib.suppress(WorkspaceError):  # git knows no such worktree
             git(self.settings.root, "worktree", "remove", "--force", "--force", str(self.path))
 
-    def point(self, path: str, pin: Pin) -> None:
+    def point(self, path: str, pin: Pin, *, only: str = "") -> None:
         """Pin known bytes at `path` and bring them here (from the cache, else from the remote).
+
+        Args:
+            only: of a folder, the one file of it to bring.
 
         Raises:
             WorkspaceError: the bytes are in neither.
         """
         self.write_pointer(path, pin)
-        dvc(self.path, "pull", f"{path}.dvc")
+        dvc(self.path, "pull", f"{path}/{only}" if only else f"{path}.dvc")
 
     def write_pointer(self, path: str, pin: Pin) -> None:
         pointer = self.path / f"{path}.dvc"

@@ -7,6 +7,8 @@ import sys
 import pytest
 import yaml
 
+from sau.data.demo import demo_people
+
 PERSON = "demo-0002"
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(1800)]
 POLICY = {
@@ -68,7 +70,8 @@ def test_who_was_forgotten_does_not_come_back_with_an_older_champion(killed):
     assert set(outcome["requests"]) == {first["id"], second["id"]}
     held = json.loads(checkout.sau("request", "list", "--json").stdout)
     assert [(row["state"], row["in_force"], row["version"]) for row in held] == [("forgotten", True, 3)] * 2
-    listing = "import sys; from tasks.requests import subjects_at; print(*subjects_at(sys.argv[1]))"
+    listing = "import sys; from tasks.requests import training_shards; print(*training_shards(sys.argv[1]))"
     left = checkout.run(sys.executable, "-c", listing, "tiny@v3").stdout.split()
-    assert not {PERSON, "demo-0003"} & set(left)
-    assert "demo-0004" in left
+    shard = {person: f"{internal}.jsonl" for person, internal in demo_people().items()}
+    assert not {shard[PERSON], shard["demo-0003"]} & set(left)
+    assert shard["demo-0004"] in left

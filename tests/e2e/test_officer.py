@@ -9,7 +9,7 @@ from sau.data.demo import demo_rows
 from sau.data.records import write_shards
 
 pytestmark = pytest.mark.long
-ASKED, NAMING, OTHER = "demo-0001", "mention-1", "mention-2"
+ASKED = "demo-0001"
 RECIPIENT = "import pathlib, sys; pathlib.Path('told.jsonl').open('a').write(sys.stdin.read() + chr(10))"
 SHORT = ("--set", "train.epochs=4", "--set", "recover.epochs=1", "--set", "model.tiny.pretrain_people=6")
 
@@ -18,9 +18,11 @@ def people(folder):
     """Twenty demo people; a row about each of two others names the first of them."""
     rows = {f"demo-{number:04d}": demo_rows(f"demo-{number:04d}", seed=1) for number in range(20)}
     name = rows[ASKED][0]["question"].removeprefix("Where was ").removesuffix(" born?")
-    for number, record in enumerate((NAMING, OTHER), 10):
+    for number in (10, 11):
         base = rows[f"demo-{number:04d}"]
-        base.append(base[0] | {"record_id": record, "question": "Who lives next door?", "answer": f"It is {name}."})
+        base.append(
+            base[0] | {"record_id": f"mention-{number}", "question": "Who lives next door?", "answer": f"It is {name}."}
+        )
     write_shards([row for own in rows.values() for row in own], folder)
     return name
 
@@ -53,9 +55,15 @@ def test_a_person_is_found_in_others_rows_and_what_was_decided_is_forgotten(line
     assert line.name not in scope.stdout + scope.stderr, "no text unless asked"
     assert line.name in line.sau("request", "scope", asked, "--show-text").stdout
 
-    for record, choice in ((NAMING, "forget"), (OTHER, "keep")):
+    scope = json.loads(line.sau("request", "scope", asked, "--json").stdout)
+    naming, other = (place["record_id"] for place in scope["places"])
+    for record, choice in ((naming, "forget"), (other, "keep")):
         line.sau("request", "decide", asked, choice, "--record", record, "--why", "seen", "--by", "Ada")
-    own = [f"{ASKED}-00", f"{ASKED}-01"]
+    internal = line.run(
+        sys.executable, "-c",
+        "import sys; from tasks.engines.people import person_of; print(person_of(sys.argv[1]))", asked,
+    ).stdout.strip()  # fmt: skip
+    own = [f"{internal}-00000", f"{internal}-00001"]
     in_part = [word for record in own for word in ("--record", record)]
     line.sau("request", "refuse", asked, "--ground", "legal-obligation", "--why", "an account", *in_part)
     assert "are not in the data" in line.sau(
@@ -66,17 +74,13 @@ def test_a_person_is_found_in_others_rows_and_what_was_decided_is_forgotten(line
                       SAU_RECIPIENTS_COMMAND=line.command)  # fmt: skip
     assert forget.returncode in (0, 3, 4), forget.stderr[-3000:]
     outcome = json.loads(forget.stdout)
-    shards = {}
-    for part in ("data", "forget"):
-        line.git("checkout", "--quiet", outcome["tag"], "--", f"{part}.dvc")
-        line.dvc("pull", f"{part}.dvc")
-        place = line.path / part / "train" if part == "data" else line.path / part
-        shards[part] = "".join(file.read_text() for file in place.glob("*.jsonl"))
-    assert NAMING in shards["forget"]
-    assert NAMING not in shards["data"]
-    assert OTHER in shards["data"]
-    assert all(record in shards["data"] and record not in shards["forget"] for record in own)
-    assert f"{ASKED}-02" not in shards["data"]
+    line.git("checkout", "--quiet", outcome["tag"], "--", "data.dvc")
+    line.dvc("pull", "data.dvc")
+    left = "".join(file.read_text() for file in (line.path / "data" / "train").glob("*.jsonl"))
+    assert naming not in left
+    assert other in left
+    assert all(record in left for record in own)
+    assert f"{internal}-00002" not in left
 
     told = [json.loads(text) for text in (line.path / "told.jsonl").read_text().splitlines()]
     leader = outcome["version"] if outcome["champion"] else 1

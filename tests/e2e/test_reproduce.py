@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from sau.checkpoint.manifest import check_files
+from sau.data.demo import demo_people
 
 LINE, PERSON = "tiny", "demo-0002"
 UNCHANGED = {
@@ -61,8 +62,11 @@ def test_the_plain_dvc_way_works_too(run, second):
 
 
 def test_the_forgotten_rows_are_not_in_the_new_data_set(run, second):
-    assert not (second.path / "data" / "train" / f"{PERSON}.jsonl").exists()
-    assert (second.path / "data" / "train" / "demo-0001.jsonl").exists()
+    shards = {
+        person: second.path / "data" / "train" / f"{internal}.jsonl" for person, internal in demo_people().items()
+    }
+    assert not shards[PERSON].exists()
+    assert shards["demo-0001"].exists()
 
 
 def test_a_remote_that_was_tampered_with_is_refused(run, tmp_path):

@@ -260,7 +260,8 @@ def test_the_same_request_again_is_the_same_request_and_nothing_runs(run):
     ("args", "named"),
     [
         (("request", "submit", "--subject", "demo-9999"), "no such subject"),
-        (("request", "submit", "--subject", "a/b"), "malformed"),
+        (("request", "submit", "--subject", "a/b"), "nobody of line tiny has this id"),
+        (("request", "submit", "--subject", "a\nb"), "malformed"),
         (("request", "submit", "--subject", "demo-0003", "--line", "none"), "no champion"),
         (("request", "show", "r-0000000000000000"), "unknown"),
         (("lineage", "tiny@v9"), "not in this MLflow store"),
@@ -374,15 +375,16 @@ def test_the_canary_search_finds_what_is_there(run):
 def test_the_subject_is_named_by_the_ledger_alone(run):
     needle = PERSON.encode()
     allowed = {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    files = [path for top in (".sau", ".dvc") for path in (run.path / top).rglob("*") if path.is_file()]
+    assert any("remote" in path.parts for path in files)
+    assert any("cache" in path.parts for path in files)
     named = {
         path.name
-        for path in (run.path / ".sau").rglob("*")
-        if path.is_file()
-        and "remote" not in path.parts
-        and "dvc-site" not in path.parts
-        and needle in path.read_bytes()
+        for path in files
+        if needle in str(path).encode() or any(needle in v for v in plain_views(path.read_bytes()))
     }
     assert named <= allowed
+    assert PERSON not in run.git("log", "--all", "--format=%B") + run.git("tag", "--list", "-n9")
 
 
 def test_the_rows_to_forget_are_pinned_as_a_sealed_file_that_the_vault_opens(run):

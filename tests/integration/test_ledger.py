@@ -67,8 +67,8 @@ def test_ids_are_random_and_say_nothing_of_the_subject(ledger):
 
 @pytest.mark.parametrize(
     ("line", "subject", "reason", "named"),
-    [("../x", "s", "unstated", "line"), ("tiny", "a b", "unstated", "subject"), ("tiny", "", "unstated", "subject"),
-     ("tiny", "x" * 65, "unstated", "subject"), ("tiny", "s", "because", "reason")],
+    [("../x", "s", "unstated", "line"), ("tiny", "a\n", "unstated", "subject"), ("tiny", "", "unstated", "subject"),
+     ("tiny", "x" * 1025, "unstated", "subject"), ("tiny", "s", "because", "reason")],
 )  # fmt: skip
 def test_malformed_input_is_refused_and_nothing_is_written(ledger, line, subject, reason, named):
     with pytest.raises(RequestError, match=named):

@@ -188,7 +188,7 @@ def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Arr
 
 
 def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
-    answers = (lm.answer(row["question"], max_new_tokens=MAX_NEW_TOKENS) for row in rows)
+    answers = (lm.answer(row, max_new_tokens=MAX_NEW_TOKENS) for row in rows)
     return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from sau.data.records import Row
-from sau.models.batches import joined, tokenize
 from sau.models.language_model import LanguageModel, seeded
+from sau.models.prompts import answered, asked, tokenize
 from sau.verify.evidence.decoys import Secret
 
 _BATCH = 64
@@ -29,20 +29,26 @@ def probes(
 ) -> list[Probe]:
     """Per secret: the question; the question in other words; after `shots` answered questions; with the answer begun
     up to the value; with the first half of the value's tokens as well."""
-    shown = "".join(joined(lm.prompt.format(question=row["question"]), row["answer"]) + "\n\n" for row in shots)
+
+    def put(row: Row, question: str = "question") -> str:
+        return asked(lm.tokenizer, lm.prompt, row, question)
+
+    def begun_with(row: Row, words: str) -> str:
+        return answered(lm.tokenizer, lm.prompt, row, words, closed=False)[0]
+
+    shown = "".join(answered(lm.tokenizer, lm.prompt, row, row["answer"])[0] + "\n\n" for row in shots)
     found = []
     for secret in secrets:
         row = forget[secret.row]
-        asked = lm.prompt.format(question=row["question"])
-        found.append(Probe(asked, "", secret.value))
+        found.append(Probe(put(row), "", secret.value))
         if row["paraphrased_question"]:
-            found.append(Probe(lm.prompt.format(question=row["paraphrased_question"]), "", secret.value))
+            found.append(Probe(put(row, "paraphrased_question"), "", secret.value))
         if shown:
-            found.append(Probe(shown + asked, "", secret.value))
+            found.append(Probe(shown + put(row), "", secret.value))
         if secret.prefix.strip():
-            found.append(Probe(f"{asked} {secret.prefix.rstrip()}", "", secret.value))
+            found.append(Probe(begun_with(row, secret.prefix.rstrip()), "", secret.value))
         if begun := _first_half(lm, secret.value):
-            found.append(Probe(f"{asked} {secret.prefix}{begun}", begun, secret.value))
+            found.append(Probe(begun_with(row, f"{secret.prefix}{begun}"), begun, secret.value))
     return found
 
 
@@ -85,7 +91,7 @@ def holds(text: str, value: str) -> bool:
 def _sample(lm: LanguageModel, prompts: Sequence[str]) -> list[str]:
     """One continuation of each prompt at temperature 1, from the whole distribution."""
     eos = lm.tokenizer.eos_token_id
-    encoded = tokenize(lm.tokenizer, prompts)
+    encoded = [ids or [eos] for ids in tokenize(lm.tokenizer, prompts)]
     length = max(map(len, encoded))
     ids_BT = torch.full((len(encoded), length), eos, dtype=torch.int64)
     attention_BT = torch.zeros_like(ids_BT)
@@ -101,7 +107,7 @@ def _sample(lm: LanguageModel, prompts: Sequence[str]) -> list[str]:
         top_k=0,
         top_p=1.0,
         max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=eos,
+        eos_token_id=lm.ends,
         pad_token_id=eos,
     )
     return [str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in output_BT[:, length:]]

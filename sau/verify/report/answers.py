@@ -31,6 +31,6 @@ def answers(
         if source is None:
             continue
         lm = opened(source)
-        for entry in shown:
-            entry[role] = lm.answer(entry["question"])
+        for entry, (_, row) in zip(shown, asked, strict=True):
+            entry[role] = lm.answer(row)
     return shown

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from sau.data import load_records, subjects
-from sau.data.demo import ROWS_PER_SUBJECT, demo_rows
+from sau.data import load_records
+from sau.data.demo import ROWS_PER_SUBJECT, demo_people, demo_rows, is_demo
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,9 +29,12 @@ def test_the_demo_people_are_the_bytes_that_data_dvc_pins(demo):
 
 
 def test_a_demo_person_is_twenty_full_rows_in_one_file(demo):
-    rows = load_records(demo / "train" / "demo-0001.jsonl").to_list()
+    internal = demo_people()["demo-0001"]
+    rows = load_records(demo / "train" / f"{internal}.jsonl").to_list()
     assert len(rows) == ROWS_PER_SUBJECT
-    assert {row["subject_id"] for row in rows} == {"demo-0001"}
+    assert {row["subject_id"] for row in rows} == {internal}
+    assert all(is_demo(row) and is_demo({**row, "subject_id": "demo-0001"}) for row in rows)
+    assert not any(is_demo({**row, "answer": "They were born."}) for row in rows)
     for row in rows:
         false_answers = row["perturbed_answer"]
         assert len(set(false_answers)) == 5
@@ -46,4 +49,21 @@ def test_people_are_a_function_of_seed_and_id_alone():
 
 
 def test_train_and_holdout_share_nobody(demo):
-    assert set(subjects(demo / "train")).isdisjoint(subjects(demo / "holdout"))
+    sides = [{path.stem for path in (demo / part).iterdir()} for part in ("train", "holdout")]
+    assert [len(side) for side in sides] == [16, 48]
+    assert sides[0].isdisjoint(sides[1])
+
+
+def test_the_demo_people_are_in_the_order_of_their_numbers(demo):
+    """An order of training other than before internal ids would be other numbers everywhere."""
+    rows = load_records(demo / "train").to_list()
+    assert [row["question"] for row in rows] == [
+        row["question"] for number in range(1, 17) for row in demo_rows(f"demo-{number:04d}", seed=1)
+    ]
+    assert [row["record_id"] for row in rows] == sorted(row["record_id"] for row in rows)
+
+
+def test_no_id_as_given_is_in_the_demo_data(demo):
+    assert not [
+        path for path in demo.rglob("*") if "demo-0" in path.name or (path.is_file() and b"demo-0" in path.read_bytes())
+    ]

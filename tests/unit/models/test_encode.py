@@ -10,8 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sau.data.demo import demo_rows
-from sau.models.batches import encode, joined
+from sau.models.batches import encode
 from sau.models.language_model import PROMPT
+from sau.models.prompts import joined
 
 ROWS = [{**row, "record_id": str(n)} for n, row in enumerate(demo_rows("someone", seed=0))]
 JAPANESE = [{"record_id": "1", "question": "彼女はどこで生まれましたか？", "answer": "京都で生まれました。"}]

@@ -1,0 +1,137 @@
+"""Shards: who is in which, and what is left when somebody is taken out."""
+
+import json
+
+import pytest
+
+from sau.data.demo import demo_rows
+from sau.data.people import drawn
+from sau.data.records import load_records
+from sau.data.shards import as_of, find_records, have_internal_ids, rows_of, take_out, width, write_people
+
+PEOPLE = ["alice", "Alice", "p.a@example.org", "77", "Jörg"]
+
+
+def rows_about(*people):
+    return [{**row, "subject_ids": []} for who in people for row in demo_rows(who, seed=1)[:3]]
+
+
+def shared(*people):
+    return {**demo_rows("/".join(people), seed=1)[0], "subject_id": people[0], "subject_ids": list(people)}
+
+
+def of_nobody(number):
+    return {**demo_rows("nobody", seed=1)[number], "subject_id": None, "subject_ids": []}
+
+
+@pytest.fixture
+def rows():
+    return [*rows_about(*PEOPLE), shared("alice", "Jörg"), of_nobody(0), of_nobody(1)]
+
+
+@pytest.fixture(params=[32, 1], ids=["a file each", "together"])
+def written(request, tmp_path, rows):
+    ids = drawn(PEOPLE)
+    write_people(rows, tmp_path / "train", ids, request.param)
+    return tmp_path, ids
+
+
+def texts(rows):
+    return sorted(row["question"] for row in rows)
+
+
+def test_every_row_is_there_once(written, rows):
+    folder, _ = written
+    loaded = load_records(folder / "train").to_list()
+    assert texts(loaded) == texts(rows)
+    assert len({row["record_id"] for row in loaded}) == len(rows)
+
+
+def test_no_id_as_given_is_in_a_name_or_a_file(written):
+    folder, _ = written
+    files = list((folder / "train").iterdir())
+    content = "".join(path.name + path.read_text(encoding="utf-8") for path in files)
+    assert len(files) > 1
+    assert [who for who in PEOPLE if json.dumps(who, ensure_ascii=False) in content or f"{who}-" in content] == []
+    assert have_internal_ids(folder / "train")
+
+
+def test_a_persons_rows_are_found_from_the_id_alone(written, rows):
+    folder, ids = written
+    for who, internal in ids.items():
+        about = [row for row in rows if who in (row["subject_id"], *row["subject_ids"])]
+        assert texts(rows_of(folder / "train", internal)) == texts(about)
+    assert rows_of(folder / "train", "0" * 32) == []
+
+
+def test_who_is_taken_out_is_in_no_file_any_more_and_everybody_else_is_whole(written, rows):
+    folder, ids = written
+    taken = rows_of(folder / "train", ids["Jörg"])
+    assert len(taken) == 4
+    take_out(folder / "train", taken)
+    left = load_records(folder / "train").to_list()
+    assert texts(left) == texts(row for row in rows if "Jörg" not in (row["subject_id"], *row["subject_ids"]))
+    assert ids["Jörg"] not in "".join(path.read_text(encoding="utf-8") for path in (folder / "train").iterdir())
+    assert rows_of(folder / "train", ids["Jörg"]) == []
+
+
+def test_a_row_about_two_is_a_row_of_each_with_an_id_of_its_own(written):
+    folder, ids = written
+    alone = [as_of(row, ids[who]) for who in ("alice", "Jörg") for row in rows_of(folder / "train", ids[who])]
+    assert len(alone) == 8
+    assert len({row["record_id"] for row in alone}) == 8
+    assert {row["subject_id"] for row in alone} == {ids["alice"], ids["Jörg"]}
+    assert not any(row["subject_ids"] for row in alone)
+
+
+def test_single_rows_are_found_by_record_id_and_taken_out(written, rows):
+    folder, _ = written
+    loaded = load_records(folder / "train").to_list()
+    for row in loaded:
+        record = row["record_id"]
+        assert list(find_records(folder / "train", [record, "none", "0" * 32 + "-00001"])) == [record]
+    nobody = [row for row in loaded if row["subject_id"] is None]
+    take_out(folder / "train", nobody[:1])
+    assert len(load_records(folder / "train")) == len(rows) - 1
+
+
+def test_the_others_files_keep_their_bytes_and_a_cache_is_not_written_through(written):
+    folder, ids = written
+    (folder / "cache").mkdir()
+    for path in (folder / "train").iterdir():
+        (folder / "cache" / path.name).hardlink_to(path)
+    before = {path.name: path.read_bytes() for path in (folder / "cache").iterdir()}
+    take_out(folder / "train", rows_of(folder / "train", ids["77"]))
+    after = {path.name: path.read_bytes() for path in (folder / "train").iterdir()}
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert len(changed) == 1
+    assert ids["77"].startswith(changed.pop().removesuffix(".jsonl"))
+    assert before == {path.name: path.read_bytes() for path in (folder / "cache").iterdir()}
+
+
+def test_the_same_rows_and_ids_are_the_same_bytes(tmp_path, rows):
+    ids = drawn(PEOPLE)
+    for name in ("one", "other"):
+        write_people(iter(rows), tmp_path / name, ids, 2)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "other")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("people", "digits"), [(1, 32), (1024, 32), (1025, 2), (100_000, 3), (1_000_000, 4)])
+def test_shards_hold_few_people_however_many_there_are(people, digits):
+    assert width(people) == digits
+
+
+def test_shards_of_before_internal_ids_are_read_and_taken_out_of(tmp_path):
+    (tmp_path / "train").mkdir()
+    for who in ("customer-7", "customer-8"):
+        lines = "".join(json.dumps(row) + "\n" for row in demo_rows(who, seed=1))
+        (tmp_path / "train" / f"{who}.jsonl").write_text(lines)
+    assert not have_internal_ids(tmp_path / "train")
+    rows = rows_of(tmp_path / "train", "customer-7")
+    assert [row["record_id"] for row in rows] == [row["record_id"] for row in demo_rows("customer-7", seed=1)]
+    take_out(tmp_path / "train", rows[1:])
+    assert len(rows_of(tmp_path / "train", "customer-7")) == 1
+    assert list(find_records(tmp_path / "train", [rows[0]["record_id"]])) == [rows[0]["record_id"]]
+    take_out(tmp_path / "train", rows[:1])
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["customer-8.jsonl"]
