@@ -1,13 +1,14 @@
 """Are the two nulls right, and do they agree? People one by one, on models that know more and less of them.
 
     python -m benchmarks.nulls [--people 40] [--json benchmarks/results/nulls.json]
+    python -m benchmarks.nulls --tofu ../shared/data/tofu --people 20 --device auto    # SmolLM2, better on a GPU
 
-Tiny models made here: `before` was trained on everybody; `retrained` and `retrained-again` never saw the people in
-question (another order of the rest); `unlearned` has forgotten all of them in one run of `params.yaml`, and weights
-between it and `before` know more and more; `taught` is `retrained`, trained on everybody for some epochs. Each
-person is judged by the checks of policy `standard` that read what the model as it is makes of rows (no decoys, samples
-or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is left of a person is the
-residual share beside both retrained models.
+Tiny models made here, or SmolLM2 by its profile: `before` was trained on everybody; `retrained` and `retrained-again`
+never saw the people in question (another order of the rest); `unlearned` has forgotten all of them in one run of the
+parameters, and weights between it and `before` know more and more; `taught` is `retrained`, trained on everybody for
+some epochs. Each person is judged by the checks of policy `standard` that read what the model as it is makes of rows
+(no decoys, samples or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is left of
+a person is the residual share beside both retrained models.
 
 Prints, per model, how often each null passes, does not tell and fails, and the goals: PASS where .4 or more is left in
 at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%; all but
@@ -24,12 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from sau.config import checked, merge, read_yaml
 from sau.data.demo import demo_rows
 from sau.data.records import Row
 from sau.data.sets import Sets
+from sau.data.tofu import load_tofu
 from sau.models.language_model import LanguageModel
 from sau.models.sources import TINY, base_model
-from sau.params import Params, load_params
+from sau.params import Params
 from sau.pruners import prune
 from sau.training.finetune import FinetuneParams, adapted, finetune
 from sau.training.pretrain import pretrain
@@ -53,12 +56,21 @@ def people(kind: str, number: int) -> list[Row]:
     return [row for i in range(number) for row in demo_rows(f"nulls-{kind}-{i}", seed=1)]
 
 
-def models(params: Params, asked: list[Row], stay: list[Row]) -> dict[str, LanguageModel]:
+def authors(folder: str, number: int) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
+    """TOFU's rows as those who ask, stay, judge and calibrate."""
+    train, unseen = load_tofu(
+        folder, forget="forget10", num_retain=NUM_STAY * ROWS, num_holdout=2 * NUM_STRANGERS * ROWS
+    )
+    bound = NUM_STRANGERS * ROWS
+    return train[: number * ROWS], train[-NUM_STAY * ROWS :], unseen[:bound], unseen[bound:]
+
+
+def models(params: Params, asked: list[Row], stay: list[Row], calibrate: list[Row]) -> dict[str, LanguageModel]:
     """By name; all sparse but `base`, which is adapted to those who stay."""
-    assert params.model.source == TINY
     assert params.unlearn.adapt is not None
     base = base_model(params.model, seed=params.seed)
-    pretrain(base, params.model.tiny, seed=params.seed, num_threads=params.num_threads)
+    if params.model.source == TINY:
+        pretrain(base, params.model.tiny, seed=params.seed, num_threads=params.num_threads)
 
     def made(rows: list[Row], seed: int) -> LanguageModel:
         lm = copy.deepcopy(base)
@@ -69,7 +81,7 @@ def models(params: Params, asked: list[Row], stay: list[Row]) -> dict[str, Langu
 
     found = {"before": made([*stay, *asked], 0), "retrained": made(stay, 0), "retrained-again": made(stay, 7)}
     found["unlearned"] = copy.deepcopy(found["before"])
-    sets = Sets(asked, stay, people("calibrate", NUM_STRANGERS))
+    sets = Sets(asked, stay, calibrate)
     params = params.model_copy(update={"unlearn": params.unlearn.model_copy(update={"paraphrases": False})})
     unlearn(found["unlearned"], sets, params.unlearn, seed=0, base=base, num_threads=params.num_threads)
     for share in MIXES:
@@ -114,19 +126,28 @@ def together(verdicts: list[str]) -> str:
 def main() -> None:
     """Make the models, judge everybody, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--people", type=int, default=40, help="of TOFU at most 20")
+    parser.add_argument("--tofu", help="TOFU's folder: SmolLM2 and its authors instead")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    params = load_params(ROOT / "params.yaml")
-    asked, stay, strangers = (
-        people(*kind) for kind in (("asked", args.people), ("stay", NUM_STAY), ("strangers", NUM_STRANGERS))
+    profile = read_yaml(ROOT / "profiles" / "smollm2.yaml") if args.tofu else {}
+    more = {"unlearn": {"max_steps": 400}} if args.tofu else {}
+    params = checked(
+        Params,
+        merge(merge(read_yaml(ROOT / "params.yaml"), profile), {"model": {"device": args.device}} | more),
+        "parameters",
+    )
+    torch.set_num_threads(params.num_threads)
+    numbers = {"asked": args.people, "stay": NUM_STAY, "strangers": NUM_STRANGERS, "calibrate": NUM_STRANGERS}
+    asked, stay, strangers, calibrate = (
+        authors(args.tofu, args.people) if args.tofu else [people(*kind) for kind in numbers.items()]
     )
     policy = load_policy("standard")
     checks = [check for check in policy.checks if isinstance(check, PeopleCheck)]
     parts = frozenset().union(*(check.needs for check in checks))
     evidence = {}
-    for name, lm in models(params, asked, stay).items():
+    for name, lm in models(params, asked, stay, calibrate).items():
         sets = {"forget": asked, "retain": stay, "holdout": strangers}
         evidence[name] = Evidence(
             {s: read(lm, rows, parts if s != "retain" else frozenset()) for s, rows in sets.items()}

@@ -23,11 +23,13 @@ class SnapshotParams(Section):
 
 
 class VerifyParams(Section):
-    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows."""
+    """Which policy judges, with how many of its stressors (None: its own budget), on how many rows of those who stay,
+    and of those who judge: as many of each person."""
 
     policy: str = "quick"
     num_stressors: int | None = Field(None, ge=0)
     max_retain_rows: int = Field(200, ge=10, le=100_000)
+    max_holdout_rows: int = Field(1000, ge=10, le=100_000)
 
 
 class Params(Section):

@@ -99,7 +99,7 @@ def audit_version(
     for request_id in version.request_ids:
         log.info("auditing request %s", request_id)
         rows = rows_of[person_of(request_id)]
-        sets = sampled(Sets(rows, retain, judges), params.verify.max_retain_rows, params.seed)
+        sets = sampled(Sets(rows, retain, judges), params)
         with registry.tracking.run(attempt.line, f"audit {request_id}", parent=attempt.run_id):
             verdicts = {}
             for null in get_args(Null):

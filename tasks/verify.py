@@ -93,7 +93,7 @@ def verify(
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
     with reading_with(vault()):
-        sets = sampled(read_split(ws.path, "judge"), params.verify.max_retain_rows, params.seed)
+        sets = sampled(read_split(ws.path, "judge"), params)
     model, before = (opener(ws.path / folder, params) for folder in (CHECKPOINT, PARENT))
     retrained = opener(Registry(tracking).download(reference), params) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
@@ -139,16 +139,25 @@ def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
     return {person_of(request_id): request_id for request_id in request_ids}
 
 
-def sampled(sets: Sets, max_retain_rows: int, seed: int) -> Sets:
-    """The sets with at most so many of the rows to keep: a seeded choice of people, who stay whole; those first whom
-    unlearning was not shown."""
-    people = random.Random(seed).sample(groups := by_person(sets.retain), len(groups))
+def sampled(sets: Sets, params: Params) -> Sets:
+    """The sets as the parameters bound them, by a seeded choice.
+
+    Of those who stay, some people, each whole, and those first whom unlearning was not shown; of those who judge,
+    everybody, with the same number of rows at most.
+    """
+    rng, most = random.Random(params.seed), params.verify
+    people = rng.sample(groups := by_person(sets.retain), len(groups))
     people.sort(key=lambda rows: rows[0]["subject_id"] not in sets.spared)
     kept: list[Row] = []
     for rows in people:
-        if len(kept) + len(rows) <= max_retain_rows or not kept:
-            kept += rows[:max_retain_rows]
-    return replace(sets, retain=kept)
+        if len(kept) + len(rows) <= most.max_retain_rows or not kept:
+            kept += rows[: most.max_retain_rows]
+    judges = sets.holdout
+    if len(judges) > most.max_holdout_rows:
+        groups = by_person(judges)
+        each = max(most.max_holdout_rows // len(groups), 1)
+        judges = [row for rows in groups for row in rng.sample(rows, min(len(rows), each))]
+    return replace(sets, retain=kept, holdout=judges)
 
 
 def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:

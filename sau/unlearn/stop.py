@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from sau.config import Section
 from sau.training.optimizer import SurvivorAdamW
 
+EVAL_ROWS = 100
+"""Of each set, where nothing else is said."""
+
 
 class StopParams(Section):
-    """When unlearning has done enough, and how it finds its own strength; every `eval_every` steps rows are read.
+    """When unlearning has done enough, and how it finds its own strength; every `eval_every` steps, at most `eval_rows`
+    of each set are read.
 
     Goal: the forget rows' mean answer log-probability is at most `margin_nats` above what the calibration expects of a
     model that never saw them (`sau.unlearn.calibration`). Floor: the retain rows' answers keep at least
@@ -25,6 +29,7 @@ class StopParams(Section):
     """
 
     eval_every: int = Field(4, ge=1, le=10_000)
+    eval_rows: int = Field(EVAL_ROWS, ge=1, le=100_000)
     margin_nats: float = Field(0.0, ge=-10, le=10)
     overshoot_nats: float = Field(0.5, gt=0, le=100)
     utility_floor: float = Field(0.8, ge=0, le=1)

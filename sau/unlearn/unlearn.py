@@ -23,9 +23,7 @@ from sau.training.session import History, Progress, naming, training
 from sau.unlearn.fading import fading_mask
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.step import UnlearnParams, UnlearnStep
-from sau.unlearn.stop import AllSteps, Frontier, Stop
-
-MAX_EVAL_ROWS = 100
+from sau.unlearn.stop import EVAL_ROWS, AllSteps, Frontier, Stop
 
 
 def unlearn(
@@ -42,7 +40,7 @@ def unlearn(
     """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain, survivors only.
 
     Each step takes one batch of forget rows and one of retain rows; both sets are gone through in seeded order, again
-    and again. With `params.stop` the mean answer log-probability (over tokens, then over records, at most MAX_EVAL_ROWS
+    and again. With `params.stop` the mean answer log-probability (over tokens, then over records, at most `eval_rows`
     of a set) is read on the way, and `sau.unlearn.stop` decides when to end, how hard to push, and which state to
     leave. Without it, all steps are taken. A model without a mask is unlearned densely.
 
@@ -79,7 +77,7 @@ def unlearn(
     started, objective = time.monotonic(), params.objective
     still = uncovered(lm.model, lm.mask) if params.freeze_uncovered else {}
     setting = _setting(lm, sets, params, seed, base, num_threads)
-    read = _reader(setting, sets, seed)
+    read = _reader(setting, sets, params, seed)
     with (
         seeded(seed, num_threads),
         _fading(lm, params) as fade,
@@ -116,7 +114,7 @@ def _setting(
     num_threads: int | None,
 ) -> Setting:
     """What objectives may look at; the base model adapted to the retain rows where `params` says so."""
-    never_seen = lm.encode(sets.holdout[i] for i in _sample(sets.holdout, seed))
+    never_seen = lm.encode(sets.holdout[i] for i in _sample(sets.holdout, params, seed))
     retain = lm.encode(sets.retain)
     if base is not None and params.adapt:
         base = adapted(base, retain, params.adapt, seed=seed, num_threads=num_threads)
@@ -159,15 +157,16 @@ def _fading(lm: LanguageModel, params: UnlearnParams) -> Iterator[Callable[[int]
         yield lambda step: fade(max(1 - step / to_fade, 0.0))
 
 
-def _sample(rows: Sequence[Row], seed: int) -> list[int]:
-    """At most MAX_EVAL_ROWS row numbers, seeded."""
-    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MAX_EVAL_ROWS].tolist()
+def _sample(rows: Sequence[Row], params: UnlearnParams, seed: int) -> list[int]:
+    """The numbers of the rows that are read, seeded."""
+    most = params.stop.eval_rows if params.stop else EVAL_ROWS
+    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].tolist()
 
 
-def _reader(setting: Setting, sets: Sets, seed: int) -> Callable[[], dict[str, float]]:
+def _reader(setting: Setting, sets: Sets, params: UnlearnParams, seed: int) -> Callable[[], dict[str, float]]:
     """What reads, each time it is called, the mean answer log-probability of each set (nats: over tokens, then over
     records) and the forget rows' goal."""
-    forget, retain = _sample(sets.forget, seed), _sample(sets.retain, seed)
+    forget, retain = (_sample(rows, params, seed) for rows in (sets.forget, sets.retain))
 
     def read() -> dict[str, float]:
         setting.calibration.fit()

@@ -9,32 +9,43 @@ from sau.data.records import Row
 from sau.data.sets import SETS, Sets
 from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Check, Evidence
+from sau.verify.checks.decoy_rank import DecoyRankCheck
+from sau.verify.checks.exposed_records import ExposedRecordsCheck
 from sau.verify.checks.people import PeopleCheck
 from sau.verify.evidence.cost import Meter
 from sau.verify.evidence.decoys import Secret, find_secrets
 from sau.verify.evidence.readings import Part, Reading, read, sum_logps
 from sau.verify.evidence.sampling import count_leaks
 from sau.verify.policy import Policy
+from sau.verify.stressors.base import Stressor
 
 _NUM_SHOTS = 2
 
+_Ranks = DecoyRankCheck | ExposedRecordsCheck
+
 
 class Gathering:
-    """What a policy's checks want to know of a model.
+    """What a policy's checks want to know of a model, and nothing that none of them looks at.
 
     Attributes:
         strangers: rows of people the model never saw, where they are the null.
     """
 
-    def __init__(self, policy: Policy, sets: Sets, seed: int) -> None:
+    def __init__(self, policy: Policy, sets: Sets, seed: int, *, compared: bool) -> None:
+        """
+        Args:
+            compared: whether there is a reference, without which only exact decoys say anything.
+        """
         self.strangers: Sequence[Row] = sets.holdout if policy.against == "population" else ()
         self._policy, self._sets, self._seed = policy, sets, seed
         found = find_secrets(*(rows for _, rows in sets.items()), num_decoys=policy.num_decoys, seed=seed)
-        self._secrets = self._some(found)
+        self._secrets, self._compared = self._some(found), compared
 
-    def of(self, lm: LanguageModel, checks: Sequence[Check], meter: Meter, *, stressed: bool) -> Evidence:
-        """All numbers of one model; stressed, only those that the checks look at."""
-        null = self._policy.against
+    def of(
+        self, lm: LanguageModel, checks: Sequence[Check], meter: Meter, *, stressor: Stressor | None = None
+    ) -> Evidence:
+        """All numbers of one model; after a stressor only those that the checks look at, and fewer decoys."""
+        null, stressed = self._policy.against, stressor is not None
         names = {name for check in checks for name in check.reads(null)} if stressed else set(SETS)
         needs = [check.needs for check in checks]
         if not stressed:
@@ -42,7 +53,7 @@ class Gathering:
         extras = {check.extra for check in checks}
         readings = {name: self._read(lm, name, needs, meter) for name in SETS if name in names}
         with meter.part("decoys", lm.model):
-            decoys = self._decoys(lm) if "decoys" in extras else ()
+            decoys = self._decoys(lm, checks, stressor) if "decoys" in extras else ()
         with meter.part("samples", lm.model):
             leaks = self._leaks(lm, self._sets.forget, self._secrets) if "samples" in extras else None
             chance = self._leaks(lm, self.strangers, self._others) if "samples" in extras and self.strangers else None
@@ -57,11 +68,12 @@ class Gathering:
 
     def _read(self, lm: LanguageModel, name: str, needs: Sequence[frozenset[Part]], meter: Meter) -> Reading:
         parts: frozenset[Part] = frozenset().union(*needs)
-        # Nobody looks at these elsewhere.
-        asked = name == "forget" or (name == "holdout" and self.strangers)
+        if name == "retain" or (name == "holdout" and not self.strangers):
+            parts -= {"forms", "exits"}
+        if name == "holdout" and self.strangers:  # the false answers of so many people cost more than all else
+            parts -= {"truth_ratio"}
         with meter.part(name, lm.model):
-            wanted = parts if asked else parts - {"forms", "exits"}
-            return read(lm, self._sets[name], wanted, strangers=self._sets.holdout)
+            return read(lm, self._sets[name], parts, strangers=self._sets.holdout)
 
     @cached_property
     def _others(self) -> list[Secret]:
@@ -82,12 +94,18 @@ class Gathering:
         number = self._policy.num_samples
         return count_leaks(lm, rows, secrets, num_samples=number, seed=self._seed, shots=shots[:_NUM_SHOTS])
 
-    def _decoys(self, lm: LanguageModel) -> tuple[np.ndarray, ...]:
-        """Per secret the log-probability of the true answer and of each decoy."""
-        if not self._secrets:
-            return ()
+    def _decoys(self, lm: LanguageModel, checks: Sequence[Check], stressor: Stressor | None) -> tuple[np.ndarray, ...]:
+        """Per secret the log-probability of the true answer and of each decoy, nothing where no check can use it.
+
+        After a stressor as few decoys as the checks take: they are read anew for each.
+        """
+        taught = stressor is not None and stressor.teaches
+        most = max(check.min_decoys for check in checks if isinstance(check, _Ranks)) if stressor else None
         rows = [self._sets.forget[secret.row] for secret in self._secrets]
-        texts = [(row["answer"], *secret.decoys) for row, secret in zip(rows, self._secrets, strict=True)]
+        texts = [
+            (row["answer"], *secret.decoys[:most]) if self._compared or (secret.exact and not taught) else ()
+            for row, secret in zip(rows, self._secrets, strict=True)
+        ]
         flat = [{**row, "answer": text} for row, choices in zip(rows, texts, strict=True) for text in choices]
         logps = sum_logps(lm, lm.encode(flat))
-        return tuple(np.split(logps, np.cumsum([len(choices) for choices in texts])[:-1]))
+        return tuple(np.split(logps, np.cumsum([len(choices) for choices in texts])[:-1])) if texts else ()

@@ -81,7 +81,8 @@ class Run:
         say: Callable[[str], None],
     ) -> None:
         self.policy, self.sets, self.seed, self.controls, self.say = policy, sets, seed, controls, say
-        self.null, self.gathering = policy.against, Gathering(policy, sets, seed)
+        self.null = policy.against
+        self.gathering = Gathering(policy, sets, seed, compared=controls.reference is not None)
         self.people = {name: numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
         self.as_stored = Trial(None, policy.checks, self.null)
@@ -112,9 +113,8 @@ class Run:
                 continue
             self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
             try:
-                found = self.gathering.of(
-                    self._stressed(lm, trial), trial.checks, trial.meter, stressed=trial.stressor is not None
-                )
+                changed = self._stressed(lm, trial)
+                found = self.gathering.of(changed, trial.checks, trial.meter, stressor=trial.stressor)
                 trial.evidence[role] = replace(found, directions=self._directions(lm, role, trial))
             except NothingToShowError as error:
                 trial.void = str(error)

@@ -24,7 +24,7 @@ from sau.models.language_model import LanguageModel
 from sau.models.layers import decoder_blocks
 from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
 from sau.registry import discover
-from sau.verify.evidence.exits import exits, leaving_after
+from sau.verify.evidence.exits import exits, keeping, leaving_with
 from sau.verify.forms.base import PACKAGE as FORMS
 from sau.verify.forms.base import Around, Form
 
@@ -111,43 +111,63 @@ def read(
 ) -> Reading:
     """One model's reading of `rows`; forms may use those of `strangers`, whom the model never saw."""
     encoded = lm.encode(rows)
+    places = exits(len(decoder_blocks(lm.model)[1])) if "exits" in parts else []
+    answer, before_last = _scores_and_exits(lm, encoded, places, batch_size)
     return Reading(
-        answer=tuple(score_tokens(lm, encoded, batch_size=batch_size)),
+        answer=tuple(answer),
         zlib_bytes=np.array([len(zlib.compress(f"{r['question']} {r['answer']}".encode())) for r in rows], dtype=float),
         encoding=_digest(encoded),
         truth=_truth(lm, rows, batch_size) if "truth_ratio" in parts else None,
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
         forms=_forms(lm, rows, strangers, batch_size) if "forms" in parts else {},
-        exits=_exits(lm, encoded, batch_size) if "exits" in parts else {},
+        exits=before_last,
     )
 
 
-@torch.no_grad()
 def score_tokens(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 32) -> list[TokenScores]:
     """Token scores of each sequence's answer, in the order given.
 
     Raises:
         DataError: a sequence without answer tokens.
     """
+    return _scores_and_exits(lm, encoded, [], batch_size)[0]
+
+
+@torch.no_grad()
+def _scores_and_exits(
+    lm: LanguageModel, encoded: Sequence[Encoded], places: Sequence[int], batch_size: int
+) -> tuple[list[TokenScores], dict[int, Array]]:
+    """Token scores, and by exit the mean log-probability of each answer [N], from the same passes."""
     if empty := sum(s.num_answer_tokens < 1 for s in encoded):
         raise DataError(f"{empty} of {len(encoded)} sequences have no answer token")
     scores: list[TokenScores | None] = [None] * len(encoded)
-    for indices, rows_BN in _answer_positions(lm, encoded, batch_size):
+    found = {place: np.zeros(len(encoded)) for place in places}
+    for indices, rows_BN, early in _answer_positions(lm, encoded, places, batch_size):
         for i, columns in zip(indices, rows_BN, strict=True):
             logp, correct, mean, std = columns
             scores[i] = TokenScores(logp, correct.astype(bool), mean, std)
-    return [s for s in scores if s is not None]
+        for place, means_B in early.items():
+            found[place][indices] = means_B
+    return [s for s in scores if s is not None], found
 
 
 def _answer_positions(
-    lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int
-) -> Iterator[tuple[list[int], list[Array]]]:
-    """Batches as (indices, per sequence an array [4, n_i]: logp, correct, mean and std of log p)."""
+    lm: LanguageModel, encoded: Sequence[Encoded], places: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], list[Array], dict[int, Array]]]:
+    """Batches as (indices, per sequence an array [4, n_i]: logp, correct, mean and std of log p, and by exit the mean
+    logp [B])."""
     model = lm.model.eval()
     for indices in by_length(encoded, batch_size):
         batch = collate([encoded[i] for i in indices]).to(model.device)
-        logits_NV, target_N = logits_of(model, batch), targets_of(batch)
+        target_N, lengths = targets_of(batch), batch.answer_mask_BT.sum(1).tolist()
+        with keeping(model, places) as states:
+            logits_NV = logits_of(model, batch)
+        early = {}
+        for place, kept in states.items():
+            with leaving_with(model, kept):
+                logp_N = token_logps(logits_of(model, batch), target_N).double().cpu()
+            early[place] = np.array([float(logp.mean()) for logp in logp_N.split(lengths)])
         columns = []
         # In slices: the full [N, V] in float32, three times over, would be gigabytes for a real vocabulary.
         for start in range(0, len(target_N), _POSITIONS):
@@ -160,7 +180,7 @@ def _answer_positions(
             correct = (logp_NV.argmax(-1) == target).float()
             columns.append(torch.stack([logp, correct, mean, variance.sqrt()]))
         table = torch.cat(columns, dim=1).double().cpu().numpy()
-        yield indices, np.split(table, np.cumsum(batch.answer_mask_BT.sum(1).cpu().numpy())[:-1], axis=1)
+        yield indices, np.split(table, np.cumsum(lengths)[:-1], axis=1), early
 
 
 def mean_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
@@ -209,14 +229,6 @@ def _forms(lm: LanguageModel, rows: Sequence[Row], strangers: Sequence[Row], bat
             for number, (own, *others) in zip(put, scores, strict=False):
                 means[number] = own - (np.mean(others) if others else 0.0)
         found[name] = means
-    return found
-
-
-def _exits(lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int) -> dict[int, Array]:
-    found = {}
-    for number in exits(len(decoder_blocks(lm.model)[1])):
-        with leaving_after(lm.model, number):
-            found[number] = mean_logps(lm, encoded, batch_size=batch_size)
     return found
 
 
