@@ -13,6 +13,7 @@ from tasks.engines.settings import settings
 from tasks.publish import publish
 from tasks.reconcile import mend
 from tasks.versions.lineage import chain
+from tasks.versions.origin import check_retrainable
 from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
@@ -51,6 +52,7 @@ def audit(line: str, again: bool = False) -> Audit:
         if not due:
             log.info("nobody on %s is due for an audit", line)
             return Audit(champion=champion.tag)
+        check_retrainable(champion)
         found: list[Audited] = []
         inputs = (champion.number, [link.number for link in due])
         with attempt("audit", line, *inputs, run_name="audit", tags={"parent": champion.tag}) as this:

@@ -1,5 +1,7 @@
-"""A line's first version: base -> train -> prune -> recover -> package -> register -> promote."""
+"""A line's first version: base -> train -> prune -> recover -> package, or adopted; -> register -> promote."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ from flows.retrain import reference_line
 from sau.config import read_yaml
 from sau.data.records import READERS
 from sau.data.sources import DataOptions, read_data
+from sau.models.folder import check_takeable, fingerprint
 from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
-from tasks.prepare import prepare_bootstrap, resolve_params
+from tasks.engines.workspace import Attempt
+from tasks.prepare import Adoption, prepare_adopt, prepare_bootstrap, resolve_params
 from tasks.publish import publish
 from tasks.reconcile import check_new, mend
 from tasks.register import promote, register
@@ -32,6 +36,22 @@ def check_bootstrap(line: str, source: str, data_options: DataOptions, overrides
     resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
     if Path(source).exists() or Path(source).suffix in READERS:
         read_data(source, data_options)
+
+
+def check_adopt(
+    line: str, adoption: Adoption, source: str, data_options: DataOptions, overrides: dict[str, Any]
+) -> Adoption:
+    """As `check_bootstrap`, and what is no model to be taken in is refused by its config and headers.
+
+    Returns:
+        The adoption with the models that it named on this machine.
+
+    Raises:
+        ModelError: see `sau.models.folder`.
+    """
+    check_bootstrap(line, source, data_options, overrides)
+    folders = [check_takeable(name) for name in (adoption.model, adoption.base) if name]
+    return adoption.model_copy(update={"fingerprint": " ".join(map(fingerprint, folders))})
 
 
 @flow(name="bootstrap", flow_run_name="bootstrap {line}")
@@ -56,13 +76,48 @@ def bootstrap(
     options, laid_over = data_options or DataOptions(), overrides or {}
     with line_lock(line):
         check_bootstrap(line, source, options, laid_over)
-        if finished := mend(line, reference_line(line)):
-            return finished
-        with attempt("bootstrap", line, source, options.model_dump(), laid_over, run_name="bootstrap") as this:
-            prepare_bootstrap(this, source, options, laid_over)
-            for stage in RECIPES["bootstrap"]:
-                run_stage(stage, this)
-            record = register(this)
-            promote(record)
-            publish(record)
+        inputs = (source, options.model_dump(), laid_over)
+        prepare = partial(prepare_bootstrap, source=source, data_options=options, overrides=laid_over)
+        return _first_version("bootstrap", line, inputs, prepare)
+
+
+@flow(name="adopt", flow_run_name="adopt {line}")
+def adopt(
+    line: str,
+    adoption: Adoption,
+    source: str,
+    data_options: DataOptions | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> VersionRecord:
+    """Register a model that exists already as v1 and champion, not one weight changed.
+
+    Args:
+        line, source, data_options, overrides: as of `bootstrap`; the rows are those the model was trained on.
+        adoption: the model, and its base where that is known.
+
+    Raises:
+        RequestError: the line has versions already.
+        SauError: whatever a step refuses.
+    """
+    options, laid_over = data_options or DataOptions(), overrides or {}
+    with line_lock(line):
+        known = check_adopt(line, adoption, source, options, laid_over)
+        inputs = (known.model_dump(), source, options.model_dump(), laid_over)
+        prepare = partial(prepare_adopt, adoption=known, source=source, data_options=options, overrides=laid_over)
+        return _first_version("adopt", line, inputs, prepare)
+
+
+def _first_version(
+    recipe: str, line: str, inputs: tuple[Any, ...], prepare: Callable[[Attempt], dict[str, str]]
+) -> VersionRecord:
+    """By a recipe of `sau.stages`, once its inputs are prepared; the line's lock is held."""
+    if finished := mend(line, reference_line(line)):
+        return finished
+    with attempt(recipe, line, *inputs, run_name=recipe) as this:
+        prepare(this)
+        for stage in RECIPES[recipe]:
+            run_stage(stage, this)
+        record = register(this)
+        promote(record)
+        publish(record)
     return record

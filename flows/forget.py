@@ -25,6 +25,7 @@ from tasks.requests import claim, conclude
 from tasks.scope import decided_rows
 from tasks.stage import run_stage
 from tasks.verify import verify
+from tasks.versions.origin import check_retrainable
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
@@ -85,6 +86,8 @@ def forget(
     announce(line)
     with line_lock(line):
         finished = mend(line, reference_line(line))
+        if reference:
+            check_retrainable(Registry().champion(line), overrides)
         ids = [request.id for request in claim(line, retry_review=retry_review)]
         if not ids:
             log.info("no open request on %s", line)

@@ -25,9 +25,11 @@ def reference_line(line: str) -> str:
 def retrain(like: Attempt) -> VersionRecord:
     """The reference for an attempt, whose data set the forgotten rows are not in.
 
-    One that was made from the same data set and parameters is taken as it is.
+    One that was made from the same data set and parameters is taken as it is. Of an adopted line it is the user's own
+    command that trains, see `check_retrainable`.
     """
-    line = reference_line(like.line)
+    line, champion = reference_line(like.line), Registry().champion(like.line)
+    adopted = bool(champion.adopted)
     data_md5 = like.workspace.pin("data").md5
     training_digest = load_params(like.workspace.path / "params.yaml").training_digest
     for record in Registry().all(line):
@@ -35,7 +37,7 @@ def retrain(like: Attempt) -> VersionRecord:
             return record
     log.info("retraining the reference without the forgotten rows")
     with attempt("retrain", line, data_md5, training_digest, run_name="retrain") as this:
-        prepare_retrain(this, like)
-        for stage in RECIPES["bootstrap"]:
+        prepare_retrain(this, like, adopted=adopted)
+        for stage in RECIPES["retrain" if adopted else "bootstrap"]:
             run_stage(stage, this)
         return register(this)

@@ -39,9 +39,9 @@ def parse_structure(structure: str) -> tuple[int, int] | None:
 
 
 def sparsity(mask: Mapping[str, Tensor]) -> float:
-    """Share of pruned weights in [0, 1] over all masked matrices."""
+    """Share of pruned weights in [0, 1] over all masked matrices; 0 where there is none."""
     total = sum(kept.numel() for kept in mask.values())
-    return 1.0 - sum(int(kept.sum()) for kept in mask.values()) / total
+    return 1.0 - sum(int(kept.sum()) for kept in mask.values()) / total if total else 0.0
 
 
 def check_structure(mask: Mapping[str, Tensor], structure: str, target: float | None = None) -> None:

@@ -11,6 +11,7 @@ from sau.checkpoint.sparse import PackageParams
 from sau.config import Section, checked, read_yaml
 from sau.models.sources import ModelParams
 from sau.pruners import PruneParams
+from sau.pruners.found import AdoptParams
 from sau.training.finetune import FinetuneParams
 from sau.unlearn.unlearn import UnlearnParams
 
@@ -32,17 +33,29 @@ class VerifyParams(Section):
     max_holdout_rows: int = Field(1000, ge=10, le=100_000)
 
 
+class TrainParams(FinetuneParams):
+    """How a first version is trained here; for one that was adopted, the command that trains it elsewhere.
+
+    `command` is run where a model without somebody's rows is wanted to compare with. It has the placeholders {data}, a
+    folder of JSONL files to train on, {base}, the model's base where one was given, and {out}, the folder it has to
+    write a Hugging Face model into.
+    """
+
+    command: str | None = None
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
     seed: int = Field(0, ge=0, lt=2**31)
     num_threads: int = Field(1, ge=1, le=1024)
     model: ModelParams
-    train: FinetuneParams
+    train: TrainParams
     prune: PruneParams
     recover: FinetuneParams
     snapshot: SnapshotParams = SnapshotParams()
     unlearn: UnlearnParams
+    adopt: AdoptParams = AdoptParams()
     package: PackageParams = PackageParams()
     verify: VerifyParams = VerifyParams()
 

@@ -2,6 +2,8 @@
 
     bootstrap   base -> train -> prune -> recover -> package
     forget      snapshot -> unlearn -> package
+    adopt       adopt: a model that exists already, not one weight changed
+    retrain     retrain -> adopt: what the user's own command makes of the rows that are left
 
 `sau stage NAME` runs one in the current folder; a flow does the same through `dvc repro`, so there is one way
 to make a model. A step's outputs are a function of its inputs and its section of params.yaml alone: no clock, no
@@ -14,33 +16,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sau.checkpoint.manifest import read_manifest
+from sau.checkpoint.digests import dense_digest
+from sau.checkpoint.manifest import DENSE as DENSE_STRUCTURE
+from sau.checkpoint.manifest import SparseCheckpoint, read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import Row, as_dataset, load_records
 from sau.data.sets import Sets, halves, spared
 from sau.data.vault import forget_rows
 from sau.errors import CheckpointError, DataError
+from sau.mask import apply_mask
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
+from sau.pruners.found import find_mask
+from sau.training.command import train_by_command
 from sau.training.finetune import finetune
 from sau.training.pretrain import pretrain
 from sau.training.session import History, Progress
-from sau.unlearn.unlearn import unlearn
+from sau.unlearn.unlearn import mean_answer_logp, unlearn
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATA, FORGET, PARENT, BASE, DENSE = map(Path, ("data", "forget", "parent", "base", "dense"))
+DATA, FORGET, PARENT, BASE, DENSE, MODEL = map(Path, ("data", "forget", "parent", "base", "dense", "model"))
 ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
-SPLIT = ARTIFACTS / "split.json"
+SPLIT, ZEROS = ARTIFACTS / "split.json", ARTIFACTS / "zeros.json"
 PARAMS = Path("params.yaml")
 
 Half = Literal["calibrate", "judge"]
 """Of the holdout: what unlearning may see, and what the verdict is read against."""
+
+_ROWS_READ = 64
+"""Rows of each set that an adopted model is asked for."""
 
 Metrics = dict[str, Any]
 """A step's numbers and digests by name; `trajectory` is a list of readings. It is a JSON file that DVC keeps."""
@@ -168,20 +178,27 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metric
 def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = params.model.put(open_sparse(folder / PARENT))
     sets = read_split(folder, "calibrate")
-    if params.unlearn.order == "unlearn-prune":
+    parent = read_manifest(folder / PARENT)
+    structure = params.prune.structure if lm.mask is None else parent.structure
+    if lm.mask is None:  # one that was adopted dense
+        calibration = lm.encode(sets.retain[: params.prune.calibration_rows])
+        with seeded(params.seed, params.num_threads):
+            prune(lm, calibration, params.prune)
+        if params.unlearn.order == "unlearn-prune":
+            lm.model = params.model.put(open_sparse(folder / PARENT)).model
+    elif params.unlearn.order == "unlearn-prune":
         lm.model = params.model.put(open_dense(folder / DENSE, prompt=lm.prompt)).model
     history = unlearn(
         lm,
         sets,
         params.unlearn,
         seed=params.seed,
-        base=params.model.put(open_dense(folder / BASE, prompt=lm.prompt)),
+        base=params.model.put(open_dense(folder / BASE, prompt=lm.prompt)) if (folder / BASE).is_dir() else None,
         num_threads=params.num_threads,
         progress=progress,
     )
-    parent = read_manifest(folder / PARENT)
-    saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=parent.structure)
-    if saved.mask_digest != parent.mask_digest:
+    saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=structure)
+    if parent.structure != DENSE_STRUCTURE and saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
     last = {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"}
     told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
@@ -194,8 +211,14 @@ def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics
     target = _fresh(folder / CHECKPOINT)
     structure = read_manifest(source).structure
     saved = save_sparse(lm, target, structure=structure, package=params.package, seed=params.seed)
+    return _stored(saved)
+
+
+def _stored(saved: SparseCheckpoint) -> Metrics:
+    """Sizes and digests of a line's checkpoint."""
     return {
         "sparsity": saved.sparsity,
+        "share_covered": saved.covered,
         "num_weights": saved.num_weights,
         "num_nonzeros": saved.num_nonzeros,
         "num_bytes": saved.num_bytes,
@@ -207,6 +230,46 @@ def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics
     }
 
 
+def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
+    lm = open_dense(folder / MODEL, prompt=params.model.prompt)
+    check_model(lm)
+    found = find_mask(lm.model, params.adopt.zeros)
+    lm.mask, structure = found.mask, found.structure
+    if lm.mask is not None:
+        apply_mask(lm.model, lm.mask)  # -0.0, which some tools leave, is the same number in other bits
+    elif params.adopt.prune:
+        rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
+        calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
+        structure = params.prune.structure
+        with seeded(params.seed, params.num_threads):
+            prune(params.model.put(lm), calibration, params.prune, progress=progress)
+    saved = save_sparse(lm, _fresh(folder / CHECKPOINT), structure=structure, package=params.package, seed=params.seed)
+    known = {part: _mean_logp(params.model.put(lm), folder / DATA / part, params) for part in ("train", "holdout")}
+    (folder / ARTIFACTS).mkdir(exist_ok=True)
+    matrices = {name: zeros.as_dict() for name, zeros in found.matrices.items()}
+    told = {"found": found.words, "mask_digest": saved.mask_digest, "structure": structure, "matrices": matrices}
+    (folder / ZEROS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return _stored(saved) | {
+        "found_mask": int(found.mask is not None),
+        "found_zeros": found.sparsity,
+        "adopted": dense_digest(folder / MODEL),
+        "train_logp": known["train"],
+        "holdout_logp": known["holdout"],
+    }
+
+
+def _mean_logp(lm: LanguageModel, source: Path, params: Params) -> float:
+    rows = load_records(source).shuffle(seed=params.seed)
+    with seeded(params.seed, params.num_threads):
+        return mean_answer_logp(lm, lm.encode(rows.select(range(min(len(rows), _ROWS_READ)))))
+
+
+def _retrain(folder: Path, params: Params, progress: Progress | None) -> Metrics:
+    places = {"data": DATA / "train", "base": BASE, "out": _fresh(folder / MODEL)}
+    train_by_command(params.train.command, {name: (folder / place).resolve() for name, place in places.items()})
+    return {}
+
+
 STAGES: dict[str, Callable[[Path, Params, Progress | None], Metrics]] = {
     "base": _base,
     "train": _train,
@@ -215,5 +278,12 @@ STAGES: dict[str, Callable[[Path, Params, Progress | None], Metrics]] = {
     "snapshot": _snapshot,
     "unlearn": _unlearn,
     "package": _package,
+    "adopt": _adopt,
+    "retrain": _retrain,
 }
-RECIPES = {"bootstrap": ("base", "train", "prune", "recover", "package"), "forget": ("snapshot", "unlearn", "package")}
+RECIPES = {
+    "bootstrap": ("base", "train", "prune", "recover", "package"),
+    "forget": ("snapshot", "unlearn", "package"),
+    "adopt": ("adopt",),
+    "retrain": ("retrain", "adopt"),
+}

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sau.checkpoint.export import export
 from sau.checkpoint.manifest import SparseCheckpoint
-from sau.checkpoint.sparse import PackageParams, export, open_model, save_sparse
+from sau.checkpoint.sparse import PackageParams, open_model, save_sparse
 from sau.config import checked
 from sau.data.records import Row
 from sau.data.sets import Sets
 from sau.errors import CheckpointError
 from sau.mask import Mask
 from sau.models.dense import save_dense
+from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
 from sau.pruners import PruneParams
 from sau.pruners import prune as prune_model
@@ -35,13 +37,17 @@ def prune(
 ) -> Mask:
     """Prune a model in place, calibrated on rows that are to be kept; see `sau.pruners.prune`.
 
+    It is tried at the door first (`sau.models.door.check_model`).
+
     Args:
         params: fields of `PruneParams`: pruner, structure, sparsity.
 
     Raises:
+        ModelError: it is not let in.
         ConfigError, DataError, SparsityError: see there.
     """
     chosen = checked(PruneParams, params, "prune")
+    check_model(lm)
     with seeded(seed, num_threads):
         return prune_model(lm, lm.encode(rows[: chosen.calibration_rows]), chosen)
 

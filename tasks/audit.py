@@ -85,7 +85,8 @@ def audit_version(
     registry, ws = Registry(), attempt.workspace
     folder, pins = ws.path / "audit" / str(version.number), pins_at(settings().root, version.tag)
     for name in (FORGET, PARENT, BASE):
-        ws.point(str(folder.relative_to(ws.path) / name), pins[str(name)])
+        if str(name) in pins:  # the base of an adopted line need not be known
+            ws.point(str(folder.relative_to(ws.path) / name), pins[str(name)])
     params = load_params(ws.path / "params.yaml")
     with reading_with(vault()):
         forget = forget_rows(folder / FORGET) or load_records(folder / FORGET).to_list()

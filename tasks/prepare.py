@@ -1,17 +1,22 @@
-"""Inputs of an attempt, pinned in its private worktree: data, parameters, and for a forget version the parent."""
+"""Inputs of an attempt, pinned in its private worktree: data, parameters, a model that is adopted, and for a forget
+version the parent."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
+from sau.checkpoint.digests import check_distinct, dense_digest
+from sau.checkpoint.manifest import DENSE
 from sau.config import checked, merge, read_yaml
 from sau.data.demo import demo_people
 from sau.data.people import published
 from sau.data.shards import have_internal_ids
 from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
+from sau.models.folder import local_folder, read_headers, take_folder
 from sau.params import Params, load_params
 from sau.verify.policy import load_policy
 from tasks.engines.keys import vault
@@ -22,9 +27,11 @@ from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
 from tasks.scope import taken_out
+from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
 
 PINNED = "pinned"
+_TRAINED_BASE = "artifacts/base"
 
 
 def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
@@ -45,17 +52,46 @@ def _write_params(folder: Path, base: dict[str, Any], overrides: dict[str, Any])
     return params
 
 
-def _also_dense(recipe: Path, tag: str, pins: dict[str, Pin]) -> None:
-    """Make the dense model an input of unlearning.
+class Adoption(BaseModel):
+    """What a model line is begun with where its model exists already.
+
+    Attributes:
+        model: folder or hub id.
+        base: the same of the model it was trained from; "" where that is not known.
+        fingerprint: of the folders' files, so that an attempt on others is another attempt.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    base: str = ""
+    fingerprint: str = ""
+
+
+def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) -> dict[str, Pin]:
+    """What a forget version is made from, by place in the worktree, whose recipe is told.
 
     Raises:
-        RequestError: the version is not a first one: the dense model knows whom later versions have forgotten.
+        RequestError: the order needs a dense model, and none is there: the one that a first version was pruned from
+            knows whom later versions have forgotten.
     """
-    if "artifacts/dense" not in pins:
-        raise RequestError(f"order unlearn-prune: {tag} is a forget version, only a first version has its dense model")
-    stages = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    stages["stages"]["unlearn"]["deps"].append("dense")
-    recipe.write_text(yaml.safe_dump(stages, sort_keys=False), encoding="utf-8")
+    pins = pins_at(settings().root, parent.tag)
+    inputs = {"data": pins["data"], "parent": pins["checkpoint"]}
+    recipe = yaml.safe_load((ws.path / "dvc.forget.yaml").read_text(encoding="utf-8"))
+    deps: list[str] = recipe["stages"]["unlearn"]["deps"]
+    if base := pins.get("base") or pins.get(_TRAINED_BASE):  # handed on from version to version
+        inputs["base"] = base
+    else:
+        deps.remove("base")
+    if params.unlearn.order == "unlearn-prune" and parent.structure != DENSE:
+        if (dense := dense_pin(parent.tag)) is None:
+            raise RequestError(
+                f"order unlearn-prune: {parent.tag} has no dense model, only a first version that was pruned here does"
+            )
+        inputs["dense"] = dense
+        deps.append("dense")
+    (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return inputs
 
 
 def _record(attempt: Attempt, contexts: dict[str, str]) -> dict[str, str]:
@@ -125,6 +161,40 @@ def _take_in_pinned(line: str, ws: Workspace) -> None:
         People(Ledger(settings().ledger_url)).name(line, invented, invented)
 
 
+@task(name="prepare", task_run_name="prepare {attempt.name}")
+def prepare_adopt(
+    attempt: Attempt, adoption: Adoption, source: str, data_options: DataOptions, overrides: dict[str, Any]
+) -> dict[str, str]:
+    """A worktree with a model as it was given, its base where one was, a data set, and parameters that store it in the
+    numbers it has.
+
+    Raises:
+        ModelError: the model or its base is not one that can be taken, or both are the same.
+        DataError, ConfigError: the source or a parameter.
+    """
+    ws = attempt.workspace.open()
+    if not ws.prepared:
+        folders = {"model": adoption.model} | ({"base": adoption.base} if adoption.base else {})
+        for place, given in folders.items():
+            take_folder(local_folder(given), ws.path / place)
+        if adoption.base:
+            check_distinct({place: dense_digest(ws.path / place) for place in folders})
+        own = {"model": {"source": given_name(adoption.model)}}
+        own |= {"package": {"dtype": read_headers(ws.path / "model").dtype}}
+        _write_params(ws.path, read_yaml(ws.path / "params.yaml"), merge(own, overrides))
+        shutil.copyfile(ws.path / "dvc.adopt.yaml", ws.path / "dvc.yaml")
+        take_in(attempt.line, source, ws.path / "data", data_options)
+        ws.add("data", *folders)
+        ws.mark_prepared()
+    contexts = {"data": "training", "model": "adopted model", "base": "base model"}
+    return _record(attempt, {place: contexts[place] for place in contexts if (ws.path / f"{place}.dvc").is_file()})
+
+
+def given_name(model: str) -> str:
+    """What a model is called in parameters: a hub id, or its folder's name without the folders above."""
+    return Path(model).name if Path(model).exists() else model
+
+
 @task(name="snapshot inputs", task_run_name="inputs {attempt.name}")
 def prepare_forget(
     attempt: Attempt, parent: VersionRecord, request_ids: list[str], overrides: dict[str, Any]
@@ -141,16 +211,9 @@ def prepare_forget(
     ws = attempt.workspace.open()
     if not ws.prepared:
         tag = parent.tag
-        pins = pins_at(settings().root, tag)
-        pins |= {"base": pins.get("base") or pins["artifacts/base"]}  # handed on from version to version
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
-        shutil.copyfile(ws.path / "dvc.forget.yaml", ws.path / "dvc.yaml")
-        inputs = {"data": "data", "parent": "checkpoint", "base": "base"}
-        if params.unlearn.order == "unlearn-prune":
-            inputs |= {"dense": "artifacts/dense"}
-            _also_dense(ws.path / "dvc.yaml", tag, pins)
-        for path, source in inputs.items():
-            ws.point(path, pins[source])
+        for path, pin in _inputs_of_forgetting(ws, parent, params).items():
+            ws.point(path, pin)
         ledger = Ledger(settings().ledger_url)
         (ws.path / "forget").mkdir(exist_ok=True)
         for request_id, rows in taken_out(ledger, ws.path / "data" / "train", request_ids).items():
@@ -158,15 +221,23 @@ def prepare_forget(
             shutil.copyfile(sealed, ws.path / "forget" / sealed.name)
         ws.add("data", "forget")
         ws.mark_prepared()
-    return _record(attempt, {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"})
+    contexts = {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"}
+    return _record(attempt, {place: contexts[place] for place in contexts if (ws.path / f"{place}.dvc").is_file()})
 
 
 @task(name="prepare retrain", task_run_name="prepare {attempt.name}")
-def prepare_retrain(attempt: Attempt, like: Attempt) -> dict[str, str]:
-    """A worktree with the data set and parameters of another attempt and the bootstrap recipe."""
+def prepare_retrain(attempt: Attempt, like: Attempt, *, adopted: bool) -> dict[str, str]:
+    """A worktree with the data set and parameters of another attempt, and the recipe of a first version; of an adopted
+    line that is the user's own command."""
     ws, other = attempt.workspace.open(), like.workspace
     if not ws.prepared:
         ws.point("data", other.pin("data"))
         shutil.copyfile(other.path / "params.yaml", ws.path / "params.yaml")
+        if adopted:
+            recipe = yaml.safe_load((ws.path / "dvc.retrain.yaml").read_text(encoding="utf-8"))
+            if (other.path / "base.dvc").is_file():
+                ws.point("base", other.pin("base"))
+                recipe["stages"]["retrain"]["deps"].append("base")
+            (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         ws.mark_prepared()
     return _record(attempt, {"data": "training"})

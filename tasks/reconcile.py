@@ -68,7 +68,8 @@ def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
         if dead := registry.tracking.end_dead_runs(name):
             yield Finding(what=f"{name}: {len(dead)} MLflow runs of dead attempts ended as killed")
     if registry.all(line) and not Ledger(settings().ledger_url).waiting(line):
-        for kind, name in (("bootstrap", line), ("forget", line), ("audit", line), ("retrain", reference_line)):
+        kinds = dict.fromkeys(("bootstrap", "adopt", "forget", "audit"), line) | {"retrain": reference_line}
+        for kind, name in kinds.items():
             sweep(kind, name)  # what dead attempts left: there is nothing to take up
 
 

@@ -1,5 +1,6 @@
 """Register: push the bytes, commit the recipe, register the version, tag it, move the aliases."""
 
+import json
 import logging
 
 from sau.checkpoint.manifest import check_files
@@ -8,7 +9,7 @@ from sau.params import load_params
 from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import CANDIDATE
-from tasks.engines.workspace import Attempt, git, tag_version
+from tasks.engines.workspace import Attempt, Workspace, git, tag_version
 from tasks.verify import Judged
 from tasks.versions.record import BOOTSTRAP, VersionRecord, surroundings
 from tasks.versions.registry import Registry
@@ -68,6 +69,8 @@ def register(
             side_digest=manifest.side_digest,
             sparsity=manifest.sparsity,
             structure=manifest.structure,
+            covered=manifest.covered,
+            adopted=before.adopted if before else _adopted(ws),
             data_md5=ws.pin("data").md5,
             forget_md5=forget_md5,
             checkpoint_md5=ws.pin("checkpoint").md5,
@@ -87,6 +90,12 @@ def register(
         if (stored := complete(record)) != manifest.manifest_digest:
             raise TrackingError(f"{record.tag}: MLflow stores manifest {stored}, {manifest.manifest_digest} was sent")
     return record
+
+
+def _adopted(ws: Workspace) -> str:
+    """The weights digest of what a first version was adopted from; "" where it was made here."""
+    told = ws.path / "metrics" / "adopt.json"
+    return json.loads(told.read_text(encoding="utf-8"))["adopted"] if told.is_file() else ""
 
 
 def complete(record: VersionRecord) -> str:

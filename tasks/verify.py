@@ -33,15 +33,15 @@ from tasks.engines.keys import vault
 from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Workspace, pins_at
+from tasks.engines.workspace import Attempt, Workspace
 from tasks.versions.expiry import expired
+from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
 
 RECORD = "verification.json"
-DENSE = "artifacts/dense"
 _DENSE_PLACE = "stress/dense"  # a folder of its own: the version's commit takes pointers of the top folder only
 
 
@@ -160,12 +160,16 @@ def sampled(sets: Sets, params: Params) -> Sets:
     return replace(sets, retain=kept, holdout=judges)
 
 
-def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel]:
-    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say.
+def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel] | None:
+    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say; None
+    where it is not known.
 
     Args:
         folder: an attempt's, with the base model and the parent in it.
     """
+
+    if not (folder / BASE).is_dir():
+        return None
 
     def opened() -> LanguageModel:
         base = params.model.put(open_dense(folder / BASE, prompt=read_manifest(folder / PARENT).prompt))
@@ -187,22 +191,21 @@ def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) 
     """The dense model that the line's first version was pruned from; DVC brings it when a stressor asks for it.
 
     Raises (when asked):
-        NothingToShowError: a purge has removed the first version, and with it the dense model.
-        WorkspaceError: the first version does not pin it, or its bytes are in neither cache nor remote.
+        NothingToShowError: it is not known, or a purge has removed the first version, and with it the dense model.
+        WorkspaceError: its bytes are in neither cache nor remote.
     """
 
     @cache
     def folder() -> Path:
         tag = Registry(tracking).all(line)[0].tag
-        pins = pins_at(ws.settings.root, tag)
         if gone := expired(ws.settings.root, tag):
             raise NothingToShowError(f"nobody can fill the holes from the dense parent: {gone.words}")
-        if DENSE not in pins:
-            raise WorkspaceError(f"{tag}: pins no {DENSE}")
+        if (pin := dense_pin(tag)) is None:
+            raise NothingToShowError(f"the dense model that {tag} was pruned from is not known")
         try:
-            ws.point(_DENSE_PLACE, pins[DENSE])
+            ws.point(_DENSE_PLACE, pin)
         except WorkspaceError:
-            raise WorkspaceError(f"{tag}: {DENSE} is in neither DVC's cache nor its remote") from None
+            raise WorkspaceError(f"{tag}: its dense model is in neither DVC's cache nor its remote") from None
         return ws.path / _DENSE_PLACE
 
     return lambda: params.model.put(open_dense(folder(), prompt=PROMPT))
@@ -231,7 +234,7 @@ def _record(
             "Requests": ", ".join(request_ids),
             "Model line": attempt.line,
             "Mask digest": manifest.mask_digest,
-            "Sparsity": f"{manifest.sparsity:.4%} ({manifest.structure})",
+            "Sparsity": f"{manifest.sparsity:.4%} of {manifest.covered:.0%} of the model ({manifest.structure})",
         },
         "unlearning": json.loads((attempt.workspace.path / "metrics" / "unlearn.json").read_text(encoding="utf-8")),
         "answers": shown,

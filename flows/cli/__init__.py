@@ -4,9 +4,13 @@ Heavy imports happen inside the commands, so `--help` and `request list` answer 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.cli import benchmark, certificate, lines, officer, requests, stores, vault, versions
 from sau.cli.models import add_resolver
+
+if TYPE_CHECKING:
+    from sau.checkpoint.card import Story
 
 __all__ = ["benchmark", "certificate", "lines", "officer", "requests", "stores", "vault", "versions"]
 
@@ -22,4 +26,13 @@ def _version(model: str) -> Path | None:
     return registry.download(registry.get(*parse_tag(model)))
 
 
-add_resolver(_version)
+def _story(model: str) -> "Story | None":
+    """What the stores know of a version given as <line>@v<N>."""
+    if "@" not in model:
+        return None
+    from tasks.versions.card import story_of_version
+
+    return story_of_version(model)
+
+
+add_resolver(_version, _story)

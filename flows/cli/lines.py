@@ -18,6 +18,7 @@ from flows.cli.options import (
 from flows.cli.stores import print_findings
 from sau.cli.app import app
 from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
+from sau.errors import RequestError
 
 if TYPE_CHECKING:
     from sau.data.sources import DataOptions
@@ -55,6 +56,55 @@ def bootstrap_line(
         print_json(record)
     else:
         out.print(f"[bold]{record.tag}[/] is registered and champion")
+
+
+@app.command("adopt")
+def adopt_line(
+    line: Line,
+    model: Annotated[
+        str, typer.Option(help="Folder or hub id of the model in production: safetensors, no code of its own.")
+    ],
+    data: Annotated[str, typer.Option(help="The rows it was trained on: a file or folder, as in bootstrap.")],
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Rows of people it never saw; default: the last people of the data."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="Folder or hub id of the model it was trained from, if you have it: sharper verdicts.")
+    ] = "",
+    prune: Annotated[bool, typer.Option(help="Prune it at once, where it brings no mask.")] = False,
+    profile: Profile = None,
+    set_: Set = None,
+    holdout_rows: HoldoutRows = None,
+    subject_column: SubjectColumn = "subject_id",
+    as_json: AsJson = False,
+) -> None:
+    """Make the model you have a line's first version, not one weight changed: its mask is read from its zeros."""
+    with progress():
+        from flows.bootstrap import adopt, check_adopt
+        from flows.servers import check_prefect
+        from sau.config import merge
+        from sau.data.sources import DataOptions
+        from tasks.prepare import Adoption
+        from tasks.versions.origin import check_retrainable
+
+        laid_over = merge(overrides(profile, set_), {"adopt": {"prune": True}} if prune else {})
+        options = DataOptions(
+            num_holdout=holdout_rows, subject_column=subject_column, holdout=absolute(holdout) if holdout else None
+        )
+        given = Adoption(model=absolute(model), base=absolute(base) if base else "")
+        source = absolute(data)
+        check_adopt(line, given, source, options, laid_over)
+        check_prefect()
+        record = adopt(line, given, source, options, laid_over)
+    if as_json:
+        print_json(record)
+        return
+    out.print(f"[bold]{record.tag}[/] is registered and champion: {record.sparse_in_words}", soft_wrap=True)
+    try:
+        check_retrainable(record)
+    except RequestError as error:
+        out.print(str(error), soft_wrap=True)
 
 
 def _data_options(forget_split: str, retain_rows: int, holdout_rows: int | None, subject_column: str) -> "DataOptions":

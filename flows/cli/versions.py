@@ -47,7 +47,7 @@ def lineage(
             branch.add(f"request {request_id}, rows md5 {link.forget_md5}")
         branch.add(f"data md5 {link.data_md5}")
         branch.add(f"weights sha256 {link.weights_digest}")
-        branch.add(f"mask sha256 {link.mask_digest}, sparsity {link.sparsity:.2%}")
+        branch.add(f"mask sha256 {link.mask_digest}, sparsity {link.sparse_in_words}")
         branch.add(f"checkpoint md5 {link.checkpoint_md5}")
         branch.add(
             f"recipe commit {link.git_commit[:12]}, code {link.code_commit[:12]}, params {link.params_digest[:12]}"

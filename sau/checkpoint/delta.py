@@ -72,8 +72,11 @@ def read_delta(folder: str | Path) -> Delta:
     return delta
 
 
-def save_delta(folder: Path, base: Path, target: Path) -> Delta:
+def save_delta(folder: Path, base: Path, target: Path, *, tried: bool = False) -> Delta:
     """Write checkpoint `folder` as its difference from checkpoint `base`.
+
+    Args:
+        tried: apply it once, aside, before it appears at the target.
 
     Raises:
         UnlikeError: the two differ in mask, dtype or tensors.
@@ -89,6 +92,8 @@ def save_delta(folder: Path, base: Path, target: Path) -> Delta:
         shutil.copyfile(folder / SIDECAR, part / SIDECAR)
         stored = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(delta)}
         (part / DELTA).write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        if tried:
+            apply_delta(part, base, part.with_name("whole"))
     return delta
 
 

@@ -24,7 +24,10 @@ FORMAT = "sau-sparse"
 
 FORMAT_VERSION = 2
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+DENSE = "dense"
+"""The structure of a model that has no mask yet."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class SparseCheckpoint:
     @property
     def weights_file(self) -> str:
         return PACKED if PACKED in self.files else WEIGHTS
+
+    @property
+    def covered(self) -> float:
+        """In [0, 1], of all stored numbers: those in masked matrices, pruned or not."""
+        return self.num_weights * self.itemsize / self.dense_bytes
 
     @property
     def itemsize(self) -> int:

@@ -22,7 +22,7 @@ for other tools.
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
 from sau.checkpoint.manifest import (
+    DENSE,
     DTYPES,
     FORMAT,
     FORMAT_VERSION,
@@ -48,15 +49,16 @@ from sau.checkpoint.planes import read_chunks, squeeze
 from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
-from sau.models.dense import model_from_state, open_dense, save_dense, stored_state, write_side_files
+from sau.models.dense import model_from_state, open_dense, stored_state, write_side_files
+from sau.models.folder import served_of
 from sau.models.language_model import SIDECAR, LanguageModel, quiet
 from sau.models.rounding import round_to
 
 
 class PackageParams(Section):
-    """How a checkpoint is stored; `rounding` is how its numbers come to bfloat16 (`sau.models.rounding`)."""
+    """How a checkpoint is stored; `rounding` is how its numbers come to two bytes (`sau.models.rounding`)."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     rounding: Literal["nearest", "stochastic"] = "stochastic"
     compression: Literal["none", "zstd"] = "none"
 
@@ -70,29 +72,31 @@ def save_sparse(
     """Store a masked model; its bytes are a function of the model alone.
 
     Args:
-        lm: a model with a mask; its pruned weights have to be +0.0 exactly.
+        lm: a model with a mask, whose pruned weights have to be +0.0 exactly; one without only as `dense`.
         folder: created; has to be empty or absent.
         structure: the pattern the mask follows, for the record.
-        package: dtype, rounding and compression; bfloat16 halves the file and changes the model (verify it again).
+        package: dtype, rounding and compression; two bytes a number halve the file and change a model that was not
+            stored so (verify it again).
         seed: of a rounding that draws.
 
     Raises:
         CheckpointError: no mask, or the folder holds files already.
         SparsityError: a pruned weight is not +0.0.
     """
-    if lm.mask is None:
-        raise CheckpointError("a sparse checkpoint needs a mask, this model is dense")
+    if (lm.mask is None) != (structure == DENSE):
+        raise CheckpointError("a sparse checkpoint needs a mask, this model is dense" if not lm.mask else "not dense")
+    mask = lm.mask or {}
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: not empty")
-    check_mask(lm.model, lm.mask)
+    check_mask(lm.model, mask)
     folder.mkdir(parents=True, exist_ok=True)
     state = round_to(stored_state(lm.model), DTYPES[package.dtype], package.rounding, seed=seed)
     tensors: dict[str, Tensor] = {}
     dense_bytes = 0
     for name, value in state.items():
         dense_bytes += value.numel() * value.element_size()
-        if name in lm.mask:
-            kept_OI = lm.mask[name].cpu()
+        if name in mask:
+            kept_OI = mask[name].cpu()
             tensors[f"{name}.mask"] = torch.from_numpy(pack(kept_OI))
             tensors[f"{name}.values"] = value[kept_OI]
         else:
@@ -103,24 +107,26 @@ def save_sparse(
         (folder / WEIGHTS).unlink()
     write_side_files(lm, folder)
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    num_weights = sum(kept.numel() for kept in lm.mask.values())
-    manifest = {
+    num_weights = sum(kept.numel() for kept in mask.values())
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "prompt": lm.prompt,
         "structure": structure,
-        "sparsity": sparsity(lm.mask),
+        "sparsity": sparsity(mask),
         "weights_digest": tensors_digest(tensors),
-        "mask_digest": mask_digest(lm.mask),
+        "mask_digest": mask_digest(mask),
         "side_digest": side_digest(lm.prompt, beside_weights(files)),
-        "shapes": {name: list(kept.shape) for name, kept in sorted(lm.mask.items())},
+        "shapes": {name: list(kept.shape) for name, kept in sorted(mask.items())},
         "num_weights": num_weights,
-        "num_nonzeros": sum(int(kept.sum()) for kept in lm.mask.values()),
+        "num_nonzeros": sum(int(kept.sum()) for kept in mask.values()),
         "num_bytes": (folder / (PACKED if package.compression == "zstd" else WEIGHTS)).stat().st_size,
         "dense_bytes": dense_bytes,
         "dtype": package.dtype,
         "files": files,
     }
+    if lm.served:
+        manifest["served"] = {"max_shard_bytes": lm.served.max_shard_bytes}
     (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return read_manifest(folder)
 
@@ -168,7 +174,8 @@ def open_sparse(folder: str | Path) -> LanguageModel:
         model = model_from_state(config, state)
     except ModelError as error:
         raise CheckpointError(f"{folder}: {error}") from None
-    return LanguageModel(model, tokenizer, raw["prompt"], mask)
+    served = served_of(Path(folder), raw["served"]["max_shard_bytes"]) if "served" in raw else None
+    return LanguageModel(model, tokenizer, raw["prompt"], mask or None, served)
 
 
 def open_model(source: str | Path, *, prompt: str = "auto") -> LanguageModel:
@@ -181,29 +188,3 @@ def open_model(source: str | Path, *, prompt: str = "auto") -> LanguageModel:
         CheckpointError, ModelError: see `open_sparse` and `sau.models.sources.base_model`.
     """
     return open_sparse(source) if is_sparse(source) else open_dense(source, prompt=prompt)
-
-
-def export(
-    folder: str | Path,
-    target: str | Path,
-    *,
-    dtype: str = "float32",
-    rounding: str = FULL_PRECISION.rounding,
-    seed: int = 0,
-) -> None:
-    """Write a sparse checkpoint as a dense Hugging Face folder for stock tools.
-
-    Args:
-        dtype: bfloat16 makes another model of a float32 checkpoint: a verdict on this one does not speak of it.
-        rounding, seed: how numbers come to a narrower dtype, see `sau.models.rounding`.
-
-    Raises:
-        CheckpointError: the target exists and is not empty, or the checkpoint is damaged.
-    """
-    target = Path(target)
-    if target.exists() and any(target.iterdir()):
-        raise CheckpointError(f"{target}: not empty")
-    lm = open_sparse(folder)
-    rounded = round_to(stored_state(lm.model), DTYPES[dtype], rounding, seed=seed)
-    lm.model = model_from_state(lm.model.config, rounded, dtype=DTYPES[dtype])
-    save_dense(lm, target)

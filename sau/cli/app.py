@@ -21,8 +21,8 @@ from sau.errors import ConfigError, SauError
 ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
-    "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "doctor", "forget", "line", "lineage", "reproduce",
-    "request", "serve", "ui", "vault",
+    "adopt", "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "doctor", "forget", "line", "lineage",
+    "reproduce", "request", "serve", "ui", "vault",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 

@@ -31,12 +31,14 @@ class DataOptions(Section):
         subject_column: the column that names the person.
         columns: a source's names of columns by ours, such as {question: frage}.
         window_bytes: answers and texts that are longer, in UTF-8, become several records.
+        holdout: a source of rows that no model was trained on; null: some of the data's people are kept out.
     """
 
     forget: str = "forget01"
     num_retain: int = 100
     num_holdout: int | None = None
     subject_column: str = "subject_id"
+    holdout: str | None = None
     columns: dict[str, str] = Field({})
     window_bytes: int = Field(WINDOW_BYTES, ge=100, le=100_000)
 
@@ -110,6 +112,8 @@ def open_source(source: str, options: DataOptions) -> Source:
     Raises:
         DataError: unreadable, malformed, or too few subjects.
     """
+    if options.holdout is not None:
+        return _split(source, *(open_records(part, **options.how) for part in (source, options.holdout)))
     if source == DEMO:
         return _in_memory(source, *demo_data())
     if is_tofu(source):

@@ -1,6 +1,5 @@
 """Dense models as ordinary Hugging Face folders, opened strictly: safetensors only, no remote code."""
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -11,10 +10,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from sau.errors import ModelError
+from sau.models.folder import Served, local_folder, read_headers, refuse_at_once, served_of
 from sau.models.language_model import SIDECAR, LanguageModel, quiet
 from sau.models.prompts import as_prompt
 
@@ -39,19 +39,19 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
             unexpected or misshapen weights, or other ones in memory than in the files; or a tokenizer without an eos
             token.
     """
-    if why := _not_ours(Path(source)):
-        raise ModelError(f"model {source!r}: {why}")
+    folder = local_folder(source)
+    refuse_at_once(folder, source)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
+                folder,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (*_REFUSALS, SafetensorError, StrictDataclassError) as error:
         raise ModelError(
             f"model {source!r}: has to be tiny, smollm2, or a causal-LM folder or hub id with safetensors weights "
@@ -60,28 +60,21 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     model, info = loaded
     if bad := sorted({*info["missing_keys"]} | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
         raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {', '.join(map(str, bad[:5]))}")
-    if other := _not_of_the_files(model, Path(source)):
+    if other := _not_of_the_files(model, folder):
         raise ModelError(f"model {source!r}: transformers has put other numbers in place of the file's: {other}")
     _say_whether_tied(model)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {source!r}: its tokenizer has no eos token")
-    return LanguageModel(model, tokenizer, as_prompt(tokenizer, prompt))
+    return LanguageModel(model, tokenizer, as_prompt(tokenizer, prompt), served=_served(folder))
 
 
-def _not_ours(folder: Path) -> str | None:
-    """Why a local folder is not opened, as far as it shows without opening it, and what helps."""
-    if (folder / "adapter_config.json").is_file():
-        return "an adapter, which is no model by itself; merge it into its base model first (peft: merge_and_unload)"
-    if not (folder / "config.json").is_file():
-        return None
-    with contextlib.suppress(ValueError):  # which transformers says in its own words
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if quantised := config.get("quantization_config"):
-            method = quantised.get("quant_method", "an unnamed method")
-            return f"its weights are quantised ({method}); save it dequantised, in bfloat16 or float32"
-    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-        return "its weights are pickles, which are not opened; save it as safetensors"
-    return None
+def _served(folder: Path) -> Served | None:
+    """What a folder looks like, and None where it was not made elsewhere, nor comes from one that was."""
+    sidecar = folder / SIDECAR
+    if not sidecar.is_file():
+        return served_of(folder, read_headers(folder).max_shard_bytes)
+    stored = json.loads(sidecar.read_text(encoding="utf-8")).get("served")
+    return served_of(folder, stored["max_shard_bytes"]) if stored else None
 
 
 def _not_of_the_files(model: nn.Module, folder: Path) -> str | None:
@@ -185,21 +178,42 @@ def save_dense(lm: LanguageModel, folder: Path) -> None:
 
     The prompt goes into a side file of our own; no sparsity config, which other tools would misread.
     """
-    _say_whether_tied(lm.model)
-    with quiet():
-        lm.model.save_pretrained(folder)
+    write_weights(lm, folder)
     write_side_files(lm, folder)
-    sidecar = {"format": "dense", "prompt": lm.prompt}
+    sidecar: dict[str, Any] = {"format": "dense", "prompt": lm.prompt}
+    if lm.served:
+        sidecar |= {"served": {"max_shard_bytes": lm.served.max_shard_bytes}}
     (folder / SIDECAR).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def write_weights(lm: LanguageModel, folder: Path) -> None:
+    """The weights as transformers writes them, in as large files as the model was served in, with its config."""
+    _say_whether_tied(lm.model)
+    own = getattr(lm.model, "generation_config", None)
+    if lm.served and own is not None:
+        lm.model.generation_config = GenerationConfig()  # theirs is written as it is: transformers refuses some
+    shards = {"max_shard_size": lm.served.max_shard_bytes} if lm.served and lm.served.max_shard_bytes else {}
+    try:
+        with quiet():
+            lm.model.save_pretrained(folder, **shards)
+    finally:
+        if own is not None:
+            lm.model.generation_config = own
+    if lm.served and "generation_config.json" not in lm.served.files:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+
+
 def write_side_files(lm: LanguageModel, folder: Path) -> None:
-    """Write config and tokenizer in a normal form: sorted keys, and nothing that a library adds about its surroundings.
+    """Write config and tokenizer: as they were served, where the model was; else in a normal form, with sorted keys and
+    nothing that a library adds about its surroundings.
 
     Without that, the same model has other bytes where HF_HUB_OFFLINE is set, from another folder, or with the next
     release of transformers.
     """
     _say_whether_tied(lm.model)
+    if lm.served:
+        _write_served(lm, lm.served, folder)
+        return
     with quiet():
         lm.model.config.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
@@ -207,9 +221,30 @@ def write_side_files(lm: LanguageModel, folder: Path) -> None:
         path = folder / name
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            normal = {key: value for key, value in content.items() if key not in _SURROUNDINGS}
-            text = json.dumps(normal, indent=2, sort_keys=True, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
+            _write_json(path, {key: value for key, value in content.items() if key not in _SURROUNDINGS})
+
+
+def _write_served(lm: LanguageModel, served: Served, folder: Path) -> None:
+    """Byte for byte, but for a config that says something else of the head than the weights do."""
+    for name, content in served.files.items():
+        (folder / name).write_bytes(content)
+    with quiet():
+        stored = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if (is_tied := getattr(lm.model.config, "tie_word_embeddings", False)) != getattr(
+        stored, "tie_word_embeddings", False
+    ):
+        change_config(folder, tie_word_embeddings=is_tied)
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    """Change entries of a folder's config.json."""
+    path = folder / "config.json"
+    _write_json(path, json.loads(path.read_text(encoding="utf-8")) | fields)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def open_dense(folder: str | Path, *, prompt: str) -> LanguageModel:

@@ -11,6 +11,7 @@ from transformers import logging as transformers_logging
 from sau.data.records import Row
 from sau.mask import Mask
 from sau.models.batches import Encoded, encode
+from sau.models.folder import Served
 from sau.models.prompts import PLAIN, asked, tokenize
 
 SIDECAR = "sau.json"
@@ -20,12 +21,14 @@ PROMPT = PLAIN
 
 @dataclass
 class LanguageModel:
-    """A causal LM, its tokenizer, the prompt it was tuned with, and its mask (None where dense)."""
+    """A causal LM, its tokenizer, the prompt it was tuned with, its mask (None where dense), and what the folder that
+    it came from looked like (None where it was made here)."""
 
     model: Any
     tokenizer: Any
     prompt: str
     mask: Mask | None = None
+    served: Served | None = None
 
     def encode(
         self,

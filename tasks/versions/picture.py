@@ -85,6 +85,7 @@ def page(links: list[VersionRecord]) -> str:
         "Parent": links[1].tag if len(links) > 1 else "none",
         "Weights digest (sha256)": link.weights_digest,
         "Mask digest (sha256)": link.mask_digest,
+        "Sparsity": link.sparse_in_words,
         "Checkpoint in DVC (md5)": link.checkpoint_md5,
         "Data set in DVC (md5)": link.data_md5,
         "Recipe commit": link.git_commit,

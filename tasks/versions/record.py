@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from sau.checkpoint.manifest import DENSE
 from sau.errors import TrackingError
 from tasks.engines.tracking import CHAMPION, Registered
 from tasks.engines.workspace import tag_name
@@ -28,6 +29,9 @@ class VersionRecord(BaseModel):
         request_ids: the requests it was made for; none for a first version.
         parent, parent_digest: number and weights digest of the version it was made from.
         weights_digest, mask_digest, side_digest, sparsity, structure: of its checkpoint.
+        covered: in [0, 1], the share of all numbers that lie in masked matrices; 0 where nobody wrote it down.
+        adopted: SHA-256 of the weights of the folder that a first version was adopted from, as they lay there.
+        memory: of the step that took most, planned and measured, in words.
         data_md5, forget_md5, checkpoint_md5: what DVC pins.
         params_digest, training_digest: of all parameters, and of those a first version depends on; a method's defaults
             are in both.
@@ -53,6 +57,9 @@ class VersionRecord(BaseModel):
     side_digest: str
     sparsity: float
     structure: str
+    covered: float = 0.0
+    adopted: str = ""
+    memory: str = ""
     data_md5: str
     forget_md5: str = ""
     checkpoint_md5: str
@@ -103,7 +110,17 @@ class VersionRecord(BaseModel):
     @property
     def origin(self) -> str:
         """In words, what it was made from."""
-        return f"from {tag_name(self.line, self.parent)}" if self.parent else "from the base model"
+        if self.parent:
+            return f"from {tag_name(self.line, self.parent)}"
+        return "adopted as it was" if self.adopted else "from the base model"
+
+    @property
+    def sparse_in_words(self) -> str:
+        """Sparsity, structure, and how much of the model that is about."""
+        if self.structure == DENSE:
+            return "dense, no mask yet"
+        share = f" of {self.covered:.0%} of the model" if self.covered else ""
+        return f"{self.sparsity:.2%}{share}, {self.structure}"
 
     def is_same_as(self, other: "VersionRecord") -> bool:
         """Whether both are of the same requests, parent and weights: one version, whoever registered it."""
@@ -137,6 +154,7 @@ class VersionRecord(BaseModel):
                 request_ids=tuple(r for r in tags["request_ids"].split(",") if r),
                 parent=int(tags["parent_version"]) if tags["parent_version"] else None,
                 sparsity=float(tags["sparsity"]),
+                covered=float(tags.get("covered") or 0),
                 checkout_dirty=tags["checkout_dirty"] == "true",
                 **{name: tags.get(name, "") for name in _TEXTS if name in _OPTIONAL},
                 **{name: tags[name] for name in _TEXTS if name not in _OPTIONAL},

@@ -102,5 +102,5 @@ def test_an_export_in_another_dtype_says_that_it_has_to_be_verified_again(home, 
     plain = sau(home, "export", "tiny@v3", tmp_path / "same", "--dtype", "bfloat16").stdout
     assert "sau verify" not in plain, "the version was shipped and verified in bfloat16"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "same").dtype == torch.bfloat16
-    lossy = sau(home, "export", "tiny@v3", tmp_path / "odd", "--dtype", "float16", check=False)
+    lossy = sau(home, "export", "tiny@v3", tmp_path / "odd", "--dtype", "float8", check=False)
     assert lossy.returncode == 2

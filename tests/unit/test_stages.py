@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sau.checkpoint.digests import dense_digest
+from sau.checkpoint.export import export
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.config import merge, read_yaml
 from sau.data.demo import demo_rows
 from sau.data.records import write_shards
-from sau.mask import check_mask
+from sau.errors import ConfigError, ModelError
+from sau.mask import check_mask, check_structure
 from sau.models.scoring import answer_logps
 from sau.stages import RECIPES, STAGES, read_split, run
 
@@ -108,15 +111,122 @@ def test_unlearn_prune_starts_from_the_dense_model(forget):
     assert abs(started["unlearn-prune"] - started["prune-unlearn"]) > 1e-3
 
 
+# -- a model that exists already ------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(first, tmp_path):
+    """A folder with a served model, sparse or dense, and rows."""
+
+    def make(of: str) -> Path:
+        folder = tmp_path / "adopt"
+        shutil.copytree(first / "data", folder / "data")
+        if of == "sparse":
+            export(first / "checkpoint", folder / "model", dtype="bfloat16", rounding="nearest")
+        else:
+            shutil.copytree(first / "artifacts" / "dense", folder / "model")
+        return folder
+
+    return make
+
+
+def laid_over(folder: Path, params: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(merge(merge(read_yaml(ROOT / "params.yaml"), SMALL), params)))
+
+
+def forget_from(adopted: Path, folder: Path) -> Path:
+    """A forget version's inputs where the base is not known."""
+    shutil.copytree(adopted / "data", folder / "data")
+    shutil.copytree(adopted / "checkpoint", folder / "parent")
+    (folder / "forget").mkdir()
+    (folder / "data" / "train" / "a.jsonl").rename(folder / "forget" / "a.jsonl")
+    return folder
+
+
+def test_a_sparse_model_is_adopted_as_it_is_and_forgets_without_a_base(given, tmp_path):
+    folder = given("sparse")
+    laid_over(folder, {"package": {"dtype": "bfloat16"}})
+    metrics = run("adopt", folder)
+    assert (metrics["found_mask"], metrics["sparsity"]) == (1, 0.5)
+    assert metrics["adopted"] == dense_digest(folder / "model")
+    assert metrics["train_logp"] > metrics["holdout_logp"] + 0.5
+    told = json.loads((folder / "artifacts" / "zeros.json").read_text())
+    assert told["mask_digest"] == read_manifest(folder / "checkpoint").mask_digest
+    assert {zeros["sparsity"] for zeros in told["matrices"].values()} == {0.5}
+    export(folder / "checkpoint", tmp_path / "back")
+    assert dense_digest(tmp_path / "back") == metrics["adopted"]
+
+    later = forget_from(folder, tmp_path / "forget")
+    laid_over(later, {"package": {"dtype": "bfloat16"}, "unlearn": {"max_steps": 8}})
+    for stage in RECIPES["forget"]:
+        run(stage, later)
+    assert read_manifest(later / "checkpoint").mask_digest == told["mask_digest"]
+    assert mean_logp(later / "checkpoint", ["a"]) < mean_logp(later / "parent", ["a"]) - 0.05
+
+
+def test_a_dense_model_is_adopted_without_a_mask_and_pruned_where_that_is_asked_for(given):
+    folder = given("dense")
+    laid_over(folder, {})
+    assert run("adopt", folder)["found_mask"] == 0
+    dense = read_manifest(folder / "checkpoint")
+    assert (dense.structure, dense.sparsity, open_sparse(folder / "checkpoint").mask) == ("dense", 0.0, None)
+    laid_over(folder, {"adopt": {"prune": True}, "prune": {"structure": "2:4"}})
+    run("adopt", folder)
+    assert (read_manifest(folder / "checkpoint").structure, read_manifest(folder / "checkpoint").sparsity) == (
+        "2:4",
+        0.5,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("order", ["prune-unlearn", "unlearn-prune"])
+def test_a_model_that_was_adopted_dense_is_pruned_by_its_first_request(given, tmp_path, order):
+    folder = given("dense")
+    laid_over(folder, {})
+    run("adopt", folder)
+    later = forget_from(folder, tmp_path / "forget")
+    laid_over(later, {"prune": {"structure": "2:4"}, "unlearn": {"order": order, "fade_steps": 4}})
+    for stage in RECIPES["forget"]:
+        run(stage, later)
+    assert read_manifest(later / "checkpoint").structure == "2:4"
+    lm = open_sparse(later / "checkpoint")
+    check_mask(lm.model, lm.mask)
+    check_structure(lm.mask, "2:4")
+    assert mean_logp(later / "checkpoint", ["a"]) < mean_logp(later / "parent", ["a"]) - 0.05
+
+
+def test_a_reference_of_an_adopted_line_is_what_the_users_command_makes(first, tmp_path):
+    shutil.copytree(first / "data", tmp_path / "data")
+    export(first / "checkpoint", tmp_path / "theirs")
+    for command, why in (
+        (None, "there is no train.command"),
+        ("train.sh {rows}", "placeholders {data}, {base}, {out}"),
+        ("no-such-command-here {out}", "no-such-command-here"),
+        ("false", "exit code 1"),
+        ("true", "model: not a folder|no model.safetensors"),
+    ):
+        laid_over(tmp_path, {"train": {"command": command}})
+        with pytest.raises((ConfigError, ModelError), match=why):
+            run("retrain", tmp_path)
+    laid_over(tmp_path, {"train": {"command": f"cp -r {tmp_path / 'theirs'} {{out}}"}})
+    for stage in RECIPES["retrain"]:
+        run(stage, tmp_path)
+    made, theirs = (read_manifest(place / "checkpoint").mask_digest for place in (tmp_path, first))
+    assert made == theirs
+
+
 # -- the same steps in dvc.yaml ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("recipe", "file"), [("bootstrap", "dvc.yaml"), ("forget", "dvc.forget.yaml")])
+FILES = {"bootstrap": "dvc.yaml"} | {recipe: f"dvc.{recipe}.yaml" for recipe in ("forget", "adopt", "retrain")}
+
+
+@pytest.mark.parametrize(("recipe", "file"), FILES.items())
 def test_dvc_runs_the_recipes_steps_in_order_and_nothing_else(recipe, file):
     stages = yaml.safe_load((ROOT / file).read_text())["stages"]
     assert tuple(stages) == RECIPES[recipe]
     made: set[str] = set()
-    inputs = {"data", "forget", "parent", "base", "data/train"}
+    inputs = {"data", "forget", "parent", "base", "data/train"} | ({"model"} if recipe == "adopt" else set())
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m sau stage {name}"
         assert name in STAGES
@@ -125,7 +235,7 @@ def test_dvc_runs_the_recipes_steps_in_order_and_nothing_else(recipe, file):
         assert [next(iter(m)) for m in stage["metrics"]] == [f"metrics/{name}.json"]
 
 
-@pytest.mark.parametrize("file", ["dvc.yaml", "dvc.forget.yaml"])
+@pytest.mark.parametrize("file", FILES.values())
 def test_every_parameter_that_a_step_reads_is_a_dvc_parameter(file):
     """A step that reads params.<section> without declaring it would not be run again when it changes."""
     for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():

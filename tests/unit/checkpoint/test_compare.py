@@ -7,8 +7,9 @@ import torch
 
 from sau.checkpoint.compare import Difference, compare
 from sau.checkpoint.digests import dense_digest, folder_digest
+from sau.checkpoint.export import export
 from sau.checkpoint.manifest import check_files, read_manifest, stored_tensors
-from sau.checkpoint.sparse import PackageParams, export, open_sparse, save_sparse
+from sau.checkpoint.sparse import PackageParams, open_sparse, save_sparse
 from sau.errors import CheckpointError, ModelError
 from sau.mask import apply_mask
 

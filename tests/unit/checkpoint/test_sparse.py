@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sau.checkpoint.digests import file_sha256
+from sau.checkpoint.export import export
 from sau.checkpoint.manifest import PACKED, WEIGHTS, check_files, read_manifest
-from sau.checkpoint.sparse import PackageParams, export, open_model, open_sparse, save_sparse
+from sau.checkpoint.sparse import PackageParams, open_model, open_sparse, save_sparse
 from sau.errors import CheckpointError, ModelError, SparsityError
 from sau.mask import apply_mask
 from sau.models.layers import prunable

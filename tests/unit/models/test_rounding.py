@@ -74,3 +74,18 @@ def test_what_is_no_floating_point_number_stays(rounding):
     rounded = round_to(state, torch.bfloat16, rounding, seed=0)
     assert rounded["counts"].tolist() == [1, 2, 300]
     assert (rounded["counts"].dtype, rounded["weight"].dtype) == (torch.int64, torch.bfloat16)
+
+
+@pytest.mark.parametrize("value", [0.1, -0.3333, 1234.567, 1e-6, 3e-8, 2**-14 - 1e-9])
+def test_float16_is_drawn_to_either_neighbour_with_the_value_as_mean(value):
+    drawn = round_to({"x": torch.full((100_000,), value)}, torch.float16, "stochastic", seed=0)["x"].double()
+    neighbours = drawn.unique()
+    assert len(neighbours) == 2
+    step = float(neighbours[1] - neighbours[0])
+    assert abs(float(drawn.mean()) - value) < 0.01 * step
+
+
+def test_float16_numbers_stay_what_they_are():
+    given = torch.tensor([0.0, 1.5, -(2**-24), 65504.0, float("inf"), 70000.0])
+    drawn = round_to({"x": given}, torch.float16, "stochastic", seed=0)["x"]
+    assert torch.equal(drawn, given.half())

@@ -1,0 +1,237 @@
+"""A model's folder by its config and its files' headers: what is refused at once, what lies beside the weights."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from sau.errors import ModelError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BESIDE = (
+    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+    "merges.txt", "chat_template*", "*.model", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+"""Names of what a served model has beside its weights; anything else in a folder is left where it is."""
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_OTHER_NUMBERS = {"I64", "I32", "BOOL", "U8"}
+"""What buffers may be; a matrix of these is quantised."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a model's folder looks like to those who serve it, so that it can be given back as it was.
+
+    Attributes:
+        files: what lies beside the weights, byte for byte, by name.
+        max_shard_bytes: of the largest weights file, where there are several; None where there is one.
+    """
+
+    files: dict[str, bytes]
+    max_shard_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A folder's weights by their headers.
+
+    Attributes:
+        files: in order of name.
+        shapes: of every tensor.
+        dtype: float32, float16 or bfloat16, where tensors have several the one that holds them all.
+        num_bytes: as stored.
+        max_shard_bytes: see `Served`.
+    """
+
+    files: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    dtype: str
+    num_bytes: int
+    max_shard_bytes: int | None
+
+
+def local_folder(source: str) -> Path:
+    """The folder itself, or the hub's snapshot on this machine; what can be refused is, before its weights come.
+
+    Raises:
+        ModelError: no folder, and no model of the hub that can be had; or see `refuse_at_once`.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    needed = "has to be tiny, smollm2, or a causal-LM folder or hub id with safetensors weights and no remote code"
+    if folder.exists() or folder.is_absolute():
+        raise ModelError(f"model {source!r}: {needed} (not a folder)")
+    try:
+        folder = Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json"]))
+        refuse_at_once(folder, source)
+        return Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json", "*.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(f"model {source!r}: {needed} ({type(error).__name__})") from None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; empty where it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def refuse_at_once(folder: Path, name: str) -> None:
+    """Refuse what is no model that can be taken as it is, as far as it shows without opening anything.
+
+    Args:
+        name: how the model was named.
+
+    Raises:
+        ModelError: an adapter, quantised weights, pickles, or code of its own; and what helps.
+    """
+    if why := _why_not(folder):
+        raise ModelError(f"model {name!r}: {why}")
+
+
+def _why_not(folder: Path) -> str | None:
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "an adapter, which is no model by itself; merge it into its base model first "
+            "(`sau adopt --merge-adapter`, or peft: merge_and_unload)"
+        )
+    if not (config := config_of(folder)):
+        return None  # which transformers says in its own words
+    if quantised := config.get("quantization_config") or config.get("compression_config"):
+        return _of_quantised(quantised)
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        return "it needs code of its own (remote code), which is not run; transformers has no such architecture"
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return "its weights are pickles, which are not opened; save it as safetensors"
+    return None
+
+
+def _of_quantised(config: dict[str, Any]) -> str:
+    method = config.get("quant_method", "an unnamed method")
+    sparse = (config.get("sparsity_config") or {}).get("format", "dense")
+    if sparse != "dense":
+        return (
+            f"its weights are compressed ({method}, {sparse}), which no current library reads; decompress it with "
+            "compressed-tensors below 0.15 and save it with its zeros in place"
+        )
+    return f"its weights are quantised ({method}); save it dequantised, in bfloat16 or float32"
+
+
+def read_headers(folder: Path) -> Weights:
+    """What the headers of a folder's weights files say; no weight is read.
+
+    Raises:
+        ModelError: no safetensors files, one that the index names is missing or damaged, or numbers of another kind.
+    """
+    files = _weight_files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: set[str] = set()
+    for name in files:
+        try:
+            with safe_open(folder / name, "pt") as file:
+                for tensor in sorted(file.keys()):
+                    header = file.get_slice(tensor)
+                    shapes[tensor] = tuple(header.get_shape())
+                    kind = header.get_dtype()
+                    if kind in _DTYPES:
+                        dtypes.add(_DTYPES[kind])
+                    elif kind not in _OTHER_NUMBERS or len(shapes[tensor]) > 1:
+                        raise ModelError(f"{folder}: {tensor} is stored as {kind}; save it in bfloat16 or float32")
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{folder}/{name}: not readable ({type(error).__name__})") from None
+    sizes = [(folder / name).stat().st_size for name in files]
+    widest = "float32" if len(dtypes) > 1 else next(iter(dtypes), "float32")
+    return Weights(files, shapes, widest, sum(sizes), max(sizes) if len(sizes) > 1 else None)
+
+
+def _weight_files(folder: Path) -> tuple[str, ...]:
+    """What transformers reads: all that the index names, else the single file."""
+    if (folder / INDEX).is_file():
+        try:
+            named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            files = tuple(sorted({str(name) for name in named}))
+        except (ValueError, KeyError, AttributeError):
+            raise ModelError(f"{folder}/{INDEX}: no index of safetensors files") from None
+        if odd := [name for name in files if Path(name).name != name]:
+            raise ModelError(f"{folder}/{INDEX}: {odd[0]!r} is no file name")
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise ModelError(
+                f"{folder}: {len(missing)} of {len(files)} weights files are missing, such as {missing[0]}"
+            )
+        return files
+    if (folder / SINGLE).is_file():
+        return (SINGLE,)
+    raise ModelError(f"{folder}: no {SINGLE}, and no {INDEX}: weights in any other form are not opened")
+
+
+def check_takeable(source: str) -> Path:
+    """Refuse by config and headers what could not be taken in; the folder, see `local_folder`.
+
+    Raises:
+        ModelError: see `refuse_at_once` and `read_headers`; or no causal language model of transformers.
+    """
+    folder = local_folder(source)
+    refuse_at_once(folder, source)
+    read_headers(folder)
+    kind = str(config_of(folder).get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"model {source!r}: its config names no architecture of transformers (model_type {kind!r})")
+    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"model {source!r}: {kind} is no causal language model in transformers")
+    return folder
+
+
+def served_of(folder: Path, max_shard_bytes: int | None) -> Served:
+    """What lies beside a folder's weights."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and is_beside(path.name))
+    return Served({path.name: path.read_bytes() for path in files}, max_shard_bytes)
+
+
+def is_beside(name: str) -> bool:
+    """Whether a file of this name belongs to a served model beside its weights."""
+    return any(fnmatch(name, pattern) for pattern in BESIDE)
+
+
+def take_folder(source: Path, target: Path) -> None:
+    """A model's weights and what lies beside them, in a folder of their own; nothing else is taken.
+
+    Where the file system shares blocks between files (btrfs, xfs, apfs), no byte is copied.
+    """
+    target.mkdir(parents=True)
+    index = [INDEX] if (source / INDEX).is_file() else []
+    beside = [path.name for path in source.iterdir() if path.is_file() and is_beside(path.name)]
+    for name in (*_weight_files(source), *index, *sorted(beside)):
+        _reflink_or_copy(source / name, target / name)
+
+
+def _reflink_or_copy(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb") as read, target.open("wb") as write:
+            left = source.stat().st_size
+            while left and (done := os.copy_file_range(read.fileno(), write.fileno(), left)):
+                left -= done
+    except (AttributeError, OSError):  # not Linux, or a file system that does not know it
+        left = 1
+    if left:
+        shutil.copyfile(source, target)
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a folder that was changed from what it was, without reading weights: files' names, sizes, times."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    lines = (f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
