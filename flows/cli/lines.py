@@ -1,27 +1,34 @@
 """What is done to a model line: bootstrap, forget, demo, and the schedule."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows.cli.options import (
+    Column,
     ForgetSplit,
     HoldoutRows,
     Line,
     Profile,
+    PromptFormat,
     RetainRows,
     Set,
     SubjectColumn,
     absolute,
+    data_options,
     overrides,
 )
 from flows.cli.stores import print_findings
 from sau.cli.app import app
 from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
+<<<<<<< HEAD
 from sau.errors import RequestError
 
 if TYPE_CHECKING:
     from sau.data.sources import DataOptions
+=======
+from sau.config import merge
+>>>>>>> fad8cec (A check of the prompt for adopt: sau.models.prompt_check.check_prompt_of(lm, rows); columns and prompt format on the command line)
 
 
 @app.command("bootstrap")
@@ -30,7 +37,8 @@ def bootstrap_line(
     data: Annotated[
         str,
         typer.Option(
-            help="demo, pinned (what data.dvc pins), a JSONL or Parquet file or folder, TOFU's folder or hub name."
+            help="demo, pinned (what data.dvc pins), a file or folder of rows (JSON lines, JSON, CSV, Parquet), a hub "
+            "data set as name, name:config or name:config:split, TOFU's folder or hub name."
         ),
     ] = "demo",
     profile: Profile = None,
@@ -39,6 +47,8 @@ def bootstrap_line(
     retain_rows: RetainRows = 100,
     holdout_rows: HoldoutRows = None,
     subject_column: SubjectColumn = "subject_id",
+    column: Column = None,
+    prompt_format: PromptFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a line's first version: train, prune, recover, package, register v1 as champion."""
@@ -47,8 +57,17 @@ def bootstrap_line(
         from flows.servers import check_prefect
 
         laid_over = overrides(profile, set_)
+        if prompt_format is not None:
+            laid_over = merge(laid_over, {"model": {"prompt": prompt_format}})
         source = absolute(data)
-        options = _data_options(forget_split, retain_rows, holdout_rows, subject_column)
+        options = data_options(
+            laid_over,
+            column,
+            forget=forget_split,
+            num_retain=retain_rows,
+            num_holdout=holdout_rows,
+            subject_column=subject_column,
+        )
         check_bootstrap(line, source, options, laid_over)
         check_prefect()
         record = bootstrap(line, source, options, laid_over)
@@ -58,6 +77,7 @@ def bootstrap_line(
         out.print(f"[bold]{record.tag}[/] is registered and champion")
 
 
+<<<<<<< HEAD
 @app.command("adopt")
 def adopt_line(
     line: Line,
@@ -115,6 +135,8 @@ def _data_options(forget_split: str, retain_rows: int, holdout_rows: int | None,
     )
 
 
+=======
+>>>>>>> fad8cec (A check of the prompt for adopt: sau.models.prompt_check.check_prompt_of(lm, rows); columns and prompt format on the command line)
 @app.command("forget")
 def forget_line(
     line: Line = "tiny",
@@ -193,12 +215,9 @@ def demo(
     """The whole path once: a first version, one forget request, the verdict, and what to open next."""
     from flows.cli.demo import run_demo
 
-    run_demo(
-        profile,
-        absolute(data),
-        _data_options(forget_split, retain_rows, holdout_rows, "subject_id"),
-        overrides(profile, set_),
-    )
+    laid_over = overrides(profile, set_)
+    options = data_options(laid_over, forget=forget_split, num_retain=retain_rows, num_holdout=holdout_rows)
+    run_demo(profile, absolute(data), options, laid_over)
 
 
 @app.command()

@@ -4,7 +4,7 @@ import getpass
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -12,7 +12,10 @@ import yaml
 from sau.config import merge, parse_yaml, read_yaml
 from sau.errors import ConfigError
 
-_MAX_ID = 256
+if TYPE_CHECKING:
+    from sau.data.sources import DataOptions
+
+_MAX_ID = 1100
 
 Line = Annotated[str, typer.Option("--line", "-l", help="The model line.")]
 
@@ -50,6 +53,19 @@ HoldoutRows = Annotated[
     int | None, typer.Option(help="Rows no model is ever trained on; default: of 40 to 48 people, at most a quarter.")
 ]
 SubjectColumn = Annotated[str, typer.Option(help="Your data's column that names the person.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", help="Your name of a column, as answer=reply; repeat for more. Or in a profile: data.columns."
+    ),
+]
+PromptFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="How a question is put: auto (the tokenizer's chat template, else plain), chat, plain, or a text with "
+        "{question} in it; the same as --set model.prompt=..."
+    ),
+]
 
 By = Annotated[str, typer.Option("--by", help="Who decides; default: who is logged in.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, in your words; it stays in the ledger.")]
@@ -95,6 +111,26 @@ def lines_of(source: str) -> list[str]:
         raise typer.BadParameter(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise typer.BadParameter("not UTF-8") from None
+
+
+def data_options(laid_over: dict[str, Any], columns: list[str] | None = None, **given: Any) -> "DataOptions":
+    """How a source is read: what is given, then `data` of what is laid over the parameters, where it is taken out.
+
+    Raises:
+        BadParameter: a column that does not look like answer=reply.
+        ConfigError: an unknown option or column.
+    """
+    from sau.config import checked
+    from sau.data.sources import DataOptions
+
+    named: dict[str, str] = {}
+    for item in columns or []:
+        ours, sep, theirs = item.partition("=")
+        if not (ours and sep and theirs):
+            raise typer.BadParameter("has to look like answer=reply", param_hint="--column")
+        named[ours] = theirs
+    data = laid_over.pop("data", None) or {}
+    return checked(DataOptions, merge(merge(given, {"columns": named}), data), "data")
 
 
 def overrides(profile: str | None, items: list[str] | None) -> dict[str, Any]:

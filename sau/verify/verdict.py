@@ -34,7 +34,8 @@ def judge(check: Check, measures: Mapping[str, Measure], p: float, alpha: float,
     if found == verdict == "PASS":
         return "NOT APPLICABLE", "the model before unlearning gives nothing away here either"
     if found != "FAIL" or (before is not None and before.is_below):
-        return "INCONCLUSIVE", "no power: the check does not find the records in the model before unlearning either"
+        why = "no power: the check does not find the records in the model before unlearning either"
+        return "INCONCLUSIVE", f"{why}; is this the prompt the model was trained with?"
     if measure.seen is not None and measure.seen < MIN_SEEN:
         return "INCONCLUSIVE", f"no power: of the people who stay it finds only {measure.seen:.0%}"
     if measure.alarms is not None and measure.alarms > MAX_ALARMS:
