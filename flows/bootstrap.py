@@ -8,14 +8,9 @@ from typing import Any
 from flows.attempt import attempt, check_line, line_lock
 from flows.retrain import reference_line
 from sau.config import read_yaml
-<<<<<<< HEAD
-from sau.data.records import READERS
-from sau.data.sources import DataOptions, read_data
-from sau.models.folder import check_takeable, fingerprint
-=======
 from sau.data.readers import READERS
 from sau.data.sources import DataOptions, open_source
->>>>>>> fad8cec (A check of the prompt for adopt: sau.models.prompt_check.check_prompt_of(lm, rows); columns and prompt format on the command line)
+from sau.models.folder import check_takeable, fingerprint
 from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings

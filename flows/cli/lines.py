@@ -21,14 +21,8 @@ from flows.cli.options import (
 from flows.cli.stores import print_findings
 from sau.cli.app import app
 from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
-<<<<<<< HEAD
-from sau.errors import RequestError
-
-if TYPE_CHECKING:
-    from sau.data.sources import DataOptions
-=======
 from sau.config import merge
->>>>>>> fad8cec (A check of the prompt for adopt: sau.models.prompt_check.check_prompt_of(lm, rows); columns and prompt format on the command line)
+from sau.errors import RequestError
 
 
 @app.command("bootstrap")
@@ -77,7 +71,6 @@ def bootstrap_line(
         out.print(f"[bold]{record.tag}[/] is registered and champion")
 
 
-<<<<<<< HEAD
 @app.command("adopt")
 def adopt_line(
     line: Line,
@@ -97,20 +90,26 @@ def adopt_line(
     set_: Set = None,
     holdout_rows: HoldoutRows = None,
     subject_column: SubjectColumn = "subject_id",
+    column: Column = None,
+    prompt_format: PromptFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the model you have a line's first version, not one weight changed: its mask is read from its zeros."""
     with progress():
         from flows.bootstrap import adopt, check_adopt
         from flows.servers import check_prefect
-        from sau.config import merge
-        from sau.data.sources import DataOptions
         from tasks.prepare import Adoption
         from tasks.versions.origin import check_retrainable
 
         laid_over = merge(overrides(profile, set_), {"adopt": {"prune": True}} if prune else {})
-        options = DataOptions(
-            num_holdout=holdout_rows, subject_column=subject_column, holdout=absolute(holdout) if holdout else None
+        if prompt_format is not None:
+            laid_over = merge(laid_over, {"model": {"prompt": prompt_format}})
+        options = data_options(
+            laid_over,
+            column,
+            num_holdout=holdout_rows,
+            subject_column=subject_column,
+            holdout=absolute(holdout) if holdout else None,
         )
         given = Adoption(model=absolute(model), base=absolute(base) if base else "")
         source = absolute(data)
@@ -127,16 +126,6 @@ def adopt_line(
         out.print(str(error), soft_wrap=True)
 
 
-def _data_options(forget_split: str, retain_rows: int, holdout_rows: int | None, subject_column: str) -> "DataOptions":
-    from sau.data.sources import DataOptions
-
-    return DataOptions(
-        forget=forget_split, num_retain=retain_rows, num_holdout=holdout_rows, subject_column=subject_column
-    )
-
-
-=======
->>>>>>> fad8cec (A check of the prompt for adopt: sau.models.prompt_check.check_prompt_of(lm, rows); columns and prompt format on the command line)
 @app.command("forget")
 def forget_line(
     line: Line = "tiny",
