@@ -11,6 +11,7 @@ from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
 from tasks.publish import publish
+from tasks.purge import is_purged
 from tasks.reconcile import mend
 from tasks.versions.lineage import chain
 from tasks.versions.origin import check_retrainable
@@ -48,7 +49,10 @@ def audit(line: str, again: bool = False) -> Audit:
     with line_lock(line):
         mend(line, reference_line(line))
         champion = Registry().champion(line)
-        due = [link for link in chain(line, champion.number) if link.request_ids and (again or not link.audited)]
+        links = [link for link in chain(line, champion.number) if link.request_ids and (again or not link.audited)]
+        due = [link for link in links if not any(is_purged(request_id) for request_id in link.request_ids)]
+        if len(due) < len(links):
+            log.info("%d versions are left out: rows of theirs were purged", len(links) - len(due))
         if not due:
             log.info("nobody on %s is due for an audit", line)
             return Audit(champion=champion.tag)

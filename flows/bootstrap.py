@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tasks.publish import publish
 from tasks.reconcile import check_new, mend
 from tasks.register import promote, register
 from tasks.stage import run_stage
+from tasks.suppression import Suppression
 from tasks.versions.record import VersionRecord
 
 
@@ -29,13 +31,15 @@ def check_bootstrap(line: str, source: str, data_options: DataOptions, overrides
     Raises:
         RequestError: the line has versions already, or git has tags of some.
         ConfigError: a malformed line, a parameter, method or policy.
-        DataError: a file or folder that cannot be used.
+        DataError: a file or folder that cannot be used, or that brings back somebody who was forgotten.
     """
     check_line(line)
     check_new(line, reference_line(line))
     resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
     if Path(source).exists() or Path(source).suffix.lower() in READERS:
-        open_source(source, data_options)
+        opened = open_source(source, data_options)
+        Suppression().refuse_people(opened.people, source)
+        Suppression().refuse(chain(opened.train(), opened.holdout()), source)
 
 
 def check_adopt(

@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flows.attempt import attempt, line_lock
+from flows.purge import purge_due
 from flows.retrain import reference_line, retrain
-from sau.errors import TrackingError
+from sau.errors import SauError, TrackingError
 from sau.stages import RECIPES
 from tasks.certify import certify
 from tasks.deadlines import announce
@@ -72,6 +73,8 @@ def forget(
     Forgotten requests that the leading version has not carried out are taken again. Where some of several requests pass
     alone and others do not, those go to `review`, and the ones that pass are carried out once more without them.
 
+    In the end, what is past the rollback window of SAU_PURGE_AFTER_DAYS is purged.
+
     Args:
         reference: retrain a reference as one control more; a policy whose null is `retrained` cannot do without.
         retry_review: also take requests again whose last version did not pass.
@@ -91,16 +94,22 @@ def forget(
         ids = [request.id for request in claim(line, retry_review=retry_review)]
         if not ids:
             log.info("no open request on %s", line)
-            return Outcome.of(finished) if finished else Outcome()
-        options = (reference, overrides or {}, show_answers)
-        record, champion, met = _carried_out(ledger, line, ids, *options)
-        if met:
-            log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
-            ledger.move_all(met, [State.REVIEW], State.RUNNING)
-            record, champion, _ = _carried_out(ledger, line, met, *options)
-        with contextlib.suppress(TrackingError):  # the next run tells them
-            tell_recipients(line)
-    return Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
+            outcome = Outcome.of(finished) if finished else Outcome()
+        else:
+            options = (reference, overrides or {}, show_answers)
+            record, champion, met = _carried_out(ledger, line, ids, *options)
+            if met:
+                log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
+                ledger.move_all(met, [State.REVIEW], State.RUNNING)
+                record, champion, _ = _carried_out(ledger, line, met, *options)
+            with contextlib.suppress(TrackingError):  # the next run tells them
+                tell_recipients(line)
+            outcome = Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
+    try:
+        purge_due(line)
+    except SauError as error:  # what was forgotten is forgotten; the next run tries again
+        log.warning("purge: %s", error)
+    return outcome
 
 
 def _carried_out(

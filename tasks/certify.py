@@ -21,6 +21,7 @@ from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking, flatten
 from tasks.engines.workspace import git, pins_at
+from tasks.suppression import Suppression
 from tasks.verify import RECORD
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -61,6 +62,9 @@ def certify(record: VersionRecord) -> list[str]:
         signed(subjects, common | _of_request(request_id, record, verification)) for request_id in record.request_ids
     ]
     for entry in entries:
+        asked = entry.evidence.request
+        if entry.evidence.decision.leads and asked.key == "held":
+            Suppression().add(asked.id)
         name = f"certificate-{entry.evidence.request.id}.json"
         tracking.text(record.judged_in, entry.path.read_text(encoding="ascii"), name)
     return [entry.digest for entry in entries]

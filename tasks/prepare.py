@@ -2,6 +2,7 @@
 version the parent."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sau.checkpoint.manifest import DENSE
 from sau.config import checked, merge, read_yaml
 from sau.data.demo import demo_people
 from sau.data.people import published
+from sau.data.records import open_records
 from sau.data.shards import have_internal_ids
 from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
@@ -27,6 +29,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
 from tasks.scope import taken_out
+from tasks.suppression import Suppression
 from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
 
@@ -112,7 +115,7 @@ def prepare_bootstrap(
     """A worktree with a data set of `source` and the checkout's parameters with `overrides` on top.
 
     Raises:
-        DataError, ConfigError: the source or a parameter.
+        DataError, ConfigError: the source or a parameter, or a data set that brings back somebody who was forgotten.
         WorkspaceError: the generated demo people are not the ones that data.dvc pins.
     """
     ws = attempt.workspace.open()
@@ -121,6 +124,7 @@ def prepare_bootstrap(
         pinned = ws.pin("data")
         if source == PINNED:
             ws.point("data", pinned)
+            _refuse_forgotten(ws.path / "data", "data.dvc")
             _take_in_pinned(attempt.line, ws)
         else:
             take_in(attempt.line, source, ws.path / "data", data_options)
@@ -135,18 +139,29 @@ def take_in(line: str, source: str, folder: Path, options: DataOptions) -> None:
     """Write a line's data set of `source` to `folder`, with internal ids for people; the ledger keeps who is who.
 
     Raises:
-        DataError: the source.
+        DataError: the source, or it brings back somebody who was forgotten.
         RequestError: the ledger.
     """
     given = settings().root / source  # a path in params or on the command line is relative to the checkout
     local = str(given) if given.exists() else source
     people = People(Ledger(settings().ledger_url))
-    write_data(
-        local,
-        folder,
-        options,
-        lambda given: people.name(line, given, published(given) if is_published(local) else None),
-    )
+
+    def named(given: list[str]) -> Mapping[str, str]:
+        Suppression().refuse_people(given, source)
+        return people.name(line, given, published(given) if is_published(local) else None)
+
+    write_data(local, folder, options, named)
+    _refuse_forgotten(folder, source)
+
+
+def _refuse_forgotten(data: Path, what: str) -> None:
+    """Refuse a data set, however it came, that brings back rows of somebody who was forgotten.
+
+    Raises:
+        DataError: how many, and of which requests.
+    """
+    if Suppression().all():
+        Suppression().refuse(open_records(data)(), what)
 
 
 def _take_in_pinned(line: str, ws: Workspace) -> None:

@@ -18,6 +18,8 @@ from tasks.publish import tell
 from tasks.recipients import tell_recipients
 from tasks.register import complete
 from tasks.requests import conclude, lapsed
+from tasks.suppression import Suppression
+from tasks.versions.expiry import expired
 from tasks.versions.lineage import carried_out
 from tasks.versions.record import BOOTSTRAP, VersionRecord
 from tasks.versions.registry import Registry
@@ -155,11 +157,18 @@ def _leader(registry: Registry, line: str) -> Iterator[Finding]:
     if _is_unfinished_first(registry, versions):
         yield _finished(registry, versions[0])
         return
-    leader = registry.find(line)
-    if leader is None or not leader.may_lead:
-        able = [record for record in versions if record.may_lead]
+    leader, root = registry.find(line), settings().root
+    gone = expired(root, leader.tag) if leader else None
+    if leader:
+        outside = "somebody else than this product, seen at this check"
+        registry.note_move(
+            line, leader.number, by=outside if registry.moves(line) else "not known, before this was kept"
+        )
+    if leader is None or not leader.may_lead or gone:
+        able = [record for record in versions if record.may_lead and not expired(root, record.tag)]
+        was = f"{leader.tag}: is champion with verdict {leader.verdict}" if leader else f"line {line}: none leads"
         yield Finding(
-            what=f"{leader.tag}: is champion with verdict {leader.verdict}" if leader else f"line {line}: none leads",
+            what=f"is champion, {gone.words}" if gone else was,
             way_out=f"`sau line set-champion {line} {able[-1].number}` makes {able[-1].tag} the champion"
             if able
             else "no version of it passed",
@@ -195,6 +204,16 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     left = [request.id for request in ledger.list(line, [State.RUNNING])]
     if died := ledger.move_all(left, [State.RUNNING], State.OPEN, last_error="died"):
         yield Finding(what=f"{' '.join(died)}: the attempt died, open again")
+    known = {request.id for request in ledger.list(line)}
+    for entry in Suppression().all():
+        if entry.line == line and entry.request_id not in known and entry.request_id not in done:
+            yield Finding(
+                what=f"{entry.request_id}: was forgotten by {entry.at:%Y-%m-%d}, and neither the ledger nor the "
+                f"leading {leader.tag} knows of it: was a backup restored?",
+                way_out="bring back what is newer, or submit the person's request again and then "
+                f"`sau suppression lift {entry.request_id}`",
+                stops=True,
+            )
     for request_id in lapsed(ledger.list(line)):
         yield Finding(
             what=f"{request_id}: forgotten, and not in force on {leader.tag}, which leads",

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     mlflow_wait_s: float = Field(30, ge=3, le=3600, description="how long a silent MLflow server is waited for, in all")
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
+    purge_after_days: int | None = Field(
+        None, ge=0, description="the rollback window; none: nothing is purged by itself"
+    )
     signing_key: str = Field("", repr=False, description="an Ed25519 private key, PEM; default: a file below home")
     due_soon_days: int = Field(7, ge=0, le=90, description="a request with so many days left or fewer is due soon")
     confirm_identity: bool = Field(False, description="carry out only requests whose identity somebody confirmed")

@@ -29,6 +29,7 @@ from mlflow.entities import (
 )
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
 from sau.errors import TrackingError
@@ -299,6 +300,17 @@ class Tracking:
             for key, value in tags.items():
                 self.client.set_model_version_tag(line, str(number), key, value)
 
+    def tag_line(self, line: str, key: str, value: str) -> None:
+        """Tag a line as a whole."""
+        with _mapped(f"tags of {line}"):
+            self.client.set_registered_model_tag(line, key, value)
+
+    def line_tags(self, line: str) -> Mapping[str, str]:
+        """A line's own tags; none where it has no version."""
+        with _mapped(f"tags of {line}"):
+            found = self.client.search_registered_models(f"name = '{line}'")
+        return found[0].tags if found else {}
+
     def describe_version(self, line: str, number: int, text: str) -> None:
         """Set a version's description, Markdown."""
         with _mapped(f"description of {line} version {number}"):
@@ -311,6 +323,28 @@ class Tracking:
         found = self.registered(line, None, alias=alias)
         if found is None or found.number != number:
             raise TrackingError(f"MLflow: alias {alias} of {line} does not point at version {number} after it was set")
+
+    def delete_model(self, source: str) -> int:
+        """Delete the stored files of a version's model for good; its entry in the registry stays.
+
+        Args:
+            source: the version's source, models:/...
+
+        Returns:
+            How many files are left.
+        """
+        with _mapped("deleting a model"):
+            try:
+                location = self.client.get_logged_model(source.removeprefix("models:/")).artifact_location
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return 0
+                raise
+            store = get_artifact_repository(location)
+            if files := store.list_artifacts():
+                for file in files:
+                    store.delete_artifacts(file.path)
+            return len(store.list_artifacts())
 
     def download(self, source: str, what: str) -> Path:
         """Stored files on this machine (the store's own folder where it is local).

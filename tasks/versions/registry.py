@@ -1,5 +1,6 @@
 """The versions of model lines, as records: found, added, promoted."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sau.errors import RequestError
@@ -7,6 +8,10 @@ from tasks.engines.tracking import CHAMPION, Tracking
 from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import expired
 from tasks.versions.record import VersionRecord
+
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # no + in it, which MLflow does not take
+_LED = "led."
+"""Tags of the registered model, one for each move: when, which version, by whom."""
 
 
 class Registry:
@@ -86,8 +91,22 @@ class Registry:
             raise RequestError(gone.words)
         if by:
             self.tracking.tag_version(line, number, {"made_champion_by": by})
+        self.note_move(line, number, by=by or "the flow, on its verdict")  # first: who dies between writes it once more
         self.tracking.set_alias(line, CHAMPION, number)
         return self.get(line, number)
+
+    def note_move(self, line: str, number: int, *, by: str) -> None:
+        """Write into the line's history that a version leads from now on; one that led already is not written twice."""
+        moves = self.moves(line)
+        if not moves or moves[-1][1] != number:
+            self.tracking.tag_line(line, f"{_LED}{datetime.now(UTC):{_TIME}}", f"{number}|{by}")
+
+    def moves(self, line: str) -> list[tuple[str, int, str]]:
+        """(when, version, by whom) of every move of the alias champion that was noticed, oldest first."""
+        tags = self.tracking.line_tags(line)
+        found = sorted((key.removeprefix(_LED), value) for key, value in tags.items() if key.startswith(_LED))
+        split = [(at, value.partition("|")) for at, value in found]
+        return [(at, int(number), by) for at, (number, _, by) in split]
 
     def download(self, record: VersionRecord) -> Path:
         """A version's stored checkpoint on this machine (the store's own folder where it is local).

@@ -1,0 +1,222 @@
+"""The residue scan: a request's secrets, or canaries, looked for in every store of this checkout."""
+
+import contextlib
+import json
+import logging
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from sau.data.records import Row
+from sau.data.residue import MAX_UNPACKED, Hit, Searcher, hit
+from sau.errors import RequestError
+from tasks.engines.keys import vault
+from tasks.engines.ledger import Ledger
+from tasks.engines.settings import settings
+from tasks.engines.workspace import TAG, git, pins_at
+
+log = logging.getLogger("sau")
+
+DATA_SET = "data set"
+"""The store whose hits are expected until a purge."""
+LEDGER = "ledger"
+"""The store that names the person until a purge."""
+
+ALWAYS_OPEN = (
+    "backups and snapshots of these stores, and copies of data or model outside this checkout",
+    "blocks that a disk keeps of deleted files, swap, core dumps, other processes' memory",
+    "shell histories, terminal logs, and this machine's own logs",
+)
+
+
+class Searched(BaseModel):
+    """A store that was searched: files, bytes, what was found, and how many files could not be read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    files: int
+    bytes: int
+    hits: tuple[Hit, ...] = ()
+    unread: int = 0
+    not_unpacked: int = 0
+
+
+class Scan(BaseModel):
+    """What a scan came to.
+
+    Attributes:
+        secrets, too_short: how many were looked for, and the labels of those too short to be.
+        stores: in order.
+        not_searched: what was not, in words.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    secrets: int
+    too_short: tuple[str, ...]
+    stores: tuple[Searched, ...]
+    not_searched: tuple[str, ...]
+
+    @property
+    def residue(self) -> list[Searched]:
+        """The stores with hits that no purge has still to come for."""
+        return [store for store in self.stores if store.hits and store.store not in (DATA_SET, LEDGER)]
+
+    @property
+    def found(self) -> list[Searched]:
+        """Every store with hits."""
+        return [store for store in self.stores if store.hits]
+
+
+def secrets_of(request_id: str) -> dict[str, str]:
+    """What is personal of a request: its subject's id, and every text of its rows as the vault has them, by a label.
+
+    Raises:
+        RequestError: unknown, or not carried out yet.
+        VaultError: the rows were shredded.
+    """
+    request = Ledger(settings().ledger_url).get(request_id)
+    if vault().state(request_id) == "none":
+        raise RequestError(f"request {request_id}: its rows are not in the vault, it has not been carried out yet")
+    return {"subject id": request.subject_id} | texts_of(vault().open(request_id))
+
+
+def texts_of(rows: list[Row]) -> dict[str, str]:
+    """Every text of rows by column and number, record ids included; a text that occurs twice is kept once."""
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        for column, value in row.items():
+            for place, text in enumerate(value if isinstance(value, list) else [value], 1):
+                if isinstance(text, str) and text and text not in found.values():
+                    found[f"{column} {number}" + (f".{place}" if isinstance(value, list) else "")] = text
+    return found
+
+
+def scan(secrets: Mapping[str, str]) -> Scan:
+    """Look for secrets in every store; nothing of them is in what is returned or logged.
+
+    Args:
+        secrets: text by label.
+    """
+    searcher = Searcher(secrets)
+    return Scan(
+        secrets=len(secrets) - len(searcher.too_short),
+        too_short=tuple(searcher.too_short),
+        stores=tuple(_searched(searcher)),
+        not_searched=(*_not_searched(), *ALWAYS_OPEN),
+    )
+
+
+def _searched(searcher: Searcher) -> Iterator[Searched]:
+    state, root = settings().state, settings().root
+    data = _data_objects()
+    cache, remote = root / ".dvc" / "cache", Path(settings().remote_url)
+    objects = [path for place in (cache, remote) if place.is_dir() for path in _files(place)]
+    inside = [path for path in objects if f"{path.parent.name}{path.name}" in data]
+    yield _store(DATA_SET, inside, searcher)
+    others = {"DVC cache": cache, "DVC remote": remote}
+    for name, place in others.items():
+        yield _store(name, [p for p in objects if p.is_relative_to(place) and p not in set(inside)], searcher)
+    parts = {
+        LEDGER: ["ledger.db*"],
+        "MLflow": ["mlflow.db*", "mlartifacts"],
+        "Prefect": ["prefect"],
+        "DVC site cache": ["dvc-site"],
+        "vault and keys": ["vault", "keys"],
+        "certificates": ["certificates"],
+        "worktrees and logs": ["work", "logs", "locks", "models"],
+    }
+    seen = set(objects)
+    for name, patterns in parts.items():
+        files = [path for pattern in patterns for top in state.glob(pattern) for path in _files(top)]
+        seen |= set(files)
+        yield _store(name, files, searcher)
+    yield _store("rest of the state folder", [path for path in _files(state) if path not in seen], searcher)
+    yield _git_objects(root, searcher)
+    skipped = [state, root / ".git", root / ".dvc" / "cache", *root.glob(".venv*")]
+    yield _store("checkout", [p for p in _files(root) if not any(p.is_relative_to(s) for s in skipped)], searcher)
+    yield _store("git's own files", [p for p in _files(root / ".git") if "objects" not in p.parts], searcher)
+    temp = Path(tempfile.gettempdir())
+    yield _store("temporary files", [path for top in temp.glob("sau-*") for path in _files(top)], searcher)
+
+
+def _store(name: str, files: list[Path], searcher: Searcher) -> Searched:
+    log.debug("searching %s: %d files", name, len(files))
+    hits, size, unread, large = [], 0, 0, 0
+    for path in files:
+        try:
+            length = path.stat().st_size
+            found = searcher.in_file(path)
+        except OSError:
+            unread += path.exists()
+            continue
+        size += length
+        large += length > MAX_UNPACKED
+        if found:
+            hits.append(found)
+    return Searched(store=name, files=len(files), bytes=size, hits=tuple(hits), unread=unread, not_unpacked=large)
+
+
+def _git_objects(root: Path, searcher: Searcher) -> Searched:
+    """Every object of the repository, unpacked, whether a branch still reaches it or not."""
+    listed = git(root, "cat-file", "--batch-check", "--batch-all-objects").splitlines()
+    names = [line.split(" ") for line in listed]
+    hits, size = [], 0
+    asked = "".join(f"{name[0]}\n" for name in names).encode()
+    out = subprocess.run(["git", "cat-file", "--batch"], cwd=root, input=asked, capture_output=True, check=True).stdout
+    place = 0
+    for name, kind, length in names:
+        place = out.index(b"\n", place) + 1
+        content = out[place : place + int(length)]
+        place += int(length) + 1
+        size += len(content)
+        if found := hit(f"git {kind} {name[:12]}", searcher.in_bytes(content)):
+            hits.append(found)
+    return Searched(store="git objects", files=len(names), bytes=size, hits=tuple(hits))
+
+
+def _data_objects() -> set[str]:
+    """The objects of every data set that a version or a branch pins: folders' listings, and the files in them."""
+    root, found = settings().root, set[str]()
+    refs = git(root, "for-each-ref", "--format=%(refname:strip=2)", "refs/heads", "refs/tags").splitlines()
+    for ref in (ref for ref in refs if TAG.match(ref) or "/" not in ref):
+        with contextlib.suppress(Exception):
+            pin = pins_at(root, ref)["data"].md5
+            found.add(pin)
+            found |= _listed(pin)
+    return found
+
+
+def _listed(md5: str) -> set[str]:
+    places = (settings().root / ".dvc" / "cache", Path(settings().remote_url))
+    for place in places:
+        listing = place / "files" / "md5" / md5[:2] / md5[2:]
+        if listing.is_file():
+            return {entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+    return set()
+
+
+def _files(top: Path) -> list[Path]:
+    """Every file at or below a place, links not followed, sorted."""
+    if top.is_file() and not top.is_symlink():
+        return [top]
+    return sorted(path for path in top.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _not_searched() -> list[str]:
+    """The stores that the settings name and that are not on this disk."""
+    given, left = settings(), []
+    if not Path(given.remote_url).is_dir():
+        left.append("the DVC remote, which is no folder here: search it where it is")
+    if given.mlflow_tracking_uri and not given.mlflow_tracking_uri.startswith("sqlite"):
+        left.append("the MLflow server's database and artifacts")
+    if given.database_url and not given.database_url.startswith("sqlite"):
+        left.append("the ledger's PostgreSQL database and its log")
+    if given.prefect_api_url:
+        left.append("the Prefect server's database and results")
+    left.append("Hugging Face caches: nothing of a request is put there")
+    return left
