@@ -74,7 +74,7 @@ def test_who_was_forgotten_is_known_by_id_and_by_row_and_the_list_says_nothing_o
     assert Suppression().found_in([*strangers, strangers[0] | {"subject_id": PERSON}]) == {request: 1}
     odd = {**ROWS[0], "subject_id": "x", "question": ROWS[0]["question"].upper().replace(" ", "  ")}
     assert Suppression().found_in([odd]) == {request: 1}, "case and spaces make no other row"
-    with pytest.raises(DataError, match=rf"data.jsonl: brings back .*20 of request {request}"):
+    with pytest.raises(DataError, match=rf"data.jsonl: brings back .*20 rows of request {request}"):
         Suppression().refuse([*ROWS, *strangers], "data.jsonl")
     Suppression().lift(request)
     Suppression().refuse(ROWS, "data.jsonl")
