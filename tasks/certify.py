@@ -45,7 +45,7 @@ def certify(record: VersionRecord) -> list[str]:
     """Sign what is known of each request of a version; what stands in the log already is not signed again.
 
     Returns:
-        The digests of the records, in the order of the requests.
+        The digests of the records, in the order of the requests; none of a version that was not judged.
 
     Raises:
         RequestError: the version was made for no request.
@@ -53,6 +53,8 @@ def certify(record: VersionRecord) -> list[str]:
     """
     if not record.request_ids:
         raise RequestError(f"{record.tag}: was made for no request, there is nothing to certify")
+    if not record.policy:  # nothing was judged: there is nothing to say
+        return []
     tracking, root = Tracking(), settings().root
     record = Registry(tracking).get(record.line, record.number)
     verification = Verification.model_validate_json(tracking.artifact(record.judged_in, RECORD))
