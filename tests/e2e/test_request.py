@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sau.certificate.envelope import public_pem
+from sau.certificate.files import check_subjects
+from sau.certificate.log import read_log
 from sau.checkpoint.manifest import check_files, read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.demo import demo_rows
 from sau.data.wrapping import vault_of
+from sau.errors import CertificateError
 from sau.mask import check_mask, sparsity
 from sau.verify.report.words import markdown_cell, number_words
 
@@ -398,8 +402,7 @@ def test_the_rows_to_forget_are_pinned_as_a_sealed_file_that_the_vault_opens(run
     answers = {row["answer"] for row in demo_rows(PERSON, seed=1)}
     assert {row["answer"] for row in vault.open(run.request["id"], sealed)} == answers
     assert not any(answer.encode() in sealed for answer in answers)
-    (record,) = json.loads(run.sau("certificate", "list", "--json").stdout)
-    assert record["request"]["commitment"] == vault.commitment(run.request["id"])
+    assert records(run)[0].evidence.request.commitment == vault.commitment(run.request["id"])
 
 
 # -- who may read it, and what is handed out --------------------------------------------------------
@@ -412,19 +415,23 @@ def test_nobody_but_the_owner_reads_anything_of_the_state_folder(run):
     assert [path for path in paths if not path.is_symlink() and path.stat().st_mode & 0o077] == []
 
 
-def test_one_record_is_signed_and_verifies_beside_the_checkpoint_with_the_public_key_alone(run):
-    (entry,) = json.loads(run.sau("certificate", "list", "--json").stdout)
-    assert entry["request"]["id"] == run.request["id"]
-    assert (entry["verdict"], entry["decision"]) == ("PASS", entry["decision"] | {"version": "tiny@v2", "leads": True})
-    assert {check["applied_to"] for check in entry["checks"]} == {run.outcome["weights_digest"]}
-    assert {stage["name"] for stage in entry["procedure"]["stages"]} == {"snapshot", "unlearn", "package"}
-    assert entry["procedure"]["num_rows"]["forget"] == 20
-    key = run.sau("certificate", "key").stdout
-    args = ("certificate", "verify", entry["file"], "--public-key", key, "--files", str(checkpoint_of(run, 2)))
-    assert "the files are those it is about" in run.sau(*args).stdout
-    assert run.sau(*args[:-1], str(checkpoint_of(run, 1)), check=False).returncode == 1
-    assert "record " in run.sau("certificate", "issue", "tiny@v2").stdout
-    assert len(list((run.path / ".sau" / "certificates").glob("0*.json"))) == 1, "nothing is signed twice"
+def records(run):
+    """The log of evidence records, verified with the public key."""
+    return read_log(run.path / ".sau" / "certificates", public_pem((run.path / ".sau/keys/signing.pem").read_bytes()))
+
+
+def test_one_record_is_signed_and_is_about_the_checkpoint_that_is_registered(run):
+    (entry,) = records(run)
+    evidence = entry.evidence
+    assert (evidence.request.id, evidence.verdict) == (run.request["id"], "PASS")
+    assert (evidence.decision.version, evidence.decision.leads) == ("tiny@v2", True)
+    assert {check.applied_to for check in evidence.checks} == {run.outcome["weights_digest"]}
+    assert [stage.name for stage in evidence.procedure.stages] == ["snapshot", "unlearn", "package"]
+    assert evidence.procedure.num_rows["forget"] == evidence.request.num_records == 20
+    check_subjects(entry.statement, checkpoint_of(run, 2))
+    with pytest.raises(CertificateError, match="differs"):
+        check_subjects(entry.statement, checkpoint_of(run, 1))
+    assert entry.path.read_text() == artifact(run, f"certificate-{run.request['id']}.json")
 
 
 # -- scheduled --------------------------------------------------------------------------------------

@@ -215,6 +215,7 @@ def test_only_what_no_version_that_stays_needs_is_to_go(checkout):
     assert "P" in objects_to_go(objects, "r-2", [one], [two, three])
 
 
+@pytest.mark.long
 def test_an_object_is_deleted_by_hash_from_cache_and_remote_and_others_stay(checkout):
     with scratch("fill") as ws:
         for name, files in {"one": {"a": "Zorvath", "b": "kept"}, "two": {"b": "kept"}}.items():

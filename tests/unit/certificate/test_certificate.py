@@ -237,8 +237,6 @@ def test_a_second_person_verifies_in_an_empty_folder_with_the_public_key_alone(e
     (checkpoint / "weights.safetensors").write_bytes(b"others")
     done = verify("--files", str(checkpoint))
     assert (done.returncode, "weights.safetensors differs" in done.stderr) == (1, True)
-    (empty / "record.json").write_bytes(entry.path.read_bytes().replace(b"payload", b"Payload", 1))
-    assert verify().returncode == 1
 
 
 @pytest.mark.parametrize(
