@@ -14,6 +14,8 @@ from rich.table import Table
 from flows.bootstrap import bootstrap
 from flows.forget import Outcome, forget
 from flows.retrain import reference_line
+from sau.certificate.envelope import public_pem, read_key
+from sau.certificate.log import read_record
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.cli.console import COLOURS, out, print_checks, progress
@@ -21,6 +23,8 @@ from sau.data.records import Row
 from sau.data.sources import DataOptions, open_source
 from sau.errors import RequestError
 from sau.verify import Verification
+from tasks.certify import latest
+from tasks.engines.keys import signing_key
 from tasks.engines.ledger import Ledger, Request
 from tasks.engines.people import internal_id
 from tasks.engines.settings import settings
@@ -67,6 +71,7 @@ def run_demo(profile: str, data: str, data_options: DataOptions, overrides: dict
     print_checks(verification)
     out.print(_checkpoints(folders))
     out.print(_versions(registry, [profile, reference_line(profile)]))
+    _certificate(requests[0])
     out.print(_what_next(requests[0], outcome, time.monotonic() - started))
 
 
@@ -125,6 +130,19 @@ def _versions(registry: Registry, lines: list[str]) -> Table:
             record = registry.get(line, listed.number)
             table.add_row(record.tag, ", ".join(record.aliases), record.verdict, " ".join(record.request_ids))
     return table
+
+
+def _certificate(request: Request) -> None:
+    """The signed record of a request, verified as a second person would: by its file and the public key."""
+    public = settings().state / "keys" / "signing.pub.pem"
+    public.write_text(public_pem(signing_key()), encoding="ascii")
+    entry = read_record(latest(request.id).path, read_key(str(public)))
+    out.print(
+        f"signed record {entry.path}: as it was signed, {entry.evidence.verdict}", soft_wrap=True, highlight=False
+    )
+    out.print(
+        f"anybody can say so: sau certificate verify RECORD --public-key {public}", soft_wrap=True, highlight=False
+    )
 
 
 def _what_next(request: Request, outcome: Outcome, took_s: float) -> Panel:

@@ -63,11 +63,12 @@ class Searcher:
         Raises:
             OSError: it cannot be read.
         """
-        found = self.in_bytes(path.read_bytes())
-        found |= {(label, f"name: {form}") for label, form in self._plain(path.name.encode("utf-8", "surrogateescape"))}
+        found = set(self.in_bytes(path.read_bytes()))
+        named = {(label, f"name: {form}") for label, form in self._plain(path.name.encode("utf-8", "surrogateescape"))}
+        where = path.with_name("(a name that is one of the secrets)") if named else path
         if path.suffix in (".db", ".sqlite", ".sqlite3"):
             found |= {(label, f"database: {form}") for value in _values(path) for label, form in self._plain(value)}
-        return hit(str(path), found)
+        return hit(str(where), found | named)
 
     def in_bytes(self, content: bytes) -> set[tuple[str, str]]:
         """(label, form) of all that is found in some content and in what it unpacks to."""

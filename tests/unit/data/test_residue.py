@@ -96,6 +96,7 @@ def test_a_files_name_is_searched(tmp_path):
     (tmp_path / f"of {SECRET[:16]}.txt").write_bytes(b"nothing")
     found = Searcher({"s": SECRET[:16]}).in_file(next(tmp_path.iterdir()))
     assert found.forms == ("name: raw",)
+    assert SECRET[:16] not in found.where
 
 
 def test_what_is_not_there_is_not_found_and_short_secrets_are_said_to_be_left_out(tmp_path):
