@@ -22,6 +22,7 @@ from sau.checkpoint.manifest import SparseCheckpoint, read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import Row, as_dataset, load_records
 from sau.data.sets import Sets, halves, spared
+from sau.data.shards import find_records, sampled_rows
 from sau.data.vault import forget_rows
 from sau.errors import CheckpointError, DataError
 from sau.mask import apply_mask
@@ -80,8 +81,10 @@ def read_split(folder: Path, holdout: Half) -> Sets:
     named = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
     rows: list[list[Row]] = []
     for part, source in (("forget", FORGET), ("retain", DATA / "train"), (holdout, DATA / "holdout")):
-        found = _forget_rows(folder) if source == FORGET else load_records(folder / source)
-        by_id = {row["record_id"]: row for row in found.to_list()}
+        by_id = find_records(folder / source, named[part]) if part == "retain" else {}
+        if len(by_id) < len(named[part]):
+            found = _forget_rows(folder) if source == FORGET else load_records(folder / source)
+            by_id = {row["record_id"]: row for row in found.to_list()}
         if missing := [record for record in named[part] if record not in by_id]:
             raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
         rows.append([by_id[record] for record in named[part]])
@@ -154,7 +157,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     parts = {
         "forget": _forget_rows(folder),
-        "retain": load_records(folder / DATA / "train"),
+        "retain": as_dataset(sampled_rows(folder / DATA / "train", params.seed), str(DATA / "train")),
         "holdout": load_records(folder / DATA / "holdout"),
     }
     for part, rows in parts.items():

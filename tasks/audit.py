@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from sau.checkpoint.manifest import read_manifest
 from sau.data.records import load_records
 from sau.data.sets import Sets, by_person, halves
+from sau.data.shards import sampled_rows
 from sau.data.vault import forget_rows, reading_with
 from sau.models.language_model import seeded
 from sau.params import Params, load_params
@@ -90,9 +91,8 @@ def audit_version(
     params = load_params(ws.path / "params.yaml")
     with reading_with(vault()):
         forget = forget_rows(folder / FORGET) or load_records(folder / FORGET).to_list()
-    retain, holdout = (
-        load_records(place).to_list() for place in (ws.path / DATA / "train", ws.path / DATA / "holdout")
-    )
+    retain = sampled_rows(ws.path / DATA / "train", params.seed)
+    holdout = load_records(ws.path / DATA / "holdout").to_list()
     rows_of = {rows[0]["subject_id"]: rows for rows in by_person(forget)}
     judges = halves(holdout, params.seed)[1]
     models = registry.download(champion), registry.download(reference)

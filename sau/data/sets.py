@@ -66,7 +66,7 @@ def numbered(rows: Sequence[Row]) -> list[int]:
 
 def spared(retain: Sequence[Row], forget: Sequence[Row], share: float, seed: int) -> frozenset[str]:
     """The ids of a seeded share of the people to keep: unlearning is not shown them, so that what they lose is what
-    others lose whom it never saw.
+    others lose whom it never saw. Rows about nobody are shown.
 
     Other people for every request: who is spared pays a little, and must not pay again and again. Somebody is shown.
     """
@@ -75,7 +75,7 @@ def spared(retain: Sequence[Row], forget: Sequence[Row], share: float, seed: int
     def place(subject: str) -> str:
         return hashlib.sha256(json.dumps([seed, asking, subject]).encode()).hexdigest()
 
-    people = sorted({row["subject_id"] for row in retain}, key=place)
+    people = sorted({row["subject_id"] for row in retain} - {None}, key=place)
     return frozenset(people[: min(round(share * len(people)), len(people) - 1)])
 
 

@@ -9,6 +9,7 @@ them, so that it is found from any; where the folder is read, the copy of the fi
 """
 
 import json
+import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ NOBODY = "nobody"
 _OWN_FILE = 1024
 _MOST_TOGETHER = 64
 _NOBODY_TOGETHER = 1024
+ALL_BYTES, SAMPLE_ROWS = 1 << 24, 20_000
+"""Of the rows to keep all are read up to so many bytes, some 40,000 rows; of more, so many rows: an attempt costs the
+same however large the data set is, and shows unlearning no more rows than that anyway."""
 _BUFFER = 1 << 25
 """Characters of rows that wait to be written."""
 
@@ -85,6 +89,26 @@ class _Files:
                 file.writelines(lines)
         self._begun |= self._waiting.keys()
         self._waiting, self._size = {}, 0
+
+
+def sampled_rows(folder: Path, seed: int) -> list[Row]:
+    """The rows of a folder of shards; where there are too many, those of a seeded choice of shards, in their order."""
+    shards = sorted(folder.rglob("*.jsonl"))
+    if sum(shard.stat().st_size for shard in shards) <= ALL_BYTES:
+        return load_records(folder).to_list()
+    chosen: dict[Path, list[Row]] = {}
+    num = 0
+    for shard in random.Random(seed).sample(shards, len(shards)):
+        chosen[shard] = [row for row in load_records(shard).to_list() if _is_home(row, shard)]
+        num += len(chosen[shard])
+        if num >= SAMPLE_ROWS:
+            break
+    return [row for shard in sorted(chosen) for row in chosen[shard]]
+
+
+def _is_home(row: Row, shard: Path) -> bool:
+    """Whether a row is not one of the copies that rows about several people have."""
+    return row["subject_id"] is None or row["subject_id"].startswith(shard.stem)
 
 
 def shard_names(person: str) -> list[str]:

@@ -126,11 +126,12 @@ def open_source(source: str, options: DataOptions) -> Source:
         train, holdout = (open_records(Path(source) / part, **options.how) for part in ("train", "holdout"))
         return _split(source, train, holdout)
     rows = open_records(source, **options.how)
-    unseen = _held_out(source, rows(), options)
-    return _split(
-        source,
+    people, unseen = _held_out(source, rows(), options)
+    return Source(
         lambda: (row for row in rows() if row["subject_id"] not in unseen),
         lambda: (row for row in rows() if row["subject_id"] in unseen),
+        people,
+        len(unseen),
     )
 
 
@@ -154,8 +155,8 @@ def _split(source: str, train: Callable[[], Iterable[Row]], holdout: Callable[[]
     return Source(train, holdout, list(sides[0] | sides[1]), len(sides[1]))
 
 
-def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> set[str]:
-    """Who of a user's people is held out: the last ones who share no row with anybody."""
+def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> tuple[list[str], set[str]]:
+    """A user's people, and who of them is held out: the last ones who share no row with anybody."""
     counts: dict[str, int] = {}
     shared: set[str] = set()
     for row in rows:
@@ -180,4 +181,4 @@ def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> set[str
             f"{source}: {len(counts) - len(unseen)} subjects are left to train on beside a holdout of "
             f"{sum(counts[person] for person in unseen)} rows, at least 2 are needed"
         )
-    return unseen
+    return list(counts), unseen

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from sau.data.sets import SETS, Sets, by_person
+from sau.data.sets import SETS, Sets
 from sau.registry import discover
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.findings import sorted_scores, table_of
@@ -83,7 +83,7 @@ def verify_each(
         "seed": seed,
         "null": policy.against,
         "num_records": {name: len(rows) for name, rows in sets.items()},
-        "num_people": {name: len(by_person(rows)) for name, rows in sets.items()},
+        "num_people": {name: len({row["subject_id"] for row in rows} - {None}) for name, rows in sets.items()},
     }
     limits = [*LIMITS[policy.against], *_not_run(policy)]
     if refusals := _refusals(sets):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sau.data import shards
 from sau.data.demo import demo_rows
 from sau.data.people import drawn
 from sau.data.records import load_records
@@ -135,3 +136,16 @@ def test_shards_of_before_internal_ids_are_read_and_taken_out_of(tmp_path):
     assert list(find_records(tmp_path / "train", [rows[0]["record_id"]])) == [rows[0]["record_id"]]
     take_out(tmp_path / "train", rows[:1])
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["customer-8.jsonl"]
+
+
+def test_of_many_rows_a_seeded_choice_of_shards_is_read(written, monkeypatch):
+    folder, _ = written
+    everything = load_records(folder / "train").to_list()
+    assert shards.sampled_rows(folder / "train", 0) == everything
+    monkeypatch.setattr(shards, "ALL_BYTES", 0)
+    assert texts(shards.sampled_rows(folder / "train", 0)) == texts(everything)
+    monkeypatch.setattr(shards, "SAMPLE_ROWS", 4)
+    few = shards.sampled_rows(folder / "train", 0)
+    assert 4 <= len(few) < len(everything)
+    assert few == shards.sampled_rows(folder / "train", 0)
+    assert few == [row for row in everything if row["record_id"] in {row["record_id"] for row in few}]
