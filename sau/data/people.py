@@ -34,7 +34,8 @@ def canonical(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     text = unicodedata.normalize("NFC", value).strip(" \u00a0") if isinstance(value, str) else ""
-    if not 1 <= len(text) <= MAX_ID_LENGTH or any(unicodedata.category(character) in _CONTROL for character in text):
+    fits = 1 <= len(text) <= MAX_ID_LENGTH
+    if not fits or not (text.isprintable() or _CONTROL.isdisjoint(map(unicodedata.category, text))):
         raise DataError(f"malformed id: {ID_RULE}, is needed")
     return text
 
