@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sau.data.people import ID_RULE
 from sau.data.records import load_records
-from sau.data.shards import rows_of, shard_names
+from sau.data.shards import has_own_shard, rows_of, shard_names
 from sau.errors import RequestError
 from tasks.engines.ledger import Ledger, Request, State, subject_of
 from tasks.engines.people import internal_id, internal_ids
@@ -272,7 +272,7 @@ def are_in(tag: str, people: Iterable[str]) -> set[str]:
     """
     shards = training_shards(tag)
     names = {person: next((name for name in shard_names(person) if name in shards), None) for person in people}
-    found = {person for person, name in names.items() if name == f"{person}.jsonl"}
+    found = {person for person, name in names.items() if name == f"{person}.jsonl" and has_own_shard(person)}
     if together := {person: name for person, name in names.items() if name and person not in found}:
         with scratch("shards") as ws:
             for name in sorted({*together.values()}):

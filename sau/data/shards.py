@@ -10,17 +10,19 @@ them, so that it is found from any; where the folder is read, the copy of the fi
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sau.data.people import INTERNAL, people_of
-from sau.data.records import COPY, Row, as_line, load_records, stored
+from sau.data.records import COPY, Row, as_line, load_records, open_records, stored
 
 NOBODY = "nobody"
 _OWN_FILE = 1024
 _MOST_TOGETHER = 64
 _NOBODY_TOGETHER = 1024
+_BEGINNING = re.compile(r"[0-9a-f]{1,8}\Z")
 ALL_BYTES, SAMPLE_ROWS = 1 << 24, 20_000
 """Of the rows to keep all are read up to so many bytes, some 40,000 rows; of more, so many rows: an attempt costs the
 same however large the data set is, and shows unlearning no more rows than that anyway."""
@@ -99,7 +101,7 @@ def sampled_rows(folder: Path, seed: int) -> list[Row]:
     chosen: dict[Path, list[Row]] = {}
     num = 0
     for shard in random.Random(seed).sample(shards, len(shards)):
-        chosen[shard] = [row for row in load_records(shard).to_list() if _is_home(row, shard)]
+        chosen[shard] = [row for row in _rows(shard) if _is_home(row, shard)]
         num += len(chosen[shard])
         if num >= SAMPLE_ROWS:
             break
@@ -117,11 +119,15 @@ def shard_names(person: str) -> list[str]:
     return [f"{name}.jsonl" for name in (person, *(person[:n] for n in digits))]
 
 
+def has_own_shard(person: str) -> bool:
+    """Whether a shard named like this person is theirs alone: short names in hex digits are of several people."""
+    return bool(INTERNAL.match(person)) or not _BEGINNING.match(person)
+
+
 def rows_of(folder: Path, person: str) -> list[Row]:
     """A person's rows below `train/` or `holdout/`, those about others, too; empty where there are none."""
     shard = _shard_of(folder, person)
-    rows = [] if shard is None else load_records(shard).to_list()
-    return rows if shard and shard.stem == person else [row for row in rows if person in people_of(row)]
+    return [] if shard is None else [row for row in _rows(shard) if person in people_of(row)]
 
 
 def have_internal_ids(folder: Path) -> bool:
@@ -145,7 +151,7 @@ def find_records(folder: Path, record_ids: Iterable[str]) -> dict[str, Row]:
     shards = {shard for shard in by_name.values() if shard}
     if None in by_name.values():  # ids of before internal ones say nothing of where they are
         shards.update(folder.glob("*.jsonl"))
-    rows = (row for shard in sorted(shards) for row in load_records(shard).to_list())
+    rows = (row for shard in sorted(shards) for row in _rows(shard))
     return {row["record_id"]: row for row in rows if row["record_id"] in wanted}
 
 
@@ -157,11 +163,15 @@ def take_out(folder: Path, rows: Iterable[Row]) -> None:
         for shard in filter(None, at):
             taken.setdefault(shard, set()).add(row["record_id"])
     for shard, records in sorted(taken.items()):
-        here = load_records(shard).to_list()
+        here = _rows(shard)
         kept = [line for line, row in zip(_lines(shard), here, strict=True) if row["record_id"] not in records]
         shard.unlink()  # before it is written anew: it may be the very file of DVC's cache
         if kept:
             shard.write_text("".join(kept), encoding="utf-8")
+
+
+def _rows(shard: Path) -> list[Row]:
+    return list(open_records(shard)())
 
 
 def _lines(shard: Path) -> list[str]:

@@ -149,3 +149,17 @@ def test_of_many_rows_a_seeded_choice_of_shards_is_read(written, monkeypatch):
     assert 4 <= len(few) < len(everything)
     assert few == shards.sampled_rows(folder / "train", 0)
     assert few == [row for row in everything if row["record_id"] in {row["record_id"] for row in few}]
+
+
+def test_the_name_of_a_shard_of_several_people_is_nobodys_id(tmp_path, rows):
+    ids = drawn(PEOPLE)
+    write_people(rows, tmp_path / "train", ids, 1)
+    name = ids["alice"][:1]
+    assert (tmp_path / "train" / f"{name}.jsonl").is_file()
+    assert rows_of(tmp_path / "train", name) == []
+    assert [shards.has_own_shard(who) for who in (name, "3fa", ids["alice"], "customer-7")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
