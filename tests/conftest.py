@@ -45,9 +45,9 @@ class Checkout:
     def git(self, *args: str) -> str:
         return self.run("git", *args).stdout.strip()
 
-    def dvc(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def dvc(self, *args: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return self.run(sys.executable, "-m", "dvc", *args, check=check, PATH=path, DVC_NO_ANALYTICS="1")
+        return self.run(sys.executable, "-m", "dvc", *args, check=check, PATH=path, DVC_NO_ANALYTICS="1", **extra)
 
     def pinned_checkpoint(self, tag: str) -> str:
         """What DVC knows a version's checkpoint by."""

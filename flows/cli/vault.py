@@ -32,7 +32,6 @@ def vault_rotate() -> None:
     """Wrap all data keys anew: by a new key file, or by what SAU_VAULT_KEY or SAU_VAULT_COMMAND give now."""
     from sau.data.wrapping import rotate
     from tasks.engines.keys import vault
-    from tasks.engines.settings import settings
 
-    count = rotate(vault(), settings().state, os.environ)
+    count = rotate(vault(), os.environ)
     out.print(f"{count} data keys are wrapped anew", highlight=False)

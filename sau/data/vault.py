@@ -165,8 +165,11 @@ class Vault:
 
     def _fields(self, request: str) -> dict[str, str]:
         if self.state(request) != "held":
-            gone = self.state(request) == "shredded"
-            raise VaultError(f"vault: the key of {request} {'was shredded' if gone else 'is not in it'}")
+            if self.state(request) == "shredded":
+                raise VaultError(f"vault: the key of {request} was shredded")
+            raise VaultError(
+                f"vault: the key of {request} is not in it; another state folder's is used by SAU_VAULT_HOME"
+            )
         try:
             wrapped = json.loads(self._wrapped(request).read_bytes())
         except (OSError, ValueError):

@@ -51,18 +51,28 @@ class GivenKeys:
 
 
 class FileKeys(GivenKeys):
-    """Key-encryption keys in a folder, a file each, the newest by `current`; made at first use."""
+    """Key-encryption keys in a folder, a file each, the newest by `current`; made when the first is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (folder / "current").is_file():
+        if (folder / "current").is_file():
+            self._load()
+        else:
+            self.keys = {}
+
+    def wrap(self, request: str, key: bytes) -> dict[str, str]:
+        if not self.keys:
             self._make()
-        current = (folder / "current").read_text(encoding="ascii")
-        names = [current, *(path.stem for path in folder.glob("*.kek") if path.stem != current)]
-        super().__init__([_decoded((folder / f"{n}.kek").read_text(encoding="ascii"), f"{n}.kek") for n in names])
+            self._load()
+        return super().wrap(request, key)
+
+    def _load(self) -> None:
+        current = (self.folder / "current").read_text(encoding="ascii")
+        names = [current, *(path.stem for path in self.folder.glob("*.kek") if path.stem != current)]
+        super().__init__([_decoded((self.folder / f"{n}.kek").read_text(encoding="ascii"), f"{n}.kek") for n in names])
 
     def _make(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = secrets.token_bytes(_KEY)
         write_private(self.folder / f"{_name(key)}.kek", base64.b64encode(key))
         write_private(self.folder / "current", _name(key).encode("ascii"))
@@ -142,15 +152,17 @@ def vault_of(home: Path, environment: Mapping[str, str]) -> Vault:
     """The vault of a state folder.
 
     Args:
-        environment: SAU_VAULT_COMMAND, else SAU_VAULT_KEY (base64; several by comma, the first wraps), else a file.
+        environment: SAU_VAULT_COMMAND, else SAU_VAULT_KEY (base64; several by comma, the first wraps), else a file;
+            SAU_VAULT_HOME, another state folder whose vault is used.
 
     Raises:
         VaultError: what is given is no key.
     """
-    return Vault(home / "vault", AnyOf(_sources(home, environment)))
+    place = Path(environment.get("SAU_VAULT_HOME") or home)
+    return Vault(place / "vault", AnyOf(_sources(place, environment)))
 
 
-def rotate(vault: Vault, home: Path, environment: Mapping[str, str]) -> int:
+def rotate(vault: Vault, environment: Mapping[str, str]) -> int:
     """Wrap every data key by the source that is given now, by a new key where that is a file; old files go.
 
     Returns:
@@ -159,7 +171,7 @@ def rotate(vault: Vault, home: Path, environment: Mapping[str, str]) -> int:
     Raises:
         VaultError: a data key cannot be unwrapped; the ones before it are wrapped anew, and nothing is lost.
     """
-    sources = _sources(home, environment)
+    sources = _sources(vault.folder.parent, environment)
     if isinstance(sources[0], FileKeys):
         sources[0] = sources[0].renewed()
     count = vault.rewrap(AnyOf(sources))

@@ -1,4 +1,4 @@
-"""Any version again from git and the DVC remote alone, bit for bit, in a clone that has nothing else."""
+"""Any version again from git and the DVC remote, bit for bit, in a clone that has nothing else but a vault to read."""
 
 import json
 import shutil
@@ -21,7 +21,12 @@ def second(run, tmp_path_factory):
 
 
 def test_a_second_clone_brings_the_version_back_and_makes_it_again_bit_for_bit(run, second):
-    done = second.sau("reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--json")
+    refused = second.sau("reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", check=False)
+    assert (refused.returncode, "SAU_VAULT_HOME" in refused.stderr) == (1, True), "the rows to forget are sealed"
+    done = second.sau(
+        "reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--json",
+        SAU_VAULT_HOME=f"{run.path}/.sau",
+    )  # fmt: skip
     result = json.loads(done.stdout)
     assert result["equal"] is True
     assert result["weights_digest"] == run.outcome["weights_digest"]
@@ -39,6 +44,7 @@ def test_it_is_the_same_in_an_ordinary_shell_and_what_is_there_is_checked(run, s
     again = second.sau(
         "reproduce", f"{LINE}@v2", "--rerun", "--remote", f"{run.path}/.sau/remote", "--out", str(target), "--json",
         HF_HUB_OFFLINE="0", LC_ALL="C.UTF-8", OMP_NUM_THREADS="2", MKL_NUM_THREADS="2",
+        SAU_VAULT_HOME=f"{run.path}/.sau",
     )  # fmt: skip
     result = json.loads(again.stdout)
     assert (result["was_there"], result["equal"], result["difference"]) == (True, True, UNCHANGED)
@@ -56,7 +62,12 @@ def test_the_plain_dvc_way_works_too(run, second):
     assert check_files(second.path / "checkpoint").weights_digest == run.outcome["weights_digest"]
     assert "up to date" in second.dvc("status").stdout
     assert "Running stage" not in second.dvc("repro").stdout
-    assert second.dvc("repro", "--force", "--no-run-cache").stdout.count("Running stage") == 3
+    assert (
+        second.dvc("repro", "--force", "--no-run-cache", SAU_VAULT_HOME=f"{run.path}/.sau").stdout.count(
+            "Running stage"
+        )
+        == 3
+    )
     assert check_files(second.path / "checkpoint").weights_digest == run.outcome["weights_digest"]
     assert second.git("status", "--porcelain") == ""
 

@@ -100,7 +100,7 @@ def test_rotation_wraps_anew_and_old_keys_open_nothing(vault, tmp_path):
     before = vault.seal(ONE, ROWS).read_bytes()
     old_keys = {path.name: path.read_bytes() for path in (tmp_path / "keys" / "vault").iterdir()}
     wrapped = (vault.folder / f"{ONE}.key").read_bytes()
-    assert rotate(vault, tmp_path, {}) == 1
+    assert rotate(vault, {}) == 1
     assert (vault.folder / f"{ONE}.sealed").read_bytes() == before, "what DVC pins does not change"
     assert len(vault_of(tmp_path, {}).open(ONE)) == len(ROWS)
     assert not old_keys.keys() - {"current"} & {path.name for path in (tmp_path / "keys" / "vault").iterdir()}
@@ -117,11 +117,11 @@ def test_a_rotation_that_died_on_the_way_loses_nothing(vault, tmp_path):
     kept = damaged.read_bytes()
     damaged.write_bytes(b"{")
     with pytest.raises(VaultError, match="damaged"):
-        rotate(vault, tmp_path, {})
+        rotate(vault, {})
     damaged.write_bytes(kept)
     again = vault_of(tmp_path, {})
     assert [len(again.open(request)) for request in (ONE, TWO)] == [len(ROWS)] * 2
-    assert rotate(again, tmp_path, {}) == 2
+    assert rotate(again, {}) == 2
     assert len(list((tmp_path / "keys" / "vault").glob("*.kek"))) == 1
 
 
@@ -130,12 +130,12 @@ def test_a_key_from_the_environment_replaces_the_file(vault, tmp_path):
     key, newer = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
     given = vault_of(tmp_path, {"SAU_VAULT_KEY": key})
     assert len(given.open(ONE)) == len(ROWS), "before it is rotated the file still unwraps"
-    rotate(given, tmp_path, {"SAU_VAULT_KEY": key})
+    rotate(given, {"SAU_VAULT_KEY": key})
     assert list((tmp_path / "keys" / "vault").iterdir()) == []
     with pytest.raises(VaultError, match="is not given here"):
         vault_of(tmp_path, {}).open(ONE)
     two = {"SAU_VAULT_KEY": f"{newer},{key}"}
-    rotate(vault_of(tmp_path, two), tmp_path, two)
+    rotate(vault_of(tmp_path, two), two)
     assert len(vault_of(tmp_path, {"SAU_VAULT_KEY": newer}).open(ONE)) == len(ROWS)
     for odd in ("short", base64.b64encode(b"x").decode()):
         with pytest.raises(VaultError):
@@ -179,6 +179,15 @@ def test_sealed_rows_are_read_where_rows_to_forget_are_and_only_with_a_vault(vau
         assert sorted(forget_rows(folder), key=by_id) == sorted(ROWS, key=by_id)
     with pytest.raises(VaultError, match="no vault"):
         forget_rows(folder)
+
+
+def test_a_clone_opens_rows_by_the_vault_it_is_pointed_to_and_makes_no_keys_of_its_own(vault, tmp_path):
+    sealed = vault.seal(ONE, ROWS).read_bytes()
+    with pytest.raises(VaultError, match="SAU_VAULT_HOME"):
+        vault_of(tmp_path / "clone", {}).open(ONE, sealed)
+    assert not (tmp_path / "clone").exists()
+    there = vault_of(tmp_path / "clone", {"SAU_VAULT_HOME": str(tmp_path)})
+    assert len(there.open(ONE, sealed)) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "a\n", "x" * 65])
