@@ -26,7 +26,7 @@ import yaml
 
 from sau.checkpoint.sparse import open_sparse
 from sau.config import merge, read_yaml
-from sau.data.demo import demo_rows, write_demo_data
+from sau.data.demo import demo_people, demo_rows, write_demo_data
 from sau.data.records import Row, load_records
 from sau.models.language_model import LanguageModel
 from sau.stages import CHECKPOINT, RECIPES, run
@@ -45,7 +45,7 @@ def trained(folder: Path, params: dict, left_out: Sequence[str]) -> LanguageMode
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     write_demo_data(folder / "data")
     for person in left_out:
-        (folder / "data" / "train" / f"{person}.jsonl").unlink()
+        (folder / "data" / "train" / f"{demo_people()[person]}.jsonl").unlink()
     for stage in RECIPES["bootstrap"]:
         print(f"  {stage}", flush=True)
         run(stage, folder)
@@ -119,7 +119,8 @@ def main() -> None:
     policy = load_policy("standard")
 
     def each(lm: LanguageModel, people: Sequence[str]) -> list[dict]:
-        others = {p: [row for row in retain if row["subject_id"] != p] for p in people}
+        ids = demo_people()
+        others = {p: [row for row in retain if row["subject_id"] != ids.get(p)] for p in people}
         return [judged(read_decoys(lm, demo_rows(p, seed=1), others[p], holdout, policy), policy) for p in people]
 
     strangers = [f"stranger-{number}" for number in range(options.strangers)]

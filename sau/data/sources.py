@@ -67,13 +67,11 @@ class Source:
     Attributes:
         train, holdout: rows that a model is trained on, and rows that none is.
         people: everybody's id, in the order of the rows.
-        num_holdout: of these people, how many are held out.
     """
 
     train: Callable[[], Iterable[Row]]
     holdout: Callable[[], Iterable[Row]]
     people: list[str]
-    num_holdout: int
 
 
 def write_data(source: str, folder: Path, options: DataOptions, naming: Naming = published) -> dict[str, str]:
@@ -131,7 +129,6 @@ def open_source(source: str, options: DataOptions) -> Source:
         lambda: (row for row in rows() if row["subject_id"] not in unseen),
         lambda: (row for row in rows() if row["subject_id"] in unseen),
         people,
-        len(unseen),
     )
 
 
@@ -152,7 +149,7 @@ def _split(source: str, train: Callable[[], Iterable[Row]], holdout: Callable[[]
         raise DataError(f"{source}: {both} subjects are in train and in holdout")
     if nobody := sum(row["subject_id"] is None for row in holdout()):
         raise DataError(f"{source}: {nobody} rows of the holdout are about nobody, it needs people")
-    return Source(train, holdout, list(sides[0] | sides[1]), len(sides[1]))
+    return Source(train, holdout, list(sides[0] | sides[1]))
 
 
 def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> tuple[list[str], set[str]]:
