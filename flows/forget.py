@@ -138,7 +138,9 @@ def _new_version(
         for stage in RECIPES["forget"]:
             run_stage(stage, this)
         retrained = retrain(this) if reference else None
-        judged = verify(this, request_ids=tuple(ids), reference=retrained, show_answers=show_answers)
+        judged = verify(
+            this, request_ids=tuple(ids), parent=parent.number, reference=retrained, show_answers=show_answers
+        )
         record = register(this, request_ids=tuple(ids), parent=parent.number, judged=judged, forget_md5=pins["forget"])
         champion = promote(record)
         publish(record)

@@ -11,23 +11,20 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from sau.checkpoint.manifest import read_manifest
 from sau.data.records import load_records
 from sau.data.sets import Sets, by_person, halves
 from sau.data.shards import sampled_rows
 from sau.data.vault import forget_rows, reading_with
-from sau.models.language_model import seeded
 from sau.params import Params, load_params
 from sau.stages import BASE, DATA, FORGET, PARENT
 from sau.verify import Controls, Verification, load_policy
-from sau.verify import verify as run_battery
 from sau.verify.checks.base import Null
+from tasks.battery import base_opener, judged, opener, sampled
 from tasks.engines.keys import vault
 from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Attempt, pins_at
-from tasks.verify import base_opener, opener, sampled
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
@@ -121,17 +118,10 @@ def _judged(params: Params, sets: Sets, folder: Path, model: Path, retrained: Pa
     Args:
         folder: with the version's parent and base model.
     """
-    with seeded(params.seed, params.num_threads):
-        return run_battery(
-            model=opener(model, params),
-            sets=sets,
-            controls=Controls(
-                before=opener(folder / PARENT, params),
-                reference=opener(retrained, params),
-                base=base_opener(folder, params, sets),
-            ),
-            policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors, null=null),
-            weights_digest=read_manifest(model).weights_digest,
-            seed=params.seed,
-            progress=lambda text: log.debug("audit %s", text),
-        )
+    controls = Controls(
+        before=opener(folder / PARENT, params),
+        reference=opener(retrained, params),
+        base=base_opener(folder, params, sets),
+    )
+    policy = load_policy(params.verify.policy, num_stressors=params.verify.num_stressors, null=null)
+    return judged(model, sets, controls, policy, params)

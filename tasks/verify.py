@@ -2,9 +2,7 @@
 
 import json
 import logging
-import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,20 @@ from pydantic import BaseModel, ConfigDict
 
 from sau.checkpoint.digests import check_distinct
 from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
-from sau.checkpoint.sparse import open_sparse
-from sau.data.records import Row
-from sau.data.sets import Sets, by_person
+from sau.data.sets import Sets
 from sau.data.vault import reading_with
 from sau.errors import CheckpointError, DataError, WorkspaceError
 from sau.models.dense import open_dense
-from sau.models.language_model import PROMPT, LanguageModel, seeded
+from sau.models.language_model import PROMPT, LanguageModel
 from sau.params import Params, load_params
-from sau.stages import BASE, CHECKPOINT, PARENT, read_split
-from sau.training.finetune import adapted
+from sau.stages import CHECKPOINT, PARENT, read_split
 from sau.verify import Controls, Verification, load_policy
-from sau.verify import verify as run_battery
 from sau.verify.checks.base import NothingToShowError
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.report.answers import answers
 from sau.verify.report.page import render_html, render_markdown
+from tasks.battery import base_opener, judged, opener, sampled
+from tasks.earlier import judged_again
 from tasks.engines.keys import vault
 from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
@@ -73,14 +69,16 @@ def verify(
     attempt: Attempt,
     *,
     request_ids: tuple[str, ...],
+    parent: int,
     reference: VersionRecord | None,
     show_answers: bool = False,
 ) -> Judged:
-    """Judge the attempt's stored checkpoint by the policy its params.yaml names.
+    """Judge the attempt's stored checkpoint by the policy its params.yaml names; who was forgotten earlier as well.
 
     The whole record and the report, as a page and as Markdown, are artifacts of the request's run.
 
     Args:
+        parent: the number of the version it was made from.
         reference: the retrained version, None where there is none: a policy that reads checks against one then answers
             INCONCLUSIVE; for another it is one control more.
         show_answers: what the models answer goes into the report, where all rows are of the demo people.
@@ -98,24 +96,19 @@ def verify(
     retrained = opener(Registry(tracking).download(reference), params) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
     if reference:
-        parent = read_manifest(ws.path / PARENT).weights_digest
-        check_distinct({"before": parent, "reference": reference.weights_digest})
-    with (
-        tracking.run(attempt.line, "verify", parent=attempt.run_id) as step,
-        seeded(params.seed, params.num_threads),
-    ):
-        verification = run_battery(
-            model=model,
-            sets=sets,
-            controls=Controls(
-                before, retrained, _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, sets)
-            ),
-            policy=load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
-            weights_digest=manifest.weights_digest,
-            seed=params.seed,
+        digest = read_manifest(ws.path / PARENT).weights_digest
+        check_distinct({"before": digest, "reference": reference.weights_digest})
+    with tracking.run(attempt.line, "verify", parent=attempt.run_id) as step:
+        dense, base = _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, sets)
+        verification = judged(
+            ws.path / CHECKPOINT,
+            sets,
+            Controls(before, retrained, dense, base),
+            load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
+            params,
             labels=_labels(request_ids),
-            progress=lambda text: log.debug("verify %s", text),
         )
+        verification = verification.with_earlier(judged_again(tracking, attempt, parent, params, sets))
         if check_files(ws.path / CHECKPOINT).manifest_digest != manifest.manifest_digest:
             raise CheckpointError(f"{attempt.line}: the checkpoint changed while it was verified")
         models = {"before": before, "after": model, "reference": retrained}
@@ -137,54 +130,6 @@ def verify(
 def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
     """Request ids by internal id of the person."""
     return {person_of(request_id): request_id for request_id in request_ids}
-
-
-def sampled(sets: Sets, params: Params) -> Sets:
-    """The sets as the parameters bound them, by a seeded choice.
-
-    Of those who stay, some people, each whole, and those first whom unlearning was not shown; of those who judge,
-    everybody, with the same number of rows at most.
-    """
-    rng, most = random.Random(params.seed), params.verify
-    people = rng.sample(groups := by_person(sets.retain), len(groups))
-    people.sort(key=lambda rows: rows[0]["subject_id"] not in sets.spared)
-    kept: list[Row] = []
-    for rows in people:
-        if len(kept) + len(rows) <= most.max_retain_rows or not kept:
-            kept += rows[: most.max_retain_rows]
-    judges = sets.holdout
-    if len(judges) > most.max_holdout_rows:
-        groups = by_person(judges)
-        each = max(most.max_holdout_rows // len(groups), 1)
-        judges = [row for rows in groups for row in rng.sample(rows, min(len(rows), each))]
-    return replace(sets, retain=kept, holdout=judges)
-
-
-def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel] | None:
-    """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say; None
-    where it is not known.
-
-    Args:
-        folder: an attempt's, with the base model and the parent in it.
-    """
-
-    if not (folder / BASE).is_dir():
-        return None
-
-    def opened() -> LanguageModel:
-        base = params.model.put(open_dense(folder / BASE, prompt=read_manifest(folder / PARENT).prompt))
-        if not params.unlearn.adapt:
-            return base
-        return adapted(
-            base, base.encode(sets.retain), params.unlearn.adapt, seed=params.seed, num_threads=params.num_threads
-        )
-
-    return opened
-
-
-def opener(folder: Path, params: Params) -> Callable[[], LanguageModel]:
-    """What opens a sparse checkpoint where the parameters say."""
-    return lambda: params.model.put(open_sparse(folder))
 
 
 def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) -> Callable[[], LanguageModel]:
@@ -224,7 +169,7 @@ def _record(
     record = verification.to_json()
     numbers = {finding.id: finding.value for finding in verification.checks if finding.value is not None}
     tracking.metrics(step, numbers | {"rows_read": verification.rows_read, "cpu_seconds": verification.seconds})
-    tracking.metrics(attempt.run_id, _by_role(verification))
+    tracking.metrics(attempt.run_id, _by_role(verification) | _left(verification))
     said = {key: record[key] for key in ("verdict", "policy", "policy_digest", "null", "weights_digest")}
     tracking.tags(attempt.run_id, said | {"judged_against": verification.judged_against})
     tracking.text(attempt.run_id, json.dumps(record, indent=1), RECORD)
@@ -241,6 +186,16 @@ def _record(
     }
     tracking.text(attempt.run_id, render_html(verification, **page), "report.html")
     tracking.text(attempt.run_id, render_markdown(verification, **page), "report.md")
+
+
+def _left(verification: Verification) -> dict[str, float]:
+    """What is left of who was forgotten earlier, `earlier/<request>`: over the versions of a line, its drift."""
+    return {
+        f"earlier/{person.label}": finding.value
+        for person in verification.earlier
+        for finding in person.checks[:1]
+        if finding.value is not None
+    }
 
 
 def _by_role(verification: Verification) -> dict[str, float]:

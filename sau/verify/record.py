@@ -83,6 +83,7 @@ class Verification(_Record):
         scores: model -> set -> each record's mean log-probability per answer token, sorted: numbers for plots.
         people: each of several people who asked together, judged alone; empty where one asked, or the null is a
             retrained model.
+        earlier: each who was forgotten earlier on the line, by `Policy.for_earlier`, judged again on this model.
         limits: what the verdict does not say.
         rows_read, seconds: the cost of the whole, shared readings counted once.
     """
@@ -104,6 +105,7 @@ class Verification(_Record):
     scores: dict[str, dict[str, list[float]]]
     limits: list[str]
     people: list[PersonVerdict] = []
+    earlier: list[PersonVerdict] = []
     rows_read: int = 0
     seconds: float = 0.0
 
@@ -117,6 +119,19 @@ class Verification(_Record):
         if self.null == "retrained":
             return "a model retrained without the records"
         return f"{self.num_people['holdout']} people the model never saw"
+
+    def with_earlier(self, earlier: list[PersonVerdict]) -> "Verification":
+        """The same with what was found of those who were forgotten earlier: nobody may be known again."""
+        if not earlier:
+            return self
+        known = [person.label for person in earlier if person.verdict == "FAIL"]
+        said = f"{len(earlier)} who were forgotten earlier are judged again: {len(known)} known again"
+        said += f", {', '.join(known)}" if known else ""
+        changes: dict[str, Any] = {"earlier": earlier, "reasons": [*self.reasons, said]}
+        if known and self.verdict != "REFUSED":
+            failed = self.reasons if self.verdict == "FAIL" else []
+            changes |= {"verdict": "FAIL", "reasons": [said, *failed]}
+        return self.model_copy(update=changes)
 
     def passes(self, digest: str) -> bool:
         """True where the verdict is PASS and speaks of exactly this model."""

@@ -124,6 +124,7 @@ def _context(
             "Judged against": verification.judged_against,
             "Confidence": f"{verification.confidence:.0%} over the whole battery",
             **({"Unlearning": _steps(unlearning)} if unlearning else {}),
+            **({"Forgotten earlier": _again(verification)} if verification.earlier else {}),
             "Cost": cost_words(verification),
         },
         "beside": _NULLS[verification.null],
@@ -170,6 +171,12 @@ def _steps(unlearning: Unlearning) -> str:
     left = next(point for point in unlearning["trajectory"] if point["step"] == unlearning["num_steps"])
     ways = (f"{_SETS[name]} {first[f'{name}_logp']:.2f} to {left[f'{name}_logp']:.2f}" for name in _SETS)
     return f"{left['step']} steps; {', '.join(ways)} (nats per answer token)"
+
+
+def _again(verification: Verification) -> str:
+    verdicts = [person.verdict for person in verification.earlier]
+    counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    return f"{len(verdicts)} people judged again on this model: {counted}"
 
 
 def _numbers(verification: Verification) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from sau.verify import load_policy, verdict
 from sau.verify.checks import base as check
 from sau.verify.checks.base import Measure
 from sau.verify.checks.residual_knowledge import ResidualKnowledgeCheck
-from sau.verify.record import Finding
+from sau.verify.record import Finding, PersonVerdict, Verification
 
 QUICK = load_policy("quick", null="retrained")
 
@@ -221,3 +221,46 @@ def test_a_verdict_on_several_people_is_no_better_than_that_on_any(verdict_, peo
     assert found == expected
     for label, alone in people.items():
         assert alone == "PASS" or verdict_ == "FAIL" or any(f"{label}: {alone}" in reason for reason in reasons)
+
+
+# -- who was forgotten earlier ------------------------------------------------------------------------
+
+
+def verification(verdict, earlier=()):
+    fields = {"policy": "quick", "policy_version": 1, "policy_digest": "", "confidence": 0.95, "weights_digest": ""}
+    counts = {"seed": 0, "null": "population", "num_records": {}, "num_people": {}}
+    empty = {"checks": [], "table": {}, "scores": {}, "limits": []}
+    made = Verification(verdict=verdict, reasons=["why"], **fields, **counts, **empty)
+    people = [
+        PersonVerdict(label=f"r{n}", num_records=1, verdict=each, reasons=[], checks=[])
+        for n, each in enumerate(earlier)
+    ]
+    return made.with_earlier(people)
+
+
+@pytest.mark.parametrize(
+    ("own", "earlier", "verdict"),
+    [
+        ("PASS", (), "PASS"),
+        ("PASS", ("PASS", "PASS"), "PASS"),
+        ("PASS", ("PASS", "INCONCLUSIVE"), "PASS"),
+        ("PASS", ("PASS", "FAIL"), "FAIL"),
+        ("INCONCLUSIVE", ("FAIL",), "FAIL"),
+        ("FAIL", ("PASS",), "FAIL"),
+        ("REFUSED", ("FAIL",), "REFUSED"),
+    ],
+)
+def test_nobody_who_was_forgotten_earlier_may_be_known_again(own, earlier, verdict):
+    found = verification(own, earlier)
+    assert found.verdict == verdict
+    assert [person.verdict for person in found.earlier] == list(earlier)
+    known = [f"r{n}" for n, each in enumerate(earlier) if each == "FAIL"]
+    assert any(f"{len(known)} known again" in reason for reason in found.reasons) == bool(earlier)
+    assert all(label in " ".join(found.reasons) for label in known)
+
+
+def test_who_was_forgotten_earlier_is_judged_beside_people_by_a_few_checks_and_without_stressors():
+    policy = load_policy("standard", null="retrained").for_earlier
+    assert [check.id for check in policy.checks] == ["residual_knowledge", "other_forms"]
+    assert (policy.against, policy.stressors, policy.metrics) == ("population", (), ())
+    assert load_policy("quick").model_copy(update={"earlier_checks": ()}).for_earlier is None
