@@ -1,6 +1,6 @@
 """Are the two nulls right, and do they agree? People one by one, on models that know more and less of them.
 
-    python -m benchmarks.nulls [--people 40] [--json benchmarks/results/nulls.json]
+    python -m benchmarks.nulls [--people 40] [--rows 20] [--json benchmarks/results/nulls.json]
     python -m benchmarks.nulls --tofu ../shared/data/tofu --people 20 --device auto    # SmolLM2, better on a GPU
 
 Tiny models made here, or SmolLM2 by its profile: `before` was trained on everybody; `retrained` and `retrained-again`
@@ -8,7 +8,7 @@ never saw the people in question (another order of the rest); `unlearned` has fo
 parameters, and weights between it and `before` know more and more; `taught` is `retrained`, trained on everybody for
 some epochs. Each person is judged by the checks of policy `standard` that read what the model as it is makes of rows
 (no decoys, samples or stressors), once beside 24 strangers, `population`, and once beside `retrained`. What is left of
-a person is the residual share beside both retrained models.
+a person is the residual share beside both retrained models; with `--rows 3` each asks with three, the share is of all.
 
 Prints, per model, how often each null passes, does not tell and fails, and the goals: PASS where .4 or more is left in
 at most 2%, no PASS for a perfect model in at most 10%, and agreement where both nulls decide in at least 95%; all but
@@ -19,6 +19,7 @@ import argparse
 import copy
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,15 @@ from sau.pruners import prune
 from sau.training.finetune import FinetuneParams, adapted, finetune
 from sau.training.pretrain import pretrain
 from sau.unlearn.unlearn import unlearn
-from sau.verify.checks.base import Bench, Check, Evidence, Measure, NothingToShowError, Null
+from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.checks.people import PeopleCheck
+from sau.verify.evidence.cost import Cost
 from sau.verify.evidence.readings import read
+from sau.verify.findings import finding_of
 from sau.verify.metrics.base import token_means
 from sau.verify.policy import load_policy
-from sau.verify.verdict import judge
+from sau.verify.record import Finding
+from sau.verify.verdict import conclude
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_STAY, NUM_STRANGERS, ROWS = 12, 24, 20
@@ -98,29 +102,43 @@ def models(params: Params, asked: list[Row], stay: list[Row], calibrate: list[Ro
 
 
 def judged(
-    check: Check, roles: dict[str, Evidence], base: Evidence, who: dict[str, list[int]], null: Null, alpha: float
+    checks: Sequence[Check],
+    roles: dict[str, Evidence],
+    base: Evidence,
+    who: dict[str, list[int]],
+    null: Null,
+    alpha: float,
 ) -> str:
-    """One check's verdict on one person."""
+    """The verdict of the checks on one person, as a policy concludes."""
     before, reference = roles["before"], roles["reference"]
     beside = reference if null == "retrained" else None
     bench = Bench(before, beside, alpha, 0, reference_as_stored=beside, null=null, base=base, people=who, widest=0.9)
+    return conclude([finding(check, roles, bench) for check in checks])[0]
+
+
+def finding(check: Check, roles: dict[str, Evidence], bench: Bench) -> Finding:
+    """One check's finding on one person."""
     measures: dict[str, Measure] = {}
+    trouble, applies = "", True
     for role, evidence in roles.items():
-        if role == "reference" and null == "population":
-            continue
-        try:
-            measures[role] = check.measure(evidence, bench)
-        except NothingToShowError:
-            return "NOT APPLICABLE"
-    return judge(check, measures, measures["unlearned"].p, alpha, null)[0]
-
-
-def together(verdicts: list[str]) -> str:
-    """As a policy concludes: one FAIL fails, one that is not PASS leaves it open, what does not apply is silent."""
-    spoken = [v for v in verdicts if v != "NOT APPLICABLE"]
-    if "FAIL" in spoken:
-        return "FAIL"
-    return "PASS" if spoken and set(spoken) == {"PASS"} else "INCONCLUSIVE"
+        if role != "reference" or bench.reference is not None:
+            try:
+                measures[role] = check.measure(evidence, bench)
+            except NoPowerError as error:
+                trouble = str(error)
+            except NothingToShowError as error:
+                trouble, applies = str(error), False
+    return finding_of(
+        check,
+        measures,
+        stressor=None,
+        trouble=trouble,
+        applies=applies,
+        p=measures["unlearned"].p if "unlearned" in measures else 1.0,
+        alpha=bench.alpha,
+        null=bench.null,
+        cost=Cost(),
+    )
 
 
 def main() -> None:
@@ -129,6 +147,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=40, help="of TOFU at most 20")
     parser.add_argument("--tofu", help="TOFU's folder: SmolLM2 and its authors instead")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, default=ROWS, choices=range(1, ROWS + 1), help="so many of each person's")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     profile = read_yaml(ROOT / "profiles" / "smollm2.yaml") if args.tofu else {}
@@ -157,19 +176,17 @@ def main() -> None:
     means = {name: token_means(e.readings["forget"]).reshape(-1, ROWS).mean(1) for name, e in evidence.items()}
     floor = (means["retrained"] + means["retrained-again"]) / 2
     stays = {"retain": [i // ROWS for i in range(len(stay))], "holdout": [i // ROWS for i in range(len(strangers))]}
-    who = {"forget": [0] * ROWS, **stays}
+    who = {"forget": [0] * args.rows, **stays}
     cells = []
     for name in (name for name in evidence if name != "retrained"):
         for person in range(args.people):
-            rows = list(range(person * ROWS, (person + 1) * ROWS))
+            rows = list(range(person * ROWS, person * ROWS + args.rows))
             given = {"unlearned": name, "before": "before", "reference": "retrained"}
             roles = {role: evidence[which].asked_by(rows) for role, which in given.items()}
             alone = base.asked_by(rows)
             alpha = 1 - policy.confidence
-            verdicts: dict[Null, str] = {
-                null: together([judged(check, roles, alone, who, null, alpha) for check in checks])
-                for null in ("population", "retrained")
-            }
+            nulls: tuple[Null, ...] = ("population", "retrained")
+            verdicts = {null: judged(checks, roles, alone, who, null, alpha) for null in nulls}
             left = (means[name][person] - floor[person]) / (means["before"][person] - floor[person])
             others = round(float(token_means(evidence[name].readings["holdout"]).mean()), 3)
             cell = {"model": name, "person": person, "residual": round(float(left), 4), "strangers": others}

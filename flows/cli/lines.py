@@ -181,10 +181,10 @@ def audit_line(
         found = audit(line, again)
     if as_json:
         print_json(found)
+    elif not found.requests:
+        out.print(f"[bold]{found.champion}[/]: nobody is due for an audit; --again judges everybody once more")
     else:
-        out.print(
-            f"[bold]{found.champion}[/] beside the retrained [bold]{found.reference or 'nothing: nobody is due'}[/]"
-        )
+        out.print(f"[bold]{found.champion}[/] beside the retrained [bold]{found.reference}[/]")
         for audited in found.requests:
             out.print(f"  {audited.request_id}: {audited.words}")
     raise typer.Exit(0 if all(audited.agrees for audited in found.requests) else EXIT_CODES["FAIL"])
