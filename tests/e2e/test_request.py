@@ -519,6 +519,10 @@ def test_a_deployment_on_a_server_takes_the_next_request(run, tmp_path):
     page = Path(mlflow_client(run).download_artifacts(shown["run_id"], "report.html")).read_text()
     assert "What the models answer" in page
     assert demo_rows("demo-0005", seed=1)[0]["question"] in page
+    # Who was forgotten in v2 has been judged again on v3.
+    verdict = json.loads(Path(mlflow_client(run).download_artifacts(shown["run_id"], "verification.json")).read_text())
+    assert [person["label"] for person in verdict["earlier"]] == [run.request["id"]]
+    assert [check["id"] for check in verdict["earlier"][0]["checks"]] == ["residual_knowledge", "other_forms"]
     links = json.loads(run.sau("lineage", f"{LINE}@v3", "--json").stdout)
     assert [link["tag"] for link in links] == [f"{LINE}@v3", f"{LINE}@v2", f"{LINE}@v1"]
     assert links[0]["aliases"] == (["candidate", "champion"] if passed else ["candidate"])
