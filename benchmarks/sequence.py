@@ -3,10 +3,10 @@
     python -m benchmarks.sequence [--requests 20] [--json benchmarks/results/sequence.json]
 
 A tiny model that knows the people who ask and twelve who stay, made here, forgets one person at a time by params.yaml,
-each version from the one before, a fifth of the people to keep spared. With each version everybody is judged beside 24
-people whom no model saw, who has asked, who will, and who stays, by the checks of `standard` that read the answers as
-asked, against the first version; after the last request those who have asked by `Policy.for_earlier` as well, as the
-product does with every version. One reading of those people serves all verdicts on a version.
+each version from the one before, a fifth of the people to keep spared. With each version everybody who asks, sooner or
+later, is judged beside 24 people whom no model saw, by the checks of `standard` that read the answers as asked, against
+the first version; after the last request by `Policy.for_earlier` as well, as the product does with every version. One
+reading of those people serves all verdicts on a version.
 
 Prints the verdicts version by version, and draws what is left of each person over the versions, as .svg and .png beside
 the JSON, which is written anew after each version.
@@ -117,8 +117,7 @@ def main() -> None:
     print("the first version is made", flush=True)
     standard = load_policy("standard")
     policy = standard.model_copy(update={"earlier_checks": AS_ASKED}).for_earlier
-    everybody = [*asking, *stay]
-    labels = {rows[0]["subject_id"]: rows[0]["subject_id"].removeprefix("sequence-") for rows in everybody}
+    labels = {rows[0]["subject_id"]: rows[0]["subject_id"].removeprefix("sequence-") for rows in asking}
     controls = Controls(before=first, base=adapted_base)
     told: list[dict[str, Any]] = []
     made = versions(first, base, asking, flat(stay), calibrating, params, told)
@@ -131,19 +130,17 @@ def main() -> None:
             yield last, "0" * 64
 
     assert policy is not None
-    sets = Sets(flat(everybody), flat(stay), judging)
+    sets = Sets(flat(asking), flat(stay), judging)
     for number, found in enumerate(
         verify_each(candidates=candidates(), sets=sets, controls=controls, policy=policy, labels=labels)
     ):
         told[number]["people"] = left(found, AS_ASKED)
+        told[number]["stay"] = {role: round(sum(s["retain"]) / len(s["retain"]), 4) for role, s in found.scores.items()}
         print(line(number, told[number]), flush=True)
         write(args.json, result)
     final = standard.for_earlier
     assert final is not None
-    found = verify(
-        model=last, sets=Sets(flat(asking), flat(stay), judging), controls=controls, policy=final,
-        weights_digest="0" * 64, labels=labels,
-    )  # fmt: skip
+    found = verify(model=last, sets=sets, controls=controls, policy=final, weights_digest="0" * 64, labels=labels)
     result["earlier"] = left(found, standard.earlier_checks)
     write(args.json, result)
     print("after the last, by earlier_checks:", dict(Counter(p["verdict"] for p in result["earlier"].values())))
@@ -153,17 +150,14 @@ def main() -> None:
 def line(number: int, version: dict[str, Any]) -> str:
     """A version in a line."""
     gone = {f"asks-{n:03d}" for n in range(number + 1)}
-    groups = {
-        "asked": [p for label, p in version["people"].items() if label in gone],
-        "yet to ask": [p for label, p in version["people"].items() if label.startswith("asks") and label not in gone],
-        "stay": [p for label, p in version["people"].items() if label.startswith("stays")],
-    }
     said = []
-    for name, those in groups.items():
-        if those:
-            mean = sum(p["residual_knowledge"] for p in those) / len(those)
-            said.append(f"{name}: {dict(Counter(p['verdict'] for p in those))}, {mean:.2f} left")
-    own = version["people"][f"asks-{number:03d}"]
+    for name, those in (("asked", gone), ("yet to ask", version["people"].keys() - gone)):
+        found = [version["people"][label] for label in sorted(those)]
+        if found:
+            mean = sum(p["residual_knowledge"] for p in found) / len(found)
+            said.append(f"{name}: {dict(Counter(p['verdict'] for p in found))}, {mean:.2f} left")
+    own, stay = version["people"][f"asks-{number:03d}"], version["stay"]
+    said.append(f"log p of who stays {stay['unlearned']:.3f}, in v1 {stay['before']:.3f}")
     return f"v{number + 2} ({version['steps']} steps, {version['cpu_s']} s): own {own['verdict']}; {'; '.join(said)}"
 
 
@@ -173,19 +167,18 @@ def write(target: Path, result: dict[str, Any]) -> None:
 
 
 def draw(result: dict[str, Any], target: Path) -> None:
-    """What is left of each person over the versions: those who have asked from their own version on, those who stay."""
+    """What is left of each person over the versions, darker from their own version on."""
     told = result["versions"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     numbers = range(2, len(told) + 2)
-    for label in told[0]["people"]:
+    for number, label in enumerate(told[0]["people"]):
         values = [version["people"][label]["residual_knowledge"] for version in told]
-        since = int(label[-3:]) if label.startswith("asks") else 0
-        colour = "#c0392b" if label.startswith("asks") else "#7f8c8d"
-        axes.plot(numbers[since:], values[since:], color=colour, alpha=0.6, linewidth=1, marker=".", markersize=4)
+        axes.plot(numbers[: number + 1], values[: number + 1], color="#bdc3c7", linewidth=1)
+        axes.plot(numbers[number:], values[number:], color="#c0392b", alpha=0.6, linewidth=1, marker=".", markersize=4)
     axes.axhline(0.4, color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="version", ylabel="share left of what v1 knew", xticks=list(numbers)[::2])
-    axes.set_title("red: who has asked, from their own version on; grey: who stays; dashed: the margin", fontsize=9)
+    axes.set_title("grey: until they ask; red: from their own version on; dashed: the margin of standard", fontsize=9)
     with matplotlib.rc_context({"svg.hashsalt": "sau", "svg.fonttype": "none"}):
         for suffix in (".svg", ".png"):
             figure.savefig(target.with_suffix(suffix), dpi=110, metadata={"Date": None} if suffix == ".svg" else None)

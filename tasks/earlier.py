@@ -43,12 +43,15 @@ def judged_again(tracking: Tracking, attempt: Attempt, parent: int, params: Para
         rows |= _rows(attempt.workspace, link)
     if not rows:
         return []
+    try:
+        first = Registry(tracking).download(links[-1])
+    except SauError:
+        log.warning("who was forgotten earlier is not judged again: %s, which knew them, is gone", links[-1].tag)
+        return []
     log.info("judging again %d who were forgotten earlier", len(rows))
     ws = attempt.workspace
     again = replace(sets, forget=[row for own in rows.values() for row in own])
-    controls = Controls(
-        before=opener(Registry(tracking).download(links[-1]), params), base=base_opener(ws.path, params, sets)
-    )
+    controls = Controls(before=opener(first, params), base=base_opener(ws.path, params, sets))
     labels = {own[0]["subject_id"]: request_id for request_id, own in rows.items()}
     found = judged(ws.path / CHECKPOINT, again, controls, policy, params, labels=labels)
     if found.people:
