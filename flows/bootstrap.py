@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def check_bootstrap(line: str, source: str, data_options: DataOptions, overrides
     if Path(source).exists() or Path(source).suffix.lower() in READERS:
         opened = open_source(source, data_options)
         Suppression().refuse_people(opened.people, source)
-        Suppression().refuse(chain(opened.train(), opened.holdout()), source)
+        Suppression().refuse((row for _, row in opened.rows()), source)
 
 
 def check_adopt(

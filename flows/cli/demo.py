@@ -100,7 +100,7 @@ def _ask(line: str, parent: VersionRecord, rows_of: dict[str, list[Row]]) -> tup
 def _rows(data: str, options: DataOptions) -> dict[str, list[Row]]:
     """The rows of each person whom a data set trains on, by ids as given."""
     found: dict[str, list[Row]] = {}
-    for row in open_source(data, options).train():
+    for row in open_source(data, options).part("train"):
         found.setdefault(row["subject_id"], []).append(row)
     return found
 

@@ -40,20 +40,22 @@ def width(num_people: int) -> int:
     return digits
 
 
-def write_people(rows: Iterable[Row], folder: Path, ids: Mapping[str, str], digits: int) -> int:
+def write_people(rows: Iterable[Row], folder: Path, ids: Mapping[str, str], digits: int) -> None:
     """Write rows with internal ids for people and records; the bytes are fixed by rows, ids and digits.
 
     Args:
         rows: gone through once; `folder` is filled as they come, with little of them in memory.
         ids: each person's internal id by the one in the rows.
         digits: of internal ids in shards' names, see `width`.
-
-    Returns:
-        The number of rows.
     """
+    write_parts((("", row) for row in rows), folder, ids, digits)
+
+
+def write_parts(rows: Iterable[tuple[str, Row]], folder: Path, ids: Mapping[str, str], digits: int) -> None:
+    """As `write_people`, of rows that each come with the part of `folder` they belong to; nobody is in two parts."""
     counts: dict[str | None, int] = {}
     files = _Files(folder)
-    for row in rows:
+    for part, row in rows:
         people = list(dict.fromkeys(ids[one] for one in people_of(row)))
         first = people[0] if people else None
         number = counts.get(first, 0)
@@ -61,11 +63,10 @@ def write_people(rows: Iterable[Row], folder: Path, ids: Mapping[str, str], digi
         inside = {**row, "record_id": f"{first or NOBODY}-{number:05d}", "subject_id": first}
         inside["subject_ids"] = people if len(people) > 1 else []
         if first is None:
-            files.add(f"{NOBODY}-{number // _NOBODY_TOGETHER:05d}", stored(inside))
+            files.add(part, f"{NOBODY}-{number // _NOBODY_TOGETHER:05d}", stored(inside))
         for place in dict.fromkeys(one[:digits] for one in people):
-            files.add(place, stored(inside) | ({} if first and first.startswith(place) else {COPY: True}))
+            files.add(part, place, stored(inside) | ({} if first and first.startswith(place) else {COPY: True}))
     files.flush()
-    return sum(counts.values())
 
 
 class _Files:
@@ -73,21 +74,23 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._waiting: dict[str, list[str]] = {}
-        self._begun: set[str] = set()
+        self._waiting: dict[tuple[str, str], list[str]] = {}
+        self._begun: set[tuple[str, str]] = set()
         self._size = 0
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, shard: str, row: Mapping[str, Any]) -> None:
+    def add(self, part: str, shard: str, row: Mapping[str, Any]) -> None:
         line = as_line(row)
-        self._waiting.setdefault(shard, []).append(line)
+        self._waiting.setdefault((part, shard), []).append(line)
         self._size += len(line)
         if self._size > _BUFFER:
             self.flush()
 
     def flush(self) -> None:
-        for shard, lines in self._waiting.items():
-            with (self._folder / f"{shard}.jsonl").open("a" if shard in self._begun else "w", encoding="utf-8") as file:
+        for part in {part for part, _ in self._waiting}:
+            (self._folder / part).mkdir(parents=True, exist_ok=True)
+        for key, lines in self._waiting.items():
+            path = self._folder / key[0] / f"{key[1]}.jsonl"
+            with path.open("a" if key in self._begun else "w", encoding="utf-8") as file:
                 file.writelines(lines)
         self._begun |= self._waiting.keys()
         self._waiting, self._size = {}, 0

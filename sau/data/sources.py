@@ -1,6 +1,6 @@
 """Data sets into `data/`: the demo people, TOFU, or a user's own, sharded by subject."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from sau.data.demo import demo_data
 from sau.data.people import Naming, people_of, published
 from sau.data.records import Row, open_records
 from sau.data.shapes import NAMES, WINDOW_BYTES
-from sau.data.shards import width, write_people
+from sau.data.shards import width, write_parts
 from sau.data.tofu import is_tofu, load_tofu
 from sau.errors import DataError
 
@@ -65,13 +65,16 @@ class Source:
     """Rows with ids as given, gone through as often as asked, never all in memory where they are a user's.
 
     Attributes:
-        train, holdout: rows that a model is trained on, and rows that none is.
+        rows: each with its part: `train`, or `holdout`, which no model is trained on.
         people: everybody's id, in the order of the rows.
     """
 
-    train: Callable[[], Iterable[Row]]
-    holdout: Callable[[], Iterable[Row]]
+    rows: Callable[[], Iterable[tuple[str, Row]]]
     people: list[str]
+
+    def part(self, name: str) -> Iterator[Row]:
+        """The rows of a part."""
+        return (row for part, row in self.rows() if part == name)
 
 
 def write_data(source: str, folder: Path, options: DataOptions, naming: Naming = published) -> dict[str, str]:
@@ -88,15 +91,14 @@ def write_data(source: str, folder: Path, options: DataOptions, naming: Naming =
     """
     opened = open_source(source, options)
     ids = dict(naming(opened.people))
-    for part, rows in (("train", opened.train), ("holdout", opened.holdout)):
-        write_people(rows(), folder / part, ids, width(len(ids)))
+    write_parts(opened.rows(), folder, ids, width(len(ids)))
     return ids
 
 
 def read_data(source: str, options: DataOptions) -> tuple[list[Row], list[Row]]:
     """A source's rows as (train, holdout), see `open_source`."""
     opened = open_source(source, options)
-    return list(opened.train()), list(opened.holdout())
+    return list(opened.part("train")), list(opened.part("holdout"))
 
 
 def open_source(source: str, options: DataOptions) -> Source:
@@ -125,11 +127,7 @@ def open_source(source: str, options: DataOptions) -> Source:
         return _split(source, train, holdout)
     rows = open_records(source, **options.how)
     people, unseen = _held_out(source, rows(), options)
-    return Source(
-        lambda: (row for row in rows() if row["subject_id"] not in unseen),
-        lambda: (row for row in rows() if row["subject_id"] in unseen),
-        people,
-    )
+    return Source(lambda: (("holdout" if row["subject_id"] in unseen else "train", row) for row in rows()), people)
 
 
 def _in_memory(source: str, train: Sequence[Row], holdout: Sequence[Row]) -> Source:
@@ -149,7 +147,10 @@ def _split(source: str, train: Callable[[], Iterable[Row]], holdout: Callable[[]
         raise DataError(f"{source}: {both} subjects are in train and in holdout")
     if nobody := sum(row["subject_id"] is None for row in holdout()):
         raise DataError(f"{source}: {nobody} rows of the holdout are about nobody, it needs people")
-    return Source(train, holdout, list(sides[0] | sides[1]))
+    return Source(
+        lambda: ((part, row) for part, rows in (("train", train), ("holdout", holdout)) for row in rows()),
+        list(sides[0] | sides[1]),
+    )
 
 
 def _held_out(source: str, rows: Iterable[Row], options: DataOptions) -> tuple[list[str], set[str]]:
