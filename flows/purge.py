@@ -27,8 +27,8 @@ def purge(line: str, request_ids: tuple[str, ...] = (), by: str = "", after_days
         for request_id in request_ids:
             check_purge(request_id)
         named = request_ids or (due(line, window) if window is not None else ())
-        policy = f"by {by}" if by else f"rollback window of {window} days"
-        return [purge_request(request_id, policy) for request_id in named]
+        policy = "decided by hand" if by else f"rollback window of {window} days"
+        return [purge_request(request_id, policy, by) for request_id in named]
 
 
 def purge_due(line: str) -> list[Purged]:

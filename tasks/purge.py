@@ -142,11 +142,12 @@ def preview(request_id: str, policy: str = "") -> Plan:
 
 
 @task(name="purge", task_run_name="purge {request_id}")
-def purge(request_id: str, policy: str) -> Purged:
+def purge(request_id: str, policy: str, by: str = "") -> Purged:
     """Carry a plan out, store by store, and sign what came of it; the line's lock is held.
 
     Args:
-        policy: why now, in words: the rollback window, or who decided.
+        policy: why now, in words that name nobody: it stands in the signed record.
+        by: who decided, where that was a person; for the ledger.
 
     Raises:
         RequestError: see `check_purge`.
@@ -160,7 +161,7 @@ def purge(request_id: str, policy: str) -> Purged:
         Suppression().add(request_id)
     for tag in todo.expiring:
         expire(settings().root, tag, request_id, todo.policy)
-    done = [_tried(store, step) for store, step in _steps(todo)]
+    done = [_tried(store, step) for store, step in _steps(todo, by)]
     looked = _checked(scan(secrets)) if secrets else todo.looked or _not_checked()
     _keep(todo.model_copy(update={"looked": looked}))
     done += [looked, _tried("vault", lambda: _shredded(request_id))]
@@ -179,7 +180,7 @@ Step = Callable[[], tuple[str, str, str]]
 _SCAN = "residue scan"
 
 
-def _steps(todo: Plan) -> list[tuple[str, Step]]:
+def _steps(todo: Plan, by: str) -> list[tuple[str, Step]]:
     """Every store with its step, in order; the databases are cleaned after everything that is deleted in them."""
 
     def objects(store: str) -> tuple[str, str, str]:
@@ -219,7 +220,7 @@ def _steps(todo: Plan) -> list[tuple[str, Step]]:
     def ledger() -> tuple[str, str, str]:
         given, name = Ledger(settings().ledger_url), f"purged-{todo.request_id.removeprefix('r-')}"
         People(given).forget(todo.line, given.get(todo.request_id).subject_id)
-        given.erase_subject(todo.request_id, name, note=todo.policy)
+        given.erase_subject(todo.request_id, name, note=todo.policy, actor=by or None)
         return "the person's id and its connection to an internal id deleted", "read back", ""
 
     def databases() -> tuple[str, str, str]:

@@ -263,14 +263,14 @@ class Ledger:
             session.add_all(Event(request_id=request_id, at=now, state=target) for request_id in sorted(ids))
         return ids
 
-    def erase_subject(self, request_id: str, instead: str, *, note: str) -> Request:
+    def erase_subject(self, request_id: str, instead: str, *, note: str, actor: str | None = None) -> Request:
         """Put a name that says nothing in the place of the person's id, and say so in the request's history.
 
         Raises:
             RequestError: an unknown request.
         """
         other = Request.subject_id != instead
-        self.decide(request_id, other, Event(kind="purged", note=note), subject_id=instead)
+        self.decide(request_id, other, Event(kind="purged", note=note, actor=actor), subject_id=instead)
         return self.get(request_id)
 
     def withdraw(self, request_id: str, actor: str | None = None) -> Request:
