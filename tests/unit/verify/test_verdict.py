@@ -264,3 +264,13 @@ def test_who_was_forgotten_earlier_is_judged_beside_people_by_a_few_checks_and_w
     assert [check.id for check in policy.checks] == ["residual_knowledge", "other_forms"]
     assert (policy.against, policy.stressors, policy.metrics) == ("population", (), ())
     assert load_policy("quick").model_copy(update={"earlier_checks": ()}).for_earlier is None
+
+
+def test_a_model_that_knew_nothing_before_is_asked_about_its_prompt():
+    nothing = Measure(n=20, value=0.9, interval=(0.5, 1.3), allowed=(None, 0.4), p=0.3)
+    decided, why = verdict.judge(
+        ResidualKnowledgeCheck(), {"unlearned": nothing, "before": nothing}, 0.3, 0.05, "retrained"
+    )
+    assert decided == "INCONCLUSIVE"
+    assert why.startswith("no power")
+    assert "is this the prompt the model was trained with?" in why
