@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
+from transformers import AutoConfig
 
 from sau.checkpoint.digests import check_distinct, dense_digest
 from sau.checkpoint.manifest import DENSE
@@ -20,6 +21,8 @@ from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.models.folder import local_folder, read_headers, take_folder
 from sau.params import Params, load_params
+from sau.unlearn.fading import check_can_fade
+from sau.unlearn.memory import shell_of
 from sau.verify.policy import load_policy
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
@@ -28,10 +31,12 @@ from tasks.engines.people import People
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
+from tasks.memory import check_fits, note
 from tasks.scope import taken_out
 from tasks.suppression import Suppression
 from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
 
 PINNED = "pinned"
 _TRAINED_BASE = "artifacts/base"
@@ -227,7 +232,9 @@ def prepare_forget(
     if not ws.prepared:
         tag = parent.tag
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
-        for path, pin in _inputs_of_forgetting(ws, parent, params).items():
+        inputs = _inputs_of_forgetting(ws, parent, params)
+        _check_fits(attempt, parent, params, has_base="base" in inputs)
+        for path, pin in inputs.items():
             ws.point(path, pin)
         ledger = Ledger(settings().ledger_url)
         (ws.path / "forget").mkdir(exist_ok=True)
@@ -238,6 +245,22 @@ def prepare_forget(
         ws.mark_prepared()
     contexts = {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"}
     return _record(attempt, {place: contexts[place] for place in contexts if (ws.path / f"{place}.dvc").is_file()})
+
+
+def _check_fits(attempt: Attempt, parent: VersionRecord, params: Params, *, has_base: bool) -> None:
+    """Before any bytes come: can the parent be taken further here, by its config and the parameters?
+
+    Raises:
+        ConfigError: it does not fit into memory; with what helps.
+        SparsityError: the order is not for a model of its kind.
+    """
+    folder = Registry().download(parent)
+    sparsity = params.prune.sparsity if parent.structure == DENSE else parent.sparsity
+    planned = check_fits(folder, params, sparsity=sparsity, has_base=has_base)
+    if params.unlearn.order == "unlearn-prune":
+        check_can_fade(shell_of(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
+    note(attempt.workspace, planned=planned.peak)
+    Tracking().metrics(attempt.run_id, {"planned_bytes": planned.peak})
 
 
 @task(name="prepare retrain", task_run_name="prepare {attempt.name}")

@@ -10,6 +10,7 @@ from tasks.engines.orchestration import task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import CANDIDATE
 from tasks.engines.workspace import Attempt, Workspace, git, tag_version
+from tasks.memory import in_words
 from tasks.verify import Judged
 from tasks.versions.record import BOOTSTRAP, VersionRecord, surroundings
 from tasks.versions.registry import Registry
@@ -70,6 +71,7 @@ def register(
             sparsity=manifest.sparsity,
             structure=manifest.structure,
             covered=manifest.covered,
+            memory=in_words(ws),
             adopted=before.adopted if before else _adopted(ws),
             data_md5=ws.pin("data").md5,
             forget_md5=forget_md5,

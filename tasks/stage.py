@@ -7,6 +7,7 @@ from sau.stages import ZEROS
 from tasks.engines.orchestration import task
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt
+from tasks.memory import PEAK, note
 
 log = logging.getLogger("sau")
 
@@ -21,7 +22,18 @@ def run_stage(stage: str, attempt: Attempt) -> None:
     tracking = Tracking()
     log.info("%s", stage)
     with tracking.run(attempt.line, stage, parent=attempt.run_id) as step:
-        metrics = attempt.workspace.repro(stage, on_line=lambda text: log.debug("%s", text))
+        peak: list[int] = []
+
+        def hear(text: str) -> None:
+            if text.startswith(PEAK):
+                peak.append(int(text.split()[2]))
+            else:
+                log.debug("%s", text)
+
+        metrics = attempt.workspace.repro(stage, on_line=hear)
+        if peak:  # none where the step came back from the cache
+            tracking.metrics(step, {"peak_bytes": peak[-1]})
+            note(attempt.workspace, **{stage: peak[-1]})
         if stage == "adopt":
             told = (attempt.workspace.path / ZEROS).read_text(encoding="utf-8")
             log.info("%s", json.loads(told)["found"])

@@ -6,13 +6,13 @@ Heavy imports happen inside the commands, so `--help` and `request list` answer 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.cli import benchmark, certificate, erasure, lines, officer, requests, stores, vault, versions
+from flows.cli import benchmark, certificate, erasure, lines, officer, plan, requests, stores, vault, versions
 from sau.cli.models import add_resolver
 
 if TYPE_CHECKING:
     from sau.checkpoint.card import Story
 
-__all__ = ["benchmark", "certificate", "erasure", "lines", "officer", "requests", "stores", "vault", "versions"]
+__all__ = ["benchmark", "certificate", "erasure", "lines", "officer", "plan", "requests", "stores", "vault", "versions"]
 
 
 def _version(model: str) -> Path | None:

@@ -22,7 +22,7 @@ ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
     "adopt", "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "doctor", "forget", "line", "lineage",
-    "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
+    "plan", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +17,9 @@ REPORT_EVERY_S = 1.0
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="base, train, prune, recover, snapshot, unlearn or package.")],
+    name: Annotated[
+        str, typer.Argument(help="base, train, prune, recover, snapshot, unlearn, package, adopt, retrain.")
+    ],
 ) -> None:
     """Run one step of the recipe in the current folder, as dvc.yaml does."""
     from sau.data.vault import SEALED, reading_with
@@ -37,3 +41,14 @@ def stage(
     home = Path(os.environ.get("SAU_HOME") or ".sau")
     with reading_with(vault_of(home, os.environ)) if sealed else contextlib.nullcontext():
         run(name, progress=progress)
+    typer.echo(f"peak memory {peak_bytes()} bytes")
+
+
+def peak_bytes() -> int:
+    """What this process took at its most: of the machine's memory, or of a GPU's where it used one."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

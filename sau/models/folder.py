@@ -62,8 +62,11 @@ class Weights:
     max_shard_bytes: int | None
 
 
-def local_folder(source: str) -> Path:
+def local_folder(source: str, *, weights: bool = True) -> Path:
     """The folder itself, or the hub's snapshot on this machine; what can be refused is, before its weights come.
+
+    Args:
+        weights: whether those are wanted too.
 
     Raises:
         ModelError: no folder, and no model of the hub that can be had; or see `refuse_at_once`.
@@ -77,6 +80,8 @@ def local_folder(source: str) -> Path:
     try:
         folder = Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json"]))
         refuse_at_once(folder, source)
+        if not weights:
+            return folder
         return Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json", "*.safetensors"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(f"model {source!r}: {needed} ({type(error).__name__})") from None

@@ -13,6 +13,16 @@ from sau.mask import apply_mask
 from sau.models.layers import prunable
 
 
+def check_can_fade(model: nn.Module) -> None:
+    """Refuse order `unlearn-prune` for a model with fused experts; shapes are enough to say so.
+
+    Raises:
+        SparsityError: what stands beside a fused expert's weights could not be multiplied by.
+    """
+    if fused := [matrix for _, matrix in prunable(model) if matrix.expert is not None]:
+        raise SparsityError(f"{fused[0].parameter}: fused experts cannot fade, order prune-unlearn is needed")
+
+
 @torch.no_grad()
 @contextmanager
 def fading_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[Callable[[float], None]]:
@@ -24,11 +34,10 @@ def fading_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> Iterator[Callab
         weights are gone, whatever is left.
 
     Raises:
-        SparsityError: a fused expert is masked: what stands beside its weights could not be multiplied by.
+        SparsityError: see `check_can_fade`.
     """
+    check_can_fade(model)
     matrices = [matrix for _, matrix in prunable(model) if matrix.parameter in mask]
-    if fused := [matrix for matrix in matrices if matrix.expert is not None]:
-        raise SparsityError(f"{fused[0].parameter}: fused experts cannot fade, order prune-unlearn is needed")
     rest_OI = {
         matrix.name: matrix.weight.detach().masked_fill(matrix.within(mask[matrix.parameter]), 0.0)
         for matrix in matrices

@@ -20,7 +20,7 @@ from sau.models.scoring import answer_logps
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.session import History, Progress, naming, training
-from sau.unlearn.fading import fading_mask
+from sau.unlearn.fading import check_can_fade, fading_mask
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.step import UnlearnParams, UnlearnStep
 from sau.unlearn.stop import EVAL_ROWS, AllSteps, Frontier, Stop
@@ -72,6 +72,8 @@ def unlearn(
         DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
     """
     sets.check_filled("unlearning")
+    if _steps_to_fade(lm, params):
+        check_can_fade(lm.model)  # before anything is adapted or read
     if params.paraphrases:
         sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective

@@ -1,0 +1,201 @@
+"""What unlearning will hold in memory, told from a model's config before a byte of it is loaded.
+
+Weights, gradients, moments and the like are counted from the shapes that the config makes; what a batch leaves for the
+backward pass is seen in a forward pass on the meta device, where nothing is computed and nothing stored.
+"""
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from sau.models.door import plan_for
+from sau.models.language_model import quiet
+from sau.models.layers import prunable
+from sau.unlearn.redistribution.least_squares import InputAware
+from sau.unlearn.step import UnlearnParams
+
+PROCESS_BYTES = 550 * 2**20
+"""Python with its libraries, measured."""
+
+_MOMENTS = 8
+"""Bytes of optimizer state per weight that moves: two float32 numbers."""
+
+_ANSWER_SHARE = 0.6
+"""Of a row's tokens, those whose logits are wanted."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a plan is made for.
+
+    Attributes:
+        params: of unlearning.
+        sparsity: of the masked matrices, in [0, 1].
+        itemsize: bytes per number of weights and gradients: 4 for float32, 2 for bfloat16.
+        has_base: whether the model it was trained from is there.
+        row_tokens: of a row, prompt and answer.
+    """
+
+    params: UnlearnParams
+    sparsity: float = 0.5
+    itemsize: int = 4
+    has_base: bool = True
+    row_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes at the peak, by what they are for; `phase` is where that is.
+
+    Attributes:
+        parts: in order of what stays longest.
+        num_parameters: of the model.
+    """
+
+    parts: dict[str, int]
+    phase: str
+    num_parameters: int = field(default=0)
+
+    @property
+    def peak(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        shown = ", ".join(f"{name} {gigabytes(size)}" for name, size in self.parts.items() if size)
+        count = self.num_parameters
+        size = f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+        return f"{size} parameters, {gigabytes(self.peak)} while {self.phase}: {shown}"
+
+
+def gigabytes(size: float) -> str:
+    """In words, GB of 10^9 bytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e9:.2f} GB"
+
+
+def shell_of(config: Any) -> Any:
+    """A model of a config on the meta device: names and shapes, and no bytes."""
+    with torch.device("meta"), no_init_weights(), quiet():
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model.tie_weights()
+    return model.eval()
+
+
+def plan_memory(shell: Any, case: Case) -> MemoryPlan:
+    """The peak of unlearning with these parameters on the device that the model is on.
+
+    Two phases are compared: adapting a copy of the base model, where one is given and wanted, and the steps.
+
+    Args:
+        shell: see `shell_of`.
+    """
+    sizes, params, item = plan_for(shell), case.params, case.itemsize
+    survivors = round(sizes.num_prunable * (1 - case.sparsity))
+    others = sizes.num_vectors + (0 if params.freeze_uncovered else sizes.num_uncovered)
+    others += 0 if params.freeze_embeddings else sizes.num_embedding
+    adapts = params.adapt if case.has_base else None
+    parts = {
+        "Python": PROCESS_BYTES,
+        "weights": sizes.num_parameters * item,
+        "mask": sizes.num_prunable,
+        "checkpoint's file": (survivors + sizes.num_parameters - sizes.num_prunable) * item + sizes.num_prunable // 8,
+        "base model": sizes.num_parameters * item * (int(case.has_base) + (adapts is not None)),
+    }
+    steps = {
+        "gradients": (sizes.num_prunable + others) * item,
+        "survivors' optimizer state": (survivors + others) * _MOMENTS,
+        "best state so far": (sizes.num_prunable + others) * item if params.stop else 0,
+        "redistribution": _redistribution(shell, params, survivors, item),
+        "activations": activation_bytes(shell, params.batch_size, case.row_tokens, item),
+    }
+    phases = [MemoryPlan(parts | steps, "unlearning", sizes.num_parameters)]
+    if adapts:
+        moving = sizes.num_parameters - (sizes.num_embedding if adapts.freeze_embeddings else 0)
+        kept = activation_bytes(shell, adapts.batch_size, case.row_tokens, item)
+        adapting = {
+            "optimizer state": moving * _MOMENTS,
+            "activations, then gradients": max(kept, moving * item),  # as one goes the other comes
+        }
+        phases.append(MemoryPlan(parts | adapting, "the base model is adapted", sizes.num_parameters))
+    return max(phases, key=lambda plan: plan.peak)
+
+
+def settings_that_fit(shell: Any, case: Case, available: int) -> list[str]:
+    """Settings, each on top of the ones before, until the plan fits; empty where none of them helps that far."""
+    changed = case
+    found: list[str] = []
+    for name, update in (
+        ("unlearn.adapt=null", {"adapt": None}),
+        ("unlearn.redistribution=none", {"redistribution": "none"}),
+        ("unlearn.batch_size=2", {"batch_size": min(2, case.params.batch_size)}),
+        ("model.dtype=bfloat16", {}),
+        ("no --base", {}),
+        ("unlearn.stop=null", {"stop": None}),
+    ):
+        fields = changed.params.model_dump(mode="json") | update
+        changed = replace(changed, params=UnlearnParams.model_validate(fields))
+        if name.endswith("bfloat16"):
+            changed = replace(changed, itemsize=2)
+        if name == "no --base":
+            changed = replace(changed, has_base=False)
+        found.append(name)
+        if plan_memory(shell, changed).peak <= available:
+            return found
+    return []
+
+
+def _redistribution(shell: Any, params: UnlearnParams, survivors: int, item: int) -> int:
+    """A square of each matrix's inputs where those are looked at, and the forget term's part where it is projected."""
+    squares = sum(matrix.weight.shape[1] ** 2 for _, matrix in prunable(shell)) * item
+    looks = isinstance(params.redistribution, InputAware)
+    by_gradient = survivors * 4 * (params.redistribution.name == "importance")
+    return squares * looks + by_gradient + survivors * item * params.redistribution.project
+
+
+def activation_bytes(shell: Any, num_rows: int, row_tokens: int, item: int) -> int:
+    """What a forward pass over so many rows keeps for its backward pass, logits and their gradient included.
+
+    Attention counts with its scores, which fused kernels do not keep: a little too much, for rows are short.
+
+    A model that the meta device cannot run (routes that depend on numbers, scans) is counted as a Llama of its size.
+    """
+    num_answer = max(round(row_tokens * _ANSWER_SHARE), 1)
+    with contextlib.suppress(Exception):
+        return _kept(shell, num_rows, row_tokens, num_answer) * item // 4
+    config = shell.config.get_text_config()
+    width, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    per_token = row_tokens * layers * (14 * width + 5 * inner) + 2 * num_answer * config.vocab_size
+    return num_rows * per_token * item
+
+
+def _kept(shell: Any, num_rows: int, row_tokens: int, num_answer: int) -> int:
+    """Bytes in float32."""
+    own = {parameter.untyped_storage()._cdata for parameter in shell.parameters()}
+    seen: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage
+        return tensor
+
+    def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][:, :num_answer],)
+
+    hook = shell.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            ids = torch.zeros((num_rows, row_tokens), dtype=torch.long, device="meta")
+            logits = shell(input_ids=ids, use_cache=False).logits.flatten(0, 1).float()
+            targets = torch.zeros(len(logits), dtype=torch.long, device="meta")
+            torch.nn.functional.cross_entropy(logits, targets)
+    finally:
+        hook.remove()
+    return sum(storage.nbytes() for storage in seen.values()) + logits.numel() * 4
