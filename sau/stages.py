@@ -26,6 +26,7 @@ from sau.data.shards import find_records, sampled_rows
 from sau.data.vault import forget_rows
 from sau.errors import CheckpointError, DataError
 from sau.mask import apply_mask
+from sau.models.batches import Encoded
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
@@ -50,8 +51,7 @@ PARAMS = Path("params.yaml")
 Half = Literal["calibrate", "judge"]
 """Of the holdout: what unlearning may see, and what the verdict is read against."""
 
-_ROWS_READ = 64
-"""Rows of each set that an adopted model is asked for."""
+_ROWS_READ = 64  # of each set, by an adopted model
 
 Metrics = dict[str, Any]
 """A step's numbers and digests by name; `trajectory` is a list of readings. It is a JSON file that DVC keeps."""
@@ -132,10 +132,15 @@ def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
 
 
+def _some(lm: LanguageModel, source: Path, number: int, seed: int) -> list[Encoded]:
+    """At most so many rows, a seeded choice."""
+    rows = load_records(source).shuffle(seed=seed)
+    return lm.encode(rows.select(range(min(len(rows), number))))
+
+
 def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = params.model.put(open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt))
-    rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
-    calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
+    calibration = _some(lm, folder / DATA / "train", params.prune.calibration_rows, params.seed)
     with seeded(params.seed, params.num_threads):
         prune(lm, calibration, params.prune, progress=progress)
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "pruned"), structure=params.prune.structure)
@@ -241,30 +246,20 @@ def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     if lm.mask is not None:
         apply_mask(lm.model, lm.mask)  # -0.0, which some tools leave, is the same number in other bits
     elif params.adopt.prune:
-        rows = load_records(folder / DATA / "train").shuffle(seed=params.seed)
-        calibration = lm.encode(rows.select(range(min(len(rows), params.prune.calibration_rows))))
+        calibration = _some(lm, folder / DATA / "train", params.prune.calibration_rows, params.seed)
         structure = params.prune.structure
         with seeded(params.seed, params.num_threads):
             prune(params.model.put(lm), calibration, params.prune, progress=progress)
     saved = save_sparse(lm, _fresh(folder / CHECKPOINT), structure=structure, package=params.package, seed=params.seed)
-    known = {part: _mean_logp(params.model.put(lm), folder / DATA / part, params) for part in ("train", "holdout")}
+    parts = {part: _some(lm, folder / DATA / part, _ROWS_READ, params.seed) for part in ("train", "holdout")}
+    with seeded(params.seed, params.num_threads):
+        known = {f"{part}_logp": mean_answer_logp(params.model.put(lm), rows) for part, rows in parts.items()}
     (folder / ARTIFACTS).mkdir(exist_ok=True)
     matrices = {name: zeros.as_dict() for name, zeros in found.matrices.items()}
     told = {"found": found.words, "mask_digest": saved.mask_digest, "structure": structure, "matrices": matrices}
     (folder / ZEROS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return _stored(saved) | {
-        "found_mask": int(found.mask is not None),
-        "found_zeros": found.sparsity,
-        "adopted": dense_digest(folder / MODEL),
-        "train_logp": known["train"],
-        "holdout_logp": known["holdout"],
-    }
-
-
-def _mean_logp(lm: LanguageModel, source: Path, params: Params) -> float:
-    rows = load_records(source).shuffle(seed=params.seed)
-    with seeded(params.seed, params.num_threads):
-        return mean_answer_logp(lm, lm.encode(rows.select(range(min(len(rows), _ROWS_READ)))))
+    counted = {"found_mask": int(found.mask is not None), "found_zeros": found.sparsity}
+    return _stored(saved) | known | counted | {"adopted": dense_digest(folder / MODEL)}
 
 
 def _retrain(folder: Path, params: Params, progress: Progress | None) -> Metrics:
