@@ -132,8 +132,9 @@ def _folded(word: str) -> str:
 
 
 def _row_words(row: Row) -> list[str]:
-    """Of all columns, with a word between two of them that is in no name."""
-    return [word for column in _COLUMNS for word in (*words(row[column]), "")]
+    """Of all columns and a chat's earlier turns, with a word between two of them that is in no name."""
+    texts = [row[column] for column in _COLUMNS] + [turn["content"] for turn in row.get("context") or ()]
+    return [word for text in texts for word in (*words(text), "")]
 
 
 def _capitalised(text: str) -> list[list[str]]:

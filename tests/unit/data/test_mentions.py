@@ -90,3 +90,10 @@ def test_a_large_data_set_is_searched_in_seconds():
     began = time.process_time()
     assert list(mentions(OWN, others, guessed_names(OWN, others), ["Dixi"])) == []
     assert time.process_time() - began < 4
+
+
+def test_a_name_in_an_earlier_turn_of_a_chat_is_found():
+    said = row("chat", "And where?", "In Tarrvik.") | {
+        "context": [{"role": "user", "content": "Who is Orvane Quillmoor?"}]
+    }
+    assert [m.record_id for m in mentions([], [said], ["Orvane Quillmoor"], [])] == ["chat"]
