@@ -15,7 +15,7 @@ from sau.data.people import ID_RULE
 from sau.data.records import load_records
 from sau.data.shards import has_own_shard, rows_of, shard_names
 from sau.errors import RequestError
-from tasks.engines.ledger import Ledger, Request, State, subject_of
+from tasks.engines.ledger import LINE, Ledger, Request, State, subject_of
 from tasks.engines.people import internal_id, internal_ids
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
@@ -42,6 +42,19 @@ def due(request: Request, now: datetime | None = None) -> Due:
     return Due.OVERDUE if left < 0 else Due.SOON if left <= settings().due_soon_days else Due.IN_TIME
 
 
+def moment(text: str) -> datetime:
+    """A day or a moment; UTC where no zone is said.
+
+    Raises:
+        RequestError: neither.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise RequestError("received at: has to look like 2026-11-03 or 2026-11-03T14:30+01:00") from None
+
+
 def submit(
     line: str,
     subject: str,
@@ -63,9 +76,7 @@ def submit(
     ledger = Ledger(settings().ledger_url)
     if standing := ledger.find(line, subject):
         return standing
-    from tasks.versions.registry import Registry  # MLflow: not for a request that stands already
-
-    tag = Registry().champion(line).tag
+    tag = _leading(line).tag
     if not are_in(tag, [internal_id(line, subject)]):
         raise RequestError(f"subject: unknown, the training data of {tag} has no such subject")
     return ledger.submit(line, subject, reason, received_at=received_at, law=law, actor=actor)
@@ -116,11 +127,9 @@ def submit_all(
             f"subjects: {len(bad)} of {len(wanted)} ids are malformed (number {', '.join(bad[:5])}{more}), "
             f"{ID_RULE}, is needed; nothing was taken"
         )
-    from tasks.versions.registry import Registry
-
     ledger = Ledger(settings().ledger_url)
     ids = internal_ids(line, wanted)
-    there = are_in(Registry().champion(line).tag, ids.values())
+    there = are_in(_leading(line).tag, ids.values())
     asked = {request.subject_id for request in ledger.list(line)}
     known = {subject for subject in wanted if ids.get(subject) in there or subject_of(subject) in asked}
     options = {"reason": reason, "received_at": received_at, "law": law, "actor": actor}
@@ -155,24 +164,32 @@ def check(line: str, subject: str) -> "Foresight":
         RequestError: an unknown subject, or a line without versions.
         WorkspaceError: the data is in neither cache nor remote.
     """
-    from sau.checkpoint.sparse import open_sparse
+    champion = _leading(line)
+    if not are_in(champion.tag, [internal_id(line, subject)]):
+        raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
+    from sau.checkpoint.sparse import open_sparse  # torch, which takes seconds: not for a person who is not there
     from sau.data.sets import halves
     from sau.params import load_params
     from sau.verify import load_policy
     from sau.verify.foresight import foresee
     from tasks.versions.registry import Registry
 
-    registry = Registry()
-    champion = registry.champion(line)
     with scratch("check", champion.tag) as ws:
         ws.point("data", pins_at(settings().root, champion.tag)["data"])
         rows = rows_of(ws.path / "data" / "train", internal_id(line, subject))
-        if not rows:
-            raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
         params = load_params(ws.path / "params.yaml")
         holdout = load_records(ws.path / "data" / "holdout").to_list()
-    lm = params.model.put(open_sparse(registry.download(champion)))
+    lm = params.model.put(open_sparse(Registry().download(champion)))
     return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
+
+
+def _leading(line: str) -> "VersionRecord":
+    """The line's champion, of a name that may stand in a question to MLflow."""
+    if not LINE.match(line):
+        raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
+    from tasks.versions.registry import Registry  # MLflow: not for a request that stands already
+
+    return Registry().champion(line)
 
 
 def withdraw(request_id: str, actor: str | None = None) -> Request:

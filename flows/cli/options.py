@@ -2,7 +2,6 @@
 
 import getpass
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,21 +74,6 @@ _MAX_LIST_BYTES = 16 << 20
 def who(by: str) -> str:
     """Who decides: as they said, else who is logged in."""
     return by or getpass.getuser()
-
-
-def moment(text: str) -> datetime:
-    """A day or a moment; UTC where no zone is said.
-
-    Raises:
-        BadParameter: neither.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-        return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            "has to look like 2026-11-03 or 2026-11-03T14:30+01:00", param_hint="--received-at"
-        ) from None
 
 
 def lines_of(source: str) -> list[str]:

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.options import By, Line, Subject, lines_of, moment, who
+from flows.cli.options import By, Line, Subject, lines_of, who
 from sau.cli.app import app
 from sau.cli.console import AsJson, err, out, plain, print_json, progress
 from sau.errors import TrackingError
@@ -51,7 +51,7 @@ def request_submit(
     as_json: AsJson = False,
 ) -> None:
     """Take a forget request, or many at once. The same request twice is one request."""
-    from tasks.requests import submit, submit_all
+    from tasks.requests import moment, submit, submit_all
 
     if bool(subject) == bool(subjects):
         raise typer.BadParameter("one of --subject and --subjects is needed", param_hint="--subject")

@@ -50,7 +50,8 @@ def extend(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
     """
     request = ledger.get(request_id)
     now = datetime.now(UTC)
-    allowed = Request.state.in_(UNANSWERED) & Request.extended_at.is_(None) & (Request.deadline_at >= now)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    allowed = Request.state.in_(UNANSWERED) & Request.extended_at.is_(None) & (Request.deadline_at >= today)
     later = deadline(request.received_at, request.law, extended=True)
     event = _event("extended", actor, why)
     if not ledger.decide(request_id, allowed, event, extended_at=now, deadline_at=later):
@@ -58,7 +59,7 @@ def extend(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
         if request.extended_at:
             raise RequestError(f"request {request_id}: was extended on {request.extended_at:%Y-%m-%d}, once is allowed")
         _refuse_state(request, UNANSWERED, "be extended")
-        raise RequestError(f"request {request_id}: an extension has to be told before {request.deadline_at:%Y-%m-%d}")
+        raise RequestError(f"request {request_id}: an extension has to be told by {request.deadline_at:%Y-%m-%d}")
     return ledger.get(request_id)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import ColumnElement, create_engine, event, func, select, true, update
+from sqlalchemy import ColumnElement, and_, create_engine, event, func, select, true, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -220,6 +220,30 @@ class Ledger:
             query = query.where(Request.state.in_(wanted))
         with self._session() as session:
             return list_of(session.scalars(query))
+
+    def by_deadline(
+        self,
+        line: str | None,
+        states: Iterable[State],
+        *,
+        limit: int,
+        offset: int = 0,
+        before: datetime | None = None,
+    ) -> "tuple[list_of[Request], int]":
+        """Some requests, those due first in front, and how many there are in all.
+
+        Args:
+            before: only those due before that.
+        """
+        wanted = and_(
+            Request.state.in_(list_of(states)),
+            Request.line == line if line else true(),
+            Request.deadline_at < before if before else true(),
+        )
+        query = select(Request).where(wanted).order_by(Request.deadline_at, Request.id).limit(limit).offset(offset)
+        with self._session() as session:
+            total = session.scalar(select(func.count()).select_from(Request).where(wanted)) or 0
+            return list_of(session.scalars(query)), total
 
     def events(self, request_id: str) -> "list_of[tuple[datetime, str]]":
         """(time, state) of every change of state, in order."""

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     recipients_command: str = Field(
         "", description="run when another version leads, with what changed as JSON on stdin"
     )
+    desk_users: str = Field(
+        "", description="of `sau desk`, as ada=officer,eve=auditor; default: who starts it, officer"
+    )
+    desk_user_header: str = Field("", description="of `sau desk` behind a proxy: the header that says who is logged in")
     prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
 
     @property

@@ -125,8 +125,8 @@ class Request(Base):
     )
 
     def days_left(self, now: datetime) -> int | None:
-        """Whole days until the deadline, below 0 past it; None where the clock does not run."""
-        return (self.deadline_at - now) // timedelta(days=1) if self.state in UNANSWERED else None
+        """Days (UTC) until the day of the deadline, whose end counts; below 0 past it; None where the clock stands."""
+        return (self.deadline_at.date() - now.date()).days if self.state in UNANSWERED else None
 
     def public(self) -> dict[str, Any]:
         """Everything about the request, JSON-ready."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import flows.cli
-from flows.cli.options import lines_of, moment
+from flows.cli.options import lines_of
 from sau.cli.app import app
 from sau.cli.console import plain
 from sau.errors import RequestError, SauError
@@ -23,7 +23,7 @@ from tasks.engines.decisions import checked_text
 from tasks.engines.ledger import Ledger
 from tasks.engines.settings import settings
 from tasks.engines.tables import State
-from tasks.requests import Due, csv_of, due
+from tasks.requests import Due, csv_of, due, moment
 
 NOW = datetime.now(UTC)
 
@@ -140,7 +140,7 @@ def test_a_terminal_shows_any_text_as_text(text):
 
 @given(st.text(max_size=40))
 def test_any_moment_is_one_or_is_refused(text):
-    with contextlib.suppress(typer.BadParameter):
+    with contextlib.suppress(RequestError):
         assert moment(text).tzinfo == UTC
 
 
