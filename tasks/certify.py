@@ -110,7 +110,9 @@ def _same(entry: Entry, evidence: dict[str, Any]) -> bool:
         decision["version"], decision["leads"], evidence["verdict"], evidence["policy"]["digest"], asked["key"],
     )  # fmt: skip
     given = {check["applied_to"] for check in evidence["checks"]}
-    return mine == others and weights == given and len(found.purge) == len(evidence.get("purge", ()))
+    cleaned = [(store.store, store.residual) for store in found.purge]
+    left = [(store["store"], store["residual"]) for store in evidence.get("purge", ())]
+    return mine == others and weights == given and cleaned == left
 
 
 def _common(record: VersionRecord, verification: Verification, tracking: Tracking, root: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from tasks.engines.people import People
 from tasks.engines.settings import settings
 from tasks.engines.workspace import TAG, Pin, git, parse_tag, pins_at, sweep
 from tasks.requests import in_force
-from tasks.scan import Scan, scan, secrets_of
+from tasks.scan import DATA_SET, Scan, scan, secrets_of
 from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
@@ -162,7 +162,7 @@ def purge(request_id: str, policy: str, by: str = "") -> Purged:
     for tag in todo.expiring:
         expire(settings().root, tag, request_id, todo.policy)
     done = [_tried(store, step) for store, step in _steps(todo, by)]
-    looked = _checked(scan(secrets)) if secrets else todo.looked or _not_checked()
+    looked = _checked(scan(secrets), set(todo.objects)) if secrets else todo.looked or _not_checked()
     _keep(todo.model_copy(update={"looked": looked}))
     done += [looked, _tried("vault", lambda: _shredded(request_id))]
     record = _sign(todo, done)
@@ -207,6 +207,7 @@ def _steps(todo: Plan, by: str) -> list[tuple[str, Step]]:
         state = settings().state
         for kind in ("bootstrap", "forget", "audit"):
             sweep(kind, todo.line)
+        sweep("retrain", f"{todo.line}-retrain")
         folders = [state / "models" / tag for tag in todo.expiring]
         logs = list((state / "logs").glob("*"))
         for folder in folders:
@@ -257,16 +258,20 @@ def _tried(store: str, step: Step) -> Cleaned:
     return Cleaned(store=store, action=action, at=datetime.now(UTC), verified_by=verified_by, residual=residual)
 
 
-def _checked(found: Scan) -> Cleaned:
-    """The residue scan with the secrets that were in memory, as one more store."""
-    shared = {
-        label for store in found.stores if store.store == "data set" for hit in store.hits for label in hit.labels
-    }
+def _checked(found: Scan, going: set[str]) -> Cleaned:
+    """The residue scan with the secrets that were in memory, as one more store.
+
+    Args:
+        going: md5 of the objects that were to be deleted: what is still in one of these is left, whoever shares it.
+    """
+    in_data = [hit for store in found.stores if store.store == DATA_SET for hit in store.hits]
+    staying = [hit for hit in in_data if "".join(Path(hit.where).parts[-2:]) not in going]
+    shared = {label for hit in staying for label in hit.labels}
     left = []
     for store in found.found:
-        labels = {label for hit in store.hits for label in hit.labels} - shared
-        if labels:
-            left.append(f"{store.store}: {len(store.hits)} files")
+        hits = [h for h in store.hits if h not in staying and (store.store == DATA_SET or set(h.labels) - shared)]
+        if hits:
+            left.append(f"{store.store}: {len(hits)} files")
     files = sum(store.files for store in found.stores)
     words = f"{found.secrets} secrets looked for in {files} files"
     if shared:

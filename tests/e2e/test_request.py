@@ -114,6 +114,12 @@ def test_the_version_carries_its_lineage_as_tags(run):
         assert tags[name]
 
 
+def test_which_version_led_since_when_is_kept_at_the_line(run):
+    tags = mlflow_client(run).get_registered_model(LINE).tags
+    moves = [value for key, value in sorted(tags.items()) if key.startswith("led.")]
+    assert moves[:2] == ["1|the flow, on its verdict", "2|the flow, on its verdict"]
+
+
 def test_the_requests_run_shows_inputs_steps_metrics_and_the_model(run):
     client = mlflow_client(run)
     shown = client.get_run(run.outcome["run_id"])

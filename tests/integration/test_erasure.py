@@ -8,6 +8,7 @@ import yaml
 
 from sau.data.demo import demo_rows
 from sau.errors import DataError, RequestError, VaultError, WorkspaceError
+from tasks.certify import latest, signed
 from tasks.engines.databases import clean
 from tasks.engines.decisions import decide_rows
 from tasks.engines.keys import vault
@@ -21,6 +22,7 @@ from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
 from tasks.versions.reproduce import reproduce
+from tests.unit.certificate.test_certificate import evidence
 
 PERSON = "demo-0002"
 ROWS = demo_rows(PERSON, seed=1)
@@ -120,6 +122,22 @@ def test_a_purged_persons_id_is_in_the_ledger_no_more_and_its_history_says_why(h
         ledger.erase_subject(request, "purged-1", note="rollback window of 30 days")
     assert ledger.find("tiny", PERSON) is None
     assert [(e.kind, e.note) for e in ledger.history(request)][1:] == [("purged", "rollback window of 30 days")]
+
+
+def test_a_purge_that_was_partial_and_then_complete_is_signed_twice_and_the_same_twice_once(home):
+    settings()
+    store = {
+        "store": "DVC remote",
+        "action": "deleted",
+        "at": "2026-03-01T10:00:00Z",
+        "verified_by": "",
+        "residual": "",
+    }
+    subjects = [{"name": "weights", "digest": {"sha256": "a" * 64}}]
+    partial = evidence(purge=[store | {"residual": "3 objects could not be deleted"}])
+    records = [signed(subjects, said).digest for said in (partial, partial, evidence(purge=[store]))]
+    assert records[0] == records[1] != records[2]
+    assert latest("r-0123456789abcdef").digest == records[2]
 
 
 # -- databases ----------------------------------------------------------------------------------------
