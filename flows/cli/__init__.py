@@ -6,21 +6,25 @@ Heavy imports happen inside the commands, so `--help` and `request list` answer 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from flows.cli import benchmark, certificate, erasure, lines, officer, plan, requests, stores, vault, versions
-=======
-from flows.cli import benchmark, certificate, desk, erasure, lines, officer, requests, stores, vault, versions
->>>>>>> 6755982 (The desk: inbox, intake with preview, a page per request, versions to be walked)
+from flows.cli import benchmark, certificate, desk, erasure, lines, officer, plan, requests, stores, vault, versions
 from sau.cli.models import add_resolver
 
 if TYPE_CHECKING:
     from sau.checkpoint.card import Story
 
-<<<<<<< HEAD
-__all__ = ["benchmark", "certificate", "erasure", "lines", "officer", "plan", "requests", "stores", "vault", "versions"]
-=======
-__all__ = ["benchmark", "certificate", "desk", "erasure", "lines", "officer", "requests", "stores", "vault", "versions"]
->>>>>>> 6755982 (The desk: inbox, intake with preview, a page per request, versions to be walked)
+__all__ = [
+    "benchmark",
+    "certificate",
+    "desk",
+    "erasure",
+    "lines",
+    "officer",
+    "plan",
+    "requests",
+    "stores",
+    "vault",
+    "versions",
+]
 
 
 def _version(model: str) -> Path | None:

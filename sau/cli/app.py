@@ -21,13 +21,8 @@ from sau.errors import ConfigError, SauError
 ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
-<<<<<<< HEAD
-    "adopt", "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "doctor", "forget", "line", "lineage",
-    "plan", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
-=======
     "adopt", "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "desk", "doctor", "forget", "line",
-    "lineage", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
->>>>>>> 6755982 (The desk: inbox, intake with preview, a page per request, versions to be walked)
+    "lineage", "plan", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 
