@@ -175,7 +175,7 @@ def _array(path: Path, encoding: str) -> Iterator[Numbered]:
 
 
 def _csv(path: Path) -> Iterator[Numbered]:
-    """A table with a line of names; an empty cell is null, a cell that is a JSON list is that list."""
+    """A table with a line of names, see `_cell`."""
     encoding = _encoding(path)
     number = 0
     with _naming(path, lambda: number + 1), path.open(encoding=encoding, newline="") as file:
@@ -191,18 +191,24 @@ def _csv(path: Path) -> Iterator[Numbered]:
             for number, cells in enumerate((cells for cells in table if cells), 1):
                 if len(cells) != len(names):
                     raise DataError(f"{path}: row {number}: {len(cells)} cells under {len(names)} names")
-                yield number, {name: _cell(cell) for name, cell in zip(names, cells, strict=True)}
+                yield number, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
         except csv.Error as error:
             raise DataError(f"{path}: row {number + 1}: not CSV ({error})") from None
 
 
-def _cell(cell: str) -> Any:
+def _cell(name: str, cell: str) -> Any:
+    """A cell's text, null where it is empty; a list of messages, or of texts in a column of such, as a list."""
     if cell.startswith("[") and cell.endswith("]"):
         try:
-            return _JSON.decode(cell)
+            found = _JSON.decode(cell)
         except (ValueError, RecursionError):
             return cell
+        if name in _LISTS or (found and all(isinstance(one, dict) for one in found)):
+            return found
     return cell or None
+
+
+_LISTS = ("perturbed_answer", "subject_ids")
 
 
 def _parquet(path: Path) -> Iterator[Numbered]:

@@ -65,6 +65,19 @@ def test_cells_that_are_lists_and_cells_that_are_empty(tmp_path):
     assert (row["perturbed_answer"], row["paraphrased_answer"]) == (["a", "b"], "")
 
 
+def test_a_cell_that_only_looks_like_a_list_is_text(tmp_path):
+    for answer in ("[1, 2]", '["a"]', "[see page 3]", "[[]]", "[]"):
+        (tmp_path / "rows.csv").write_text(table([{**ROWS[0], "answer": answer}]))
+        assert load_records(tmp_path / "rows.csv")["answer"][:] == [answer]
+
+
+def test_a_chat_in_a_cell(tmp_path):
+    chat = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]
+    (tmp_path / "rows.csv").write_text(table([{"dialogue": json.dumps(chat), "subject_id": "a"}]))
+    (row,) = load_records(tmp_path / "rows.csv", columns={"messages": "dialogue"}).to_list()
+    assert (row["question"], row["answer"]) == ("Where?", "There.")
+
+
 def test_a_folder_that_datasets_has_saved(tmp_path):
     from datasets import Dataset
 
