@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import ColumnElement, and_, create_engine, event, func, select, true, update
+from sqlalchemy import ColumnElement, and_, create_engine, event, func, or_, select, true, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -403,11 +403,14 @@ def _waiting(
     line: str, retry_review: bool, lapsed: Iterable[str], done: Iterable[str], identified: bool
 ) -> ColumnElement[bool]:
     known = Request.identity_by.is_not(None) if identified else true()
-    new = (Request.state == State.RUNNING) | ((Request.state == State.OPEN) & known)
-    again = Request.id.in_(list_of(lapsed)) & (Request.state == State.FORGOTTEN)
-    failed = Request.id.not_in(list_of(done)) & (Request.state == State.REVIEW)
-    free = (Request.line == line) & Request.held_at.is_(None)
-    return free & (new | again | failed if retry_review else new | again)
+    wanted = {State.RUNNING: true(), State.OPEN: known}
+    if ids := list_of(lapsed):
+        wanted[State.FORGOTTEN] = Request.id.in_(ids)
+    if retry_review:
+        wanted[State.REVIEW] = Request.id.not_in(list_of(done))
+    which = or_(*(and_(Request.state == state, also) for state, also in wanted.items()))
+    # The states once more by themselves: so an index finds them, among however many that are forgotten.
+    return and_(Request.line == line, Request.state.in_(list_of(wanted)), Request.held_at.is_(None), which)
 
 
 list_of = list  # `list` is a method name above

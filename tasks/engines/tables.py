@@ -122,6 +122,7 @@ class Request(Base):
             postgresql_where=_STANDING,
         ),
         Index("requests_in_order", "line", "state", "received_at", "id"),
+        Index("requests_by_deadline", "state", "deadline_at", "id"),
     )
 
     def days_left(self, now: datetime) -> int | None:

@@ -131,6 +131,14 @@ def test_identity_and_recipients_stand_in_the_history(ledger, request_id):
     ]
 
 
+def test_who_is_not_identified_waits_where_that_is_asked_for(ledger, request_id):
+    other = ledger.submit("tiny", "demo-0002").id
+    confirm(ledger, other, "passport seen", "Ada")
+    assert [request.id for request in ledger.waiting("tiny", identified=True)] == [other]
+    assert [request.id for request in ledger.claim("tiny", identified=True)] == [other]
+    assert {request.id for request in ledger.waiting("tiny")} == {request_id, other}
+
+
 def test_the_newest_decision_of_a_row_holds_and_the_others_stay(ledger, request_id):
     decide_rows(ledger, request_id, ["a", "b"], "forget", "they name the person", "Ada")
     decide_rows(ledger, request_id, ["b"], "keep", "another of that name", "Bob")

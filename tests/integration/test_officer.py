@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_changes_nothing(ledger, args, named):
 
 
 def test_a_list_with_a_malformed_id_takes_nobody_and_quotes_nobody(ledger):
-    message = refused("submit", "--subjects", "-", given="demo-0001\nAnna Example\n\n=cmd|' /C calc'!A0\n")
+    message = refused("submit", "--subjects", "-", given="demo-0001\nAnna\x07Example\n\n\x1b[2J\n")
     assert "2 of 3 ids are malformed (number 2, 3)" in message
     assert "Anna" not in message
     assert ledger.list() == []
