@@ -18,6 +18,7 @@ from sau.errors import RequestError, SauError
 from sau.files import write_private
 from tasks.certify import latest, log_folder, signed
 from tasks.engines.databases import clean, local_databases
+from tasks.engines.decisions import approvers
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.objects import CACHE, REMOTE, Objects, clean_run_cache, drop_site_cache, open_objects
@@ -87,7 +88,15 @@ def due(line: str, after_days: int) -> list[str]:
     ledger, before = Ledger(settings().ledger_url), datetime.now(UTC) - timedelta(days=after_days)
     forgotten = [r for r in ledger.list(line, [State.FORGOTTEN]) if r.held_at is None and not is_purged(r.id)]
     holds = in_force(forgotten)
-    return [r.id for r in forgotten if holds[r.id] and _forgotten_at(ledger, r.id) <= before]
+    ready = [r.id for r in forgotten if holds[r.id] and _lacking(r.id) <= 0]
+    return [request_id for request_id in ready if _forgotten_at(ledger, request_id) <= before]
+
+
+def _lacking(request_id: str) -> int:
+    """How many people have still to approve a purge; none where the settings ask for one person, who runs it."""
+    if (people := settings().purge_people) < 2:
+        return 0
+    return people - len(approvers(Ledger(settings().ledger_url), request_id))
 
 
 def is_purged(request_id: str) -> bool:
@@ -99,7 +108,8 @@ def check_purge(request_id: str) -> None:
     """Refuse what must not be purged.
 
     Raises:
-        RequestError: unknown, not forgotten, not in force on the version that leads, under a legal hold, or purged.
+        RequestError: unknown, not forgotten, not in force on the version that leads, under a legal hold, purged, or not
+            approved by as many people as the settings ask for.
     """
     request = Ledger(settings().ledger_url).get(request_id)
     if _journal(request_id).exists():
@@ -108,6 +118,11 @@ def check_purge(request_id: str) -> None:
         raise RequestError(f"request {request_id}: was purged already")
     if request.held_at is not None:
         raise RequestError(f"request {request_id}: is under a legal hold since {request.held_at:%Y-%m-%d}")
+    if (lacking := _lacking(request_id)) > 0:
+        raise RequestError(
+            f"request {request_id}: {lacking} more people have to approve its purge (`sau request approve`), see "
+            "SAU_PURGE_PEOPLE"
+        )
     if request.state != State.FORGOTTEN or not in_force([request]).get(request_id):
         stands = f"{request.state}, and not in force" if request.state == State.FORGOTTEN else request.state
         raise RequestError(

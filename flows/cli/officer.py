@@ -1,4 +1,4 @@
-"""What an officer decides, below `sau request`: extend, refuse, hold, release, confirm, told, scope, decide."""
+"""What an officer decides, below `sau request`: extend, refuse, hold, release, confirm, told, approve, scope, rows."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -106,6 +106,14 @@ def request_told(
     from tasks.engines.decisions import told
 
     show(told(open_ledger(), request_id, recipient, who(by)), as_json)
+
+
+@request_app.command("approve")
+def request_approve(request_id: str, why: Why, by: By = "", as_json: AsJson = False) -> None:
+    """Approve a purge. With SAU_PURGE_PEOPLE=2 two different people have to before `sau purge` does it."""
+    from tasks.engines.decisions import approve_purge
+
+    show(approve_purge(open_ledger(), request_id, why, who(by)), as_json)
 
 
 @request_app.command("scope")

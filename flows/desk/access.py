@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 MAY: Mapping[str, frozenset[Role]] = {
-    **dict.fromkeys(("take", "told"), frozenset({Role.OFFICER, Role.OPERATOR})),
+    **dict.fromkeys(("take", "told", "approve"), frozenset({Role.OFFICER, Role.OPERATOR})),
     **dict.fromkeys(
         ("withdraw", "confirm", "extend", "refuse", "hold", "release", "rows", "keep"), frozenset({Role.OFFICER})
     ),

@@ -56,6 +56,7 @@ _DONE = {
     "hold": "A legal hold is on the request. The clock goes on.",
     "release": "The legal hold is ended.",
     "told": "It is noted that the recipient was told.",
+    "approve": "The purge is approved by you.",
     "rows": "The rows are decided; the next run does it.",
 }
 
@@ -339,6 +340,7 @@ _SIMPLE = {
     "hold": decisions.hold,
     "release": decisions.release,
     "told": decisions.told,
+    "approve": decisions.approve_purge,
 }
 
 

@@ -10,7 +10,7 @@ from sau.errors import CertificateError, RequestError, TrackingError
 from sau.verify import Verification
 from sau.verify.report.words import COLUMNS, HEADLINES, filled, finding_words, headline
 from tasks.certify import latest
-from tasks.engines.decisions import GROUNDS
+from tasks.engines.decisions import APPROVED, GROUNDS, approvers
 from tasks.engines.ledger import Ledger, Request
 from tasks.engines.settings import settings
 from tasks.engines.tables import UNANSWERED, Event, State
@@ -37,6 +37,7 @@ EVENTS = {
     "released": "legal hold ended",
     "identity": "identity confirmed",
     "told": "recipient told",
+    APPROVED: "purge approved",
     "rows forget": "rows to be forgotten",
     "rows keep": "rows to be kept",
 }
@@ -117,6 +118,8 @@ def request_page(request: Request) -> dict[str, Any]:
         "certificate": None,
         "languages": languages(),
         "missing": "",
+        "approvers": sorted(approvers(ledger(), request.id)),
+        "purge_people": settings().purge_people,
     }
     try:
         found["in_force"] = in_force([request]).get(request.id)

@@ -37,6 +37,8 @@ GROUNDS: Mapping[str, Mapping[str, str]] = {
 }
 """By law, on what ground erasure may be refused, and where that stands."""
 
+APPROVED = "purge approved"
+"""The kind of an event."""
 MAX_NOTE = 2000
 MAX_NAME = 100
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -126,6 +128,33 @@ def told(ledger: Ledger, request_id: str, recipient: str, actor: str) -> Request
     ledger.get(request_id)
     ledger.decide(request_id, true(), _event("told", actor, recipient))
     return ledger.get(request_id)
+
+
+def approve_purge(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
+    """Approve that what was forgotten is removed from every store, for good.
+
+    Raises:
+        RequestError: not forgotten, under a legal hold, or approved by the same person already; no reason.
+    """
+    request = ledger.get(request_id)
+    event, allowed = _event(APPROVED, actor, why), (Request.state == State.FORGOTTEN) & Request.held_at.is_(None)
+    if event.actor in approvers(ledger, request_id):
+        raise RequestError(f"request {request_id}: this person has approved its purge, another one is needed")
+    if not ledger.decide(request_id, allowed, event):
+        _refuse_state(request := ledger.get(request_id), (State.FORGOTTEN,), "be approved for a purge")
+        raise RequestError(f"request {request_id}: is under a legal hold")
+    return request
+
+
+def approvers(ledger: Ledger, request_id: str) -> set[str]:
+    """Who has approved the purge of what was carried out last."""
+    found: set[str] = set()
+    for event in ledger.history(request_id):
+        if event.kind == "state":
+            found = set()
+        elif event.kind == APPROVED:
+            found.add(event.actor or "")
+    return found
 
 
 def decide_rows(

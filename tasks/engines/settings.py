@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     purge_after_days: int | None = Field(
         None, ge=0, description="the rollback window; none: nothing is purged by itself"
     )
+    purge_people: int = Field(1, ge=1, le=5, description="from 2 on, so many different people have to approve a purge")
     signing_key: str = Field("", repr=False, description="an Ed25519 private key, PEM; default: a file below home")
     due_soon_days: int = Field(7, ge=0, le=90, description="a request with so many days left or fewer is due soon")
     confirm_identity: bool = Field(False, description="carry out only requests whose identity somebody confirmed")

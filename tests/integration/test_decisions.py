@@ -7,7 +7,18 @@ import pytest
 from dateutil.relativedelta import relativedelta
 
 from sau.errors import RequestError
-from tasks.engines.decisions import GROUNDS, confirm, decide_rows, extend, hold, refuse, release, told
+from tasks.engines.decisions import (
+    GROUNDS,
+    approve_purge,
+    approvers,
+    confirm,
+    decide_rows,
+    extend,
+    hold,
+    refuse,
+    release,
+    told,
+)
 from tasks.engines.ledger import Ledger
 from tasks.engines.tables import Law, State, deadline
 
@@ -148,6 +159,23 @@ def test_the_newest_decision_of_a_row_holds_and_the_others_stay(ledger, request_
     with pytest.raises(RequestError, match="is running, can have its rows decided only while"):
         decide_rows(ledger, request_id, ["c"], "forget", "too late", "Ada")
     assert "c" not in ledger.decided(request_id)
+
+
+def test_a_purge_is_approved_by_different_people_for_what_was_done_last(ledger, request_id):
+    with pytest.raises(RequestError, match="is open, can be approved for a purge only while forgotten"):
+        approve_purge(ledger, request_id, "the window is over", "Ada")
+    ledger.move(request_id, [State.OPEN], State.FORGOTTEN)
+    approve_purge(ledger, request_id, "the window is over", "Ada")
+    with pytest.raises(RequestError, match="another one is needed"):
+        approve_purge(ledger, request_id, "again", " Ada ")
+    assert approvers(ledger, request_id) == {"Ada"}
+    approve_purge(ledger, request_id, "seen", "Bob")
+    assert approvers(ledger, request_id) == {"Ada", "Bob"}
+    hold(ledger, request_id, "case", "Ada")
+    with pytest.raises(RequestError, match="legal hold"):
+        approve_purge(ledger, request_id, "seen", "Eve")
+    ledger.move(request_id, [State.FORGOTTEN], State.RUNNING)
+    assert approvers(ledger, request_id) == set(), "it is carried out again, so it is approved again"
 
 
 @pytest.mark.parametrize("decision", [extend, hold, release, confirm, told])
