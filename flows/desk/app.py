@@ -92,7 +92,14 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
     )
 
     def shown(template: str, user: User | None, status: int = 200, **values: Any) -> HTMLResponse:
-        values = {"user": user, "mark": access.mark(user) if user else "", "error": "", "done": "", "here": ""} | values
+        values = {
+            "user": user,
+            "mark": access.mark(user) if user else "",
+            "error": "",
+            "done": "",
+            "here": "",
+            "by_link": not access.header,
+        } | values
         return HTMLResponse(environment.get_template(template).render(values), status)
 
     def current(request: Request) -> User | None:
