@@ -1,25 +1,25 @@
-"""One attempt at a version: the line's lock, a private worktree, an MLflow run."""
+"""One attempt at a version: the line's lease, a private worktree, an MLflow run."""
 
 import hashlib
 import json
 import logging
-import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel
-
 from sau.errors import ConfigError
-from tasks.engines.ledger import LINE
+from tasks.engines.leases import holding, note_flow_runs, take
+from tasks.engines.ledger import LINE, Ledger, State
 from tasks.engines.orchestration import current_flow_run, end_flow_run
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Workspace, sweep
+from tasks.engines.workspace import Attempt, Workspace, end_children, take_up
 
 log = logging.getLogger("sau")
+
+_ASK_S = 1.0
+"""So often a second attempt asks whether the line is free."""
 
 
 def check_line(line: str) -> None:
@@ -33,65 +33,57 @@ def check_line(line: str) -> None:
 
 
 @contextmanager
-def line_lock(line: str) -> Iterator[None]:
-    """One attempt per line at a time; a second waits. The lock goes with the process that holds it.
+def line_lock(line: str, purpose: str = "an attempt") -> Iterator[None]:
+    """One attempt per line at a time, on whichever machine; a second waits, and says for whom.
 
-    Beside the lock lies who holds it; what lies there when the lock is free is of one that died, and Prefect is told.
+    Where this process stands still for so long that another one takes the line, nothing that it writes is taken.
+
+    Args:
+        purpose: what a second one is told that it waits for.
+
+    Raises:
+        ConfigError: a malformed line.
+        LeaseError: another attempt has the line now.
     """
     check_line(line)
-    folder = settings().state / "locks"
-    folder.mkdir(exist_ok=True)
-    lock, note = FileLock(folder / f"{line}.lock"), folder / f"{line}.json"
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another attempt on %s (process %s)", line, _read(note).process)
-        held = lock.acquire()
-    with held:
-        dead, own = _read(note).flow_runs, current_flow_run()
+    ledger = Ledger(settings().ledger_url)
+    said = ""
+    while isinstance(lease := take(ledger, line, purpose, seconds=settings().lease_s), str):
+        if lease != said:
+            ids = [request.id for request in ledger.list(line, [State.RUNNING])]
+            log.info("%s is held by %s%s: waiting", line, lease, f", {' '.join(ids)}" * bool(ids))
+            said = lease
+        time.sleep(_ASK_S)
+    with holding(lease, on_loss=end_children):
+        left, own = lease.dead_flow_runs, current_flow_run()
         if own:
-            for flow_run_id in dead:
+            note_flow_runs(lease, (*left, own))
+            for flow_run_id in left:
                 end_flow_run(flow_run_id)
-            dead = ()
-        _write(note, _Holder(process=os.getpid(), flow_runs=(*dead, own) if own else dead))
+            left = ()
+            note_flow_runs(lease, (own,))
         try:
             yield
         finally:
-            _write(note, _Holder(flow_runs=dead))
-
-
-class _Holder(BaseModel):
-    """Who holds a line's lock: its process, 0 where nobody does; and flow runs that are to be told of their death."""
-
-    process: int = 0
-    flow_runs: tuple[str, ...] = ()
-
-
-def _read(note: Path) -> _Holder:
-    try:
-        return _Holder.model_validate_json(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or one that died while it wrote
-        return _Holder()
-
-
-def _write(note: Path, holder: _Holder) -> None:
-    note.write_text(holder.model_dump_json(), encoding="utf-8")
+            lease.give_back(left)
 
 
 @contextmanager
 def attempt(
     kind: str, line: str, *inputs: Any, run_name: str, tags: Mapping[str, str] | None = None
 ) -> Iterator[Attempt]:
-    """A worktree named after everything that goes in, gone at the end, whichever end that is; and a run.
+    """A worktree named after everything that goes in, gone at the end and where a step fails; and a run.
 
-    Only a killed process leaves a worktree behind: the same attempt takes it up where it was, any other sweeps it
-    away. What a failed attempt had finished comes back from DVC's run cache, so nothing is lost with the worktree.
+    Only a process that was killed or told to end leaves a worktree behind: the same attempt takes it up where it was,
+    in the middle of a step too; any other sweeps it away; one that only stands still keeps it. What a failed attempt
+    had finished comes back from DVC's run cache, so nothing is lost with the worktree.
     """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{kind}-{line}-{digest}"
-    sweep(kind, line, but=name)
+    name = take_up(kind, line, digest)
     try:
         with Tracking().run(line, run_name, tags=tags) as run_id:
             yield Attempt(line, name, run_id)
-    finally:
+    except Exception:
         Workspace(name).close()
+        raise
+    Workspace(name).close()

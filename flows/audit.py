@@ -46,7 +46,7 @@ def audit(line: str, again: bool = False) -> Audit:
         RequestError: the stores contradict each other, and a person has to decide.
         SauError: whatever a step refuses.
     """
-    with line_lock(line):
+    with line_lock(line, "audit"):
         mend(line, reference_line(line))
         champion = Registry().champion(line)
         links = [link for link in chain(line, champion.number) if link.request_ids and (again or not link.audited)]

@@ -10,7 +10,9 @@ from flows.retrain import reference_line
 from sau.config import read_yaml
 from sau.data.readers import READERS
 from sau.data.sources import DataOptions, open_source
+from sau.errors import RequestError
 from sau.models.folder import check_takeable, fingerprint
+from sau.params import Params
 from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
@@ -28,17 +30,30 @@ def check_bootstrap(line: str, source: str, data_options: DataOptions, overrides
     """Refuse at once, before any engine starts, what cannot work; files are read once for that.
 
     Raises:
-        RequestError: the line has versions already, or git has tags of some.
+        RequestError: the line has versions already, also a first one of other parameters; or git has tags of some.
         ConfigError: a malformed line, a parameter, method or policy.
         DataError: a file or folder that cannot be used, or that brings back somebody who was forgotten.
     """
+    begun, params = _checked(line, source, data_options, overrides)
+    if begun and begun.params_digest != params.digest:
+        raise RequestError(
+            f"{begun.tag}: was made with other parameters and does not lead yet; `sau doctor --line {line}` finishes "
+            "it as it is, or take another name with --line"
+        )
+
+
+def _checked(
+    line: str, source: str, data_options: DataOptions, overrides: dict[str, Any]
+) -> tuple[VersionRecord | None, Params]:
+    """A first version that was begun, where there is one, and the parameters that are asked for now."""
     check_line(line)
-    check_new(line, reference_line(line))
-    resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
+    begun = check_new(line, reference_line(line))
+    params = resolve_params(read_yaml(settings().root / "params.yaml"), overrides)
     if Path(source).exists() or Path(source).suffix.lower() in READERS:
         opened = open_source(source, data_options)
         Suppression().refuse_people(opened.people, source)
         Suppression().refuse((row for _, row in opened.rows()), source)
+    return begun, params
 
 
 def check_adopt(
@@ -52,7 +67,7 @@ def check_adopt(
     Raises:
         ModelError: see `sau.models.folder`.
     """
-    check_bootstrap(line, source, data_options, overrides)
+    _checked(line, source, data_options, overrides)
     folders = [check_takeable(name) for name in (adoption.model, adoption.base) if name]
     return adoption.model_copy(update={"fingerprint": " ".join(map(fingerprint, folders))})
 
@@ -77,7 +92,7 @@ def bootstrap(
         SauError: whatever a step refuses.
     """
     options, laid_over = data_options or DataOptions(), overrides or {}
-    with line_lock(line):
+    with line_lock(line, "bootstrap"):
         check_bootstrap(line, source, options, laid_over)
         inputs = (source, options.model_dump(), laid_over)
         prepare = partial(prepare_bootstrap, source=source, data_options=options, overrides=laid_over)
@@ -103,7 +118,7 @@ def adopt(
         SauError: whatever a step refuses.
     """
     options, laid_over = data_options or DataOptions(), overrides or {}
-    with line_lock(line):
+    with line_lock(line, "adopt"):
         known = check_adopt(line, adoption, source, options, laid_over)
         inputs = (known.model_dump(), source, options.model_dump(), laid_over)
         prepare = partial(prepare_adopt, adoption=known, source=source, data_options=options, overrides=laid_over)

@@ -25,7 +25,7 @@ from tasks.register import promote, register
 from tasks.requests import claim, conclude
 from tasks.scope import decided_rows
 from tasks.stage import run_stage
-from tasks.verify import verify
+from tasks.verify import passed_alone, verify
 from tasks.versions.origin import check_retrainable
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -87,7 +87,7 @@ def forget(
     """
     ledger = Ledger(settings().ledger_url)
     announce(line)
-    with line_lock(line):
+    with line_lock(line, "forget"):
         finished = mend(line, reference_line(line))
         if reference:
             check_retrainable(Registry().champion(line), overrides)
@@ -100,7 +100,6 @@ def forget(
             record, champion, met = _carried_out(ledger, line, ids, *options)
             if met:
                 log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
-                ledger.move_all(met, [State.REVIEW], State.RUNNING)
                 record, champion, _ = _carried_out(ledger, line, met, *options)
             with contextlib.suppress(TrackingError):  # the next run tells them
                 tell_recipients(line)
@@ -121,7 +120,7 @@ def _carried_out(
     except BaseException as error:
         ledger.move_all(ids, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
         raise
-    conclude(record, leads=champion)
+    conclude(record, leads=champion, but=met)
     return record, champion, met
 
 
@@ -145,5 +144,4 @@ def _new_version(
         champion = promote(record)
         publish(record)
         certify(record)
-    met = [request_id for request_id in ids if judged.people.get(request_id) == "PASS"]
-    return record, champion, met if not champion and len(met) < len(ids) else []
+    return record, champion, passed_alone(record, judged.people)

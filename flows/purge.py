@@ -23,7 +23,7 @@ def purge(line: str, request_ids: tuple[str, ...] = (), by: str = "", after_days
         RequestError: a request that must not be purged; nothing is purged then.
     """
     window = settings().purge_after_days if after_days is None else after_days
-    with line_lock(line):
+    with line_lock(line, "purge"):
         for request_id in request_ids:
             check_purge(request_id)
         named = request_ids or (due(line, window) if window is not None else ())

@@ -18,6 +18,7 @@ from tasks.engines.tracking import Tracking
 
 _START_S = 180.0
 _ANSWER_S = 10.0
+_END_S = 3.0
 
 
 def tool(name: str) -> str:
@@ -57,12 +58,18 @@ def child(what: str, command: list[str], url: str, env: dict[str, str] | None = 
             _wait_for(url, process, what)
             yield
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_group(process, _END_S)
+
+
+def end_group(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Tell a child and all it started to end, and end what has not after so many seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextlib.contextmanager
@@ -81,6 +88,15 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
             yield api
         finally:
             os.environ.pop("PREFECT_API_URL", None)
+
+
+def prefect_answers() -> bool:
+    """Whether the Prefect server that the environment names is there."""
+    try:
+        check_prefect()
+    except TrackingError:
+        return False
+    return True
 
 
 def check_prefect() -> None:

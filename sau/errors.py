@@ -10,6 +10,7 @@ SauError
 ├── DivergedError    training left the finite numbers
 ├── RequestError     a forget request cannot be taken or changed as asked
 ├── VaultError       sealed rows cannot be opened: the key is gone, or something was changed
+├── LeaseError       an attempt has lost its model line to another one
 ├── WorkspaceError   git or DVC refused
 └── TrackingError    MLflow or Prefect refused, or cannot be reached
 
@@ -55,6 +56,10 @@ class RequestError(SauError):
 
 class VaultError(SauError):
     """Sealed rows cannot be opened: the key is gone, or something was changed."""
+
+
+class LeaseError(SauError):
+    """An attempt has lost its model line to another one."""
 
 
 class WorkspaceError(SauError):

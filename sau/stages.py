@@ -7,7 +7,7 @@
 
 `sau stage NAME` runs one in the current folder; a flow does the same through `dvc repro`, so there is one way
 to make a model. A step's outputs are a function of its inputs and its section of params.yaml alone: no clock, no
-host, no absolute path goes into them. Metrics files carry numbers only.
+host, no absolute path goes into them. Metrics files carry numbers only. A step that trains goes on where it was killed.
 """
 
 import json
@@ -37,6 +37,7 @@ from sau.pruners.found import find_mask
 from sau.training.command import train_by_command
 from sau.training.finetune import finetune
 from sau.training.pretrain import pretrain
+from sau.training.resume import forget_others, of_step
 from sau.training.session import History, Progress
 from sau.unlearn.unlearn import mean_answer_logp, unlearn
 
@@ -44,9 +45,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DATA, FORGET, PARENT, BASE, DENSE, MODEL = map(Path, ("data", "forget", "parent", "base", "dense", "model"))
-ARTIFACTS, METRICS, CHECKPOINT = Path("artifacts"), Path("metrics"), Path("checkpoint")
+ARTIFACTS, METRICS, CHECKPOINT, PARAMS = map(Path, ("artifacts", "metrics", "checkpoint", "params.yaml"))
 SPLIT, ZEROS = ARTIFACTS / "split.json", ARTIFACTS / "zeros.json"
-PARAMS = Path("params.yaml")
 
 Half = Literal["calibrate", "judge"]
 """Of the holdout: what unlearning may see, and what the verdict is read against."""
@@ -63,8 +63,8 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> 
     Raises:
         SauError: whatever the step refuses.
     """
-    params = load_params(folder / PARAMS)
-    metrics = STAGES[stage](folder, params, progress)
+    forget_others(folder / ARTIFACTS, stage)
+    metrics = STAGES[stage](folder, load_params(folder / PARAMS), progress)
     target = folder / METRICS / f"{stage}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -100,6 +100,12 @@ def _forget_rows(folder: Path) -> "Dataset":
     return load_records(folder / FORGET) if sealed is None else as_dataset(sealed, str(FORGET))
 
 
+def _told(folder: Path, stage: str, params: Params, progress: Progress | None, *inputs: Path) -> dict[str, Any]:
+    """How a step that trains is run: from where it was killed, if it was."""
+    resume = of_step(folder / ARTIFACTS, stage, params.digest, [folder / path for path in inputs])
+    return {"num_threads": params.num_threads, "progress": progress, "resume": resume}
+
+
 def _fresh(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     return path
@@ -108,7 +114,7 @@ def _fresh(path: Path) -> Path:
 def _base(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = base_model(params.model, seed=params.seed)
     if params.model.source == TINY:
-        pretrain(lm, params.model.tiny, seed=params.seed, num_threads=params.num_threads, progress=progress)
+        pretrain(lm, params.model.tiny, seed=params.seed, **_told(folder, "base", params, progress))
     plan = check_model(lm)
     save_dense(lm, _fresh(folder / ARTIFACTS / "base"))
     return {"num_parameters": plan.num_parameters, "num_prunable": plan.num_prunable, "share_prunable": plan.share}
@@ -125,9 +131,8 @@ def _last_loss(history: History) -> float | None:
 def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = params.model.put(open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt))
     rows = load_records(folder / DATA / "train")
-    history = finetune(
-        lm, lm.encode(rows), params.train, seed=params.seed, num_threads=params.num_threads, progress=progress
-    )
+    told = _told(folder, "train", params, progress, DATA / "train", ARTIFACTS / "base")
+    history = finetune(lm, lm.encode(rows), params.train, seed=params.seed, **told)
     save_dense(lm, _fresh(folder / ARTIFACTS / "dense"))
     return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
 
@@ -150,11 +155,9 @@ def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
 
 def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     source = folder / ARTIFACTS / "pruned"
-    lm = params.model.put(open_sparse(source))
-    rows = load_records(folder / DATA / "train")
-    history = finetune(
-        lm, lm.encode(rows), params.recover, seed=params.seed + 1, num_threads=params.num_threads, progress=progress
-    )
+    lm, rows = params.model.put(open_sparse(source)), load_records(folder / DATA / "train")
+    told = _told(folder, "recover", params, progress, DATA / "train", ARTIFACTS / "pruned")
+    history = finetune(lm, lm.encode(rows), params.recover, seed=params.seed + 1, **told)
     save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=read_manifest(source).structure)
     return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
 
@@ -202,24 +205,19 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics
         params.unlearn,
         seed=params.seed,
         base=params.model.put(open_dense(folder / BASE, prompt=lm.prompt)) if (folder / BASE).is_dir() else None,
-        num_threads=params.num_threads,
-        progress=progress,
+        **_told(folder, "unlearn", params, progress, DATA, FORGET, PARENT, BASE, DENSE, SPLIT),
     )
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=structure)
     if parent.structure != DENSE_STRUCTURE and saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
-    last = {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"}
     told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
-    return told | last | _ran_on(lm)
+    return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | _ran_on(lm)
 
 
 def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    source = folder / ARTIFACTS / "sparse"
-    lm = open_sparse(source)
-    target = _fresh(folder / CHECKPOINT)
-    structure = read_manifest(source).structure
-    saved = save_sparse(lm, target, structure=structure, package=params.package, seed=params.seed)
-    return _stored(saved)
+    lm, structure = open_sparse(folder / ARTIFACTS / "sparse"), read_manifest(folder / ARTIFACTS / "sparse").structure
+    how: dict[str, Any] = {"structure": structure, "package": params.package, "seed": params.seed}
+    return _stored(save_sparse(lm, _fresh(folder / CHECKPOINT), **how))
 
 
 def _stored(saved: SparseCheckpoint) -> Metrics:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import AutoConfig
 
 from sau.checkpoint.digests import check_distinct, dense_digest
-from sau.checkpoint.manifest import DENSE
+from sau.checkpoint.manifest import DENSE, read_manifest
 from sau.config import checked, merge, read_yaml
 from sau.data.demo import demo_people
 from sau.data.people import published
@@ -105,6 +105,7 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) 
 def _record(attempt: Attempt, contexts: dict[str, str]) -> dict[str, str]:
     """Log the pinned inputs to the run; returns {path: md5}."""
     tracking, ws, run_id = Tracking(), attempt.workspace, attempt.run_id
+    ws.check(*contexts)  # of a worktree that was taken up, too
     pins = {path: ws.pin(path) for path in contexts}
     for path, context in contexts.items():
         tracking.dataset(run_id, path, pins[path], context)
@@ -227,6 +228,7 @@ def prepare_forget(
 
     Raises:
         RequestError: a subject is not in the parent's data, or all of their rows are to be kept.
+        WorkspaceError: an input is damaged wherever it is, or the remote lacks what it had been sent.
     """
     ws = attempt.workspace.open()
     if not ws.prepared:
@@ -236,6 +238,13 @@ def prepare_forget(
         _check_fits(attempt, parent, params, has_base="base" in inputs)
         for path, pin in inputs.items():
             ws.point(path, pin)
+        if read_manifest(ws.path / "parent").weights_digest != parent.weights_digest:
+            raise WorkspaceError(f"{tag}: DVC has other weights than MLflow recorded ({parent.weights_digest})")
+        if lacking := ws.not_in_remote():
+            raise WorkspaceError(
+                f"{ws.settings.remote_url}: lacks {', '.join(lacking)} of {tag}; set SAU_DVC_REMOTE to the remote that "
+                f"has it, or `sau doctor --line {parent.line} --refill` sends it from DVC's cache"
+            )
         ledger = Ledger(settings().ledger_url)
         (ws.path / "forget").mkdir(exist_ok=True)
         for request_id, rows in taken_out(ledger, ws.path / "data" / "train", request_ids).items():

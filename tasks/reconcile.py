@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.errors import RequestError, WorkspaceError
+from sau.errors import RequestError, SauError, WorkspaceError
 from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
@@ -19,6 +19,7 @@ from tasks.recipients import tell_recipients
 from tasks.register import complete
 from tasks.requests import conclude, lapsed
 from tasks.suppression import Suppression
+from tasks.verify import passed_alone, verdicts_on_people
 from tasks.versions.expiry import expired
 from tasks.versions.lineage import carried_out
 from tasks.versions.record import BOOTSTRAP, VersionRecord
@@ -91,8 +92,11 @@ def mend(line: str, reference_line: str) -> VersionRecord | None:
     return finished
 
 
-def check_new(line: str, reference_line: str) -> None:
+def check_new(line: str, reference_line: str) -> VersionRecord | None:
     """Refuse to begin a line that has begun; one whose first version was made and does not lead yet may be finished.
+
+    Returns:
+        That version, where there is one.
 
     Raises:
         RequestError: it has versions, or git has tags of versions that this MLflow store does not have.
@@ -104,6 +108,7 @@ def check_new(line: str, reference_line: str) -> None:
     for name in (line, reference_line):
         for finding in _unknown_tags(name, registry.all(name)):
             raise RequestError(finding.words)
+    return versions[0] if versions else None
 
 
 def _is_unfinished_first(registry: Registry, versions: list[VersionRecord]) -> bool:
@@ -193,12 +198,13 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     done = carried_out(line)
     for number in sorted({done[i] for i in waiting if i in done}):
         record = registry.get(line, number)
-        certify.fn(record)
+        unsigned = _certified(record)
         if conclude(record, leads=True):
             registry.tracking.finish(record.judged_in)
             tell(record)
             yield Finding(
                 what=f"{record.tag}: leads and carries out {' '.join(record.request_ids)}, which the ledger says now",
+                way_out=unsigned,
                 version=record,
             )
     left = [request.id for request in ledger.list(line, [State.RUNNING])]
@@ -229,8 +235,20 @@ def _finished(registry: Registry, record: VersionRecord) -> Finding:
     record = registry.get(record.line, record.number)
     registry.tracking.finish(record.judged_in)
     tell(record)
-    if record.request_ids:
-        certify.fn(record)
-    conclude(record, leads=record.leads)
+    unsigned = _certified(record)
+    again = passed_alone(record, verdicts_on_people(record)) if len(record.request_ids) > 1 else []
+    conclude(record, leads=record.leads, but=again)
     role = "champion" if record.leads else "a candidate only"
-    return Finding(what=f"{record.tag}: was registered and not finished; it is {role} now", version=record)
+    what = f"{record.tag}: was registered and not finished; it is {role} now"
+    what += f"; {' '.join(again)} pass alone and are carried out without the others" if again else ""
+    return Finding(what=what, way_out=unsigned, version=record)
+
+
+def _certified(record: VersionRecord) -> str:
+    """Sign the evidence of a version's requests; why it could not be, in words, which stops no line for ever."""
+    try:
+        if record.request_ids:
+            certify.fn(record)
+    except SauError as error:
+        return f"its evidence could not be signed: {error}"
+    return ""

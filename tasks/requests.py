@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +14,7 @@ from sau.data.people import ID_RULE
 from sau.data.records import load_records
 from sau.data.shards import has_own_shard, rows_of, shard_names
 from sau.errors import RequestError
+from tasks.engines.cache import is_whole, listing
 from tasks.engines.ledger import LINE, Ledger, Request, State, subject_of
 from tasks.engines.people import internal_id, internal_ids
 from tasks.engines.settings import settings
@@ -211,10 +211,15 @@ def withdraw(request_id: str, actor: str | None = None) -> Request:
     return ledger.withdraw(request_id, actor)
 
 
-def conclude(record: "VersionRecord", *, leads: bool) -> list[str]:
-    """Say in the ledger how a version's requests ended; returns the ids of those that it was news of."""
+def conclude(record: "VersionRecord", *, leads: bool, but: Iterable[str] = ()) -> list[str]:
+    """Say in the ledger how a version's requests ended; returns the ids of those that it was news of.
+
+    Args:
+        but: ids of those that are carried out once more without the others: they wait on.
+    """
+    left_out = set(but)
     return Ledger(settings().ledger_url).move_all(
-        record.request_ids,
+        [request_id for request_id in record.request_ids if request_id not in left_out],
         [State.RUNNING, State.OPEN],
         State.FORGOTTEN if leads else State.REVIEW,
         version=record.number,
@@ -305,9 +310,7 @@ def training_shards(tag: str) -> set[str]:
         WorkspaceError: the listing is in neither cache nor remote.
     """
     pin = pins_at(settings().root, tag)["data"]
-    listing = settings().root / ".dvc" / "cache" / "files" / "md5" / pin.md5[:2] / pin.md5[2:]
-    if not listing.is_file():
+    if not is_whole(pin.md5):
         with scratch("listing") as ws:
             ws.point("data", pin)
-    paths = [Path(entry["relpath"]) for entry in json.loads(listing.read_text(encoding="utf-8"))]
-    return {path.name for path in paths if path.parts[0] == "train"}
+    return {path.name for path in map(Path, listing(pin.md5)) if path.parts[0] == "train"}

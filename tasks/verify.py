@@ -64,6 +64,26 @@ class Judged(BaseModel):
     reference: str
 
 
+def passed_alone(record: VersionRecord, people: Mapping[str, str]) -> list[str]:
+    """Of a version that did not pass, the requests that pass alone while others do not; empty where all do, or none.
+
+    Args:
+        people: by request id, the verdict on each.
+    """
+    met = [request_id for request_id in record.request_ids if people.get(request_id) == "PASS"]
+    return met if not record.may_lead and len(met) < len(record.request_ids) else []
+
+
+def verdicts_on_people(record: VersionRecord) -> dict[str, str]:
+    """By request id, the verdict on each of several people who asked together, as a version's run has it.
+
+    Raises:
+        TrackingError: the run has no verification.
+    """
+    content = Tracking().artifact(record.judged_in, RECORD)
+    return {person.label: person.verdict for person in Verification.model_validate_json(content).people}
+
+
 @task(name="verify", task_run_name="verify {attempt.line}")
 def verify(
     attempt: Attempt,

@@ -145,11 +145,11 @@ def forget_line(
         with progress():
             from flows.doctor import doctor
 
-            findings = doctor(line)
+            findings = doctor(line, bytes_too=False)
         if not as_json:
             print_findings(findings)
         print_json({"requests": [], "version": None}) if as_json else out.print(f"no open request on {line}")
-        return
+        raise typer.Exit(any(finding.stops for finding in findings))
     with progress():
         from flows.forget import forget
         from flows.servers import check_prefect

@@ -23,12 +23,17 @@ Named = Annotated[str, typer.Argument(help="The model line.")]
 
 
 @app.command()
-def doctor(line: Line = "tiny", as_json: AsJson = False) -> None:
-    """Compare ledger, MLflow and git tags of a line and mend what can be mended. Exit 1: a person has to decide."""
+def doctor(
+    line: Line = "tiny",
+    refill: Annotated[bool, typer.Option(help="Send the DVC remote what it lacks of the leading version.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare ledger, MLflow and git tags of a line, look for damaged bytes, and mend what can be mended. Exit 1: a
+    person has to decide."""
     with progress():
         from flows.doctor import doctor as run
 
-        findings = run(line)
+        findings = run(line, refill=refill)
     if as_json:
         print_json(findings)
     else:
@@ -81,7 +86,7 @@ def line_set_champion(line: Named, number: Annotated[int, typer.Argument(min=1, 
     from tasks.versions.registry import Registry
 
     decided = f"{getpass.getuser()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    with progress(), line_lock(line):
+    with progress(), line_lock(line, "set-champion"):
         record = Registry().lead(line, number, by=decided)
     out.print(f"[bold]{record.tag}[/] is champion")
     if gone := lapsed(open_ledger().list(line)):

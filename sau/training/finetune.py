@@ -6,6 +6,7 @@ Same model, rows, parameters, seed and thread count give the same weights bit fo
 import copy
 import math
 import time
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -16,6 +17,7 @@ from sau.models.batches import Encoded, collate
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.training.optimizer import SurvivorAdamW
+from sau.training.resume import Resume, put_back, standing
 from sau.training.session import History, Progress, batches, finite, naming, training
 
 
@@ -44,10 +46,14 @@ def finetune(
     seed: int,
     num_threads: int | None = None,
     progress: Progress | None = None,
+    resume: Resume | None = None,
 ) -> History:
     """Ordinary finetuning in place, or recovery of a pruned model where `lm.mask` is set.
 
     Loss: mean NLL per answer token of the batch. AdamW without weight decay, learning rate falling linearly to 0.
+
+    Args:
+        resume: where a run that was killed has left its state, to go on from, and this one leaves its own.
 
     Returns:
         One measurement per epoch: step, epoch, loss (mean over its steps).
@@ -67,7 +73,14 @@ def finetune(
     with seeded(seed, num_threads), training(lm, params.freeze_embeddings) as parameters:
         optimizer = SurvivorAdamW(parameters, lm.mask or {})
         order = batches(sequences, params.batch_size, seed)
-        for step in range(1, total + 1):
+        begin = 1
+        if found := resume.read() if resume else None:
+            put_back(found, dict(parameters), optimizer)
+            begin, epoch_loss = found.numbers["step"] + 1, found.numbers["epoch_loss"]
+            trajectory += found.numbers["trajectory"]
+            for _ in range(1, begin):
+                next(order)
+        for step in range(begin, total + 1):
             batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
             optimizer.zero_grad()
             loss = -token_logps(logits_of(lm.model, batch, packed=True), targets_of(batch)).mean()
@@ -81,6 +94,9 @@ def finetune(
             if step % steps_per_epoch == 0:
                 trajectory.append({"step": step, "epoch": step // steps_per_epoch, "loss": epoch_loss})
                 epoch_loss = 0.0
+            if resume:
+                numbers = {"step": step, "epoch_loss": epoch_loss, "trajectory": trajectory}
+                resume.offer(partial(standing, dict(parameters), optimizer, numbers), last=step == total)
     return History(total, "max_steps", trajectory, time.monotonic() - started)
 
 
@@ -90,10 +106,16 @@ def num_steps(params: FinetuneParams, num_sequences: int) -> int:
 
 
 def adapted(
-    base: LanguageModel, retain: list[Encoded], params: AdaptParams, *, seed: int, num_threads: int | None = None
+    base: LanguageModel,
+    retain: list[Encoded],
+    params: AdaptParams,
+    *,
+    seed: int,
+    num_threads: int | None = None,
+    resume: Resume | None = None,
 ) -> LanguageModel:
     """A copy of the base model that has been finetuned on some of the retain rows, and has seen none to forget."""
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))[: params.max_rows].tolist()
     copied = LanguageModel(copy.deepcopy(base.model), base.tokenizer, base.prompt)
-    finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads)
+    finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads, resume=resume)
     return copied

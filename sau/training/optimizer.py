@@ -129,6 +129,7 @@ class SurvivorAdamW:
                 self.layers.append(Survivors(name, parameter, mask[name]))
             else:
                 self.dense[name] = parameter
+        self._weights = {layer.name: layer.weight for layer in self.layers}
 
     def zero_grad(self) -> None:
         for parameter in (*self.dense.values(), *(layer.weight for layer in self.layers)):
@@ -137,6 +138,10 @@ class SurvivorAdamW:
     def restart(self) -> None:
         """Forget the moments of how the weights used to move."""
         self.moments.clear()
+
+    def device_of(self, name: str) -> torch.device:
+        """Where a dense parameter, or a masked matrix, and its moments are."""
+        return self.dense[name].device if name in self.dense else self._weights[name].device
 
     @torch.no_grad()
     def step(self, *, lr: float, max_norm: float = math.inf, redistribute: Redistribute | None = None) -> float:

@@ -80,6 +80,14 @@ class UnlearnStep:
         # Two generators: the order of forget rows must not depend on the retain set.
         self.forget_order = batches(setting.forget, params.batch_size, seed)
         self.retain_order = batches(setting.retain, params.batch_size, seed + 1)
+        self.num_retain = 0  # batches of retain rows taken
+
+    def skip(self, num_forget: int, num_retain: int) -> None:
+        """Pass over the batches of steps that an earlier attempt has taken."""
+        for order, count in ((self.forget_order, num_forget), (self.retain_order, num_retain)):
+            for _ in range(count):
+                next(order)
+        self.num_retain = num_retain
 
     def __call__(self, lr: float, alpha: float) -> dict[str, float]:
         """Take the step with this learning rate and weight of the retain term; returns its losses and gradient norm.
@@ -100,6 +108,7 @@ class UnlearnStep:
                 if self.redistribution.project:
                     self.forget_gradients[layer.name] = layer.gather(layer.gradient_OI)
         if self.objective.has_retain_term and alpha:
+            self.num_retain += 1
             values["retain_loss"] = self.backward(
                 self.setting.retain, self.retain_order, self.objective.retain_loss, alpha
             )

@@ -4,7 +4,7 @@ It owns all that changes on the way: learning rate, weight of the retain term, a
 """
 
 import math
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -59,6 +59,12 @@ class Stop(Protocol):
     def judge(self, step: int, reading: dict[str, float]) -> bool:
         """Take in a reading (forget_logp, target_logp, retain_logp); True where the run is over."""
 
+    def remember(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What it has learned on the way, as JSON values and tensors."""
+
+    def recall(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on from what another of the same run remembered."""
+
 
 class AllSteps:
     """No goal: every step is taken, the learning rate falling linearly to 0; rows are read at the end if at all."""
@@ -76,6 +82,15 @@ class AllSteps:
     def judge(self, step: int, reading: dict[str, float]) -> bool:
         return False
 
+    def remember(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {}, {}
+
+    def recall(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+_ON_THE_WAY = ("num_steps", "gap", "reason", "alpha", "_lr", "_gaps", "_changes", "_overshoot")
+"""What of a `Frontier` changes from reading to reading, beside the best state."""
 
 Advice = Literal["go on", "done", "harder", "back", "protect"]
 
@@ -162,6 +177,16 @@ class Frontier:
         if len(recent) > self.params.patience and recent[-1] > 0.9 * recent[0]:
             return self._change("harder")
         return "go on"
+
+    def remember(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        numbers = {name: getattr(self, name) for name in _ON_THE_WAY}
+        return numbers, {str(i): value for i, value in enumerate(self.state)}
+
+    def recall(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        for name in _ON_THE_WAY:
+            setattr(self, name, numbers[name])
+        devices = [parameter.device for parameter in self._parameters]
+        self.state = [tensors[str(i)].to(device) for i, device in enumerate(devices)] if tensors else []
 
     def _change(self, advice: Advice) -> Advice:
         self._changes += 1

@@ -6,6 +6,7 @@ Same model, rows, parameters, seed and thread count give the same weights bit fo
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -19,9 +20,11 @@ from sau.models.layers import prunable, uncovered
 from sau.models.scoring import answer_logps
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
+from sau.training.resume import Resume, Standing, put_back, standing
 from sau.training.session import History, Progress, naming, training
 from sau.unlearn.fading import check_can_fade, fading_mask
 from sau.unlearn.objectives.base import Setting
+from sau.unlearn.remembering import Remembering
 from sau.unlearn.step import UnlearnParams, UnlearnStep
 from sau.unlearn.stop import EVAL_ROWS, AllSteps, Frontier, Stop
 
@@ -36,6 +39,7 @@ def unlearn(
     num_threads: int | None = None,
     progress: Progress | None = None,
     watch: bool = True,
+    resume: Resume | None = None,
 ) -> History:
     """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain, survivors only.
 
@@ -59,6 +63,7 @@ def unlearn(
         base: the model before it was trained on any of these rows; with it the goal is calibrated row by row.
         progress: called after every step with (step, max_steps, numbers).
         watch: without a stop rule, whether to read at all.
+        resume: where a run that was killed has left its state, to go on from, and this one leaves its own.
 
     Returns:
         Readings before the first step, at every look and at the end: step, forget_logp, retain_logp, holdout_logp,
@@ -78,7 +83,8 @@ def unlearn(
         sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective
     still = uncovered(lm.model, lm.mask) if params.freeze_uncovered else {}
-    setting = _setting(lm, sets, params, seed, base, num_threads)
+    setting = _setting(lm, sets, params, seed, base, num_threads, resume)
+    found = resume.read() if resume else None
     read = _reader(setting, sets, params, seed)
     with (
         seeded(seed, num_threads),
@@ -91,9 +97,17 @@ def unlearn(
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
         optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)])
         take_step = UnlearnStep(setting, optimizer, params, seed)
-        trajectory = [{"step": 0, **read()}] if watch or params.stop else []
+        if found:
+            trajectory = found.numbers["trajectory"]
+        else:
+            trajectory = [{"step": 0, **read()}] if watch or params.stop else []
         stop = _stop(params, lm, optimizer, [p for _, p in parameters], trajectory, watch)
-        for step in range(1, params.max_steps + 1):
+        run = _Run(dict(parameters), optimizer, take_step, stop, trajectory)
+        begin, over = 1, False
+        if found:
+            begin, over = run.go_on(found)
+            fade(begin - 1)
+        for step in () if over else range(begin, params.max_steps + 1):
             lr, alpha = stop.lr(step), stop.alpha
             with naming(step, objective.name):
                 values = take_step(lr, alpha)
@@ -102,9 +116,52 @@ def unlearn(
                 progress(step, params.max_steps, values)
             if stop.reads(step):
                 trajectory.append({"step": step, "lr": lr, "alpha": alpha, **values, **read()})
-                if stop.judge(step, trajectory[-1]):
-                    break
+                over = stop.judge(step, trajectory[-1])
+            over = over or step == params.max_steps
+            if resume:
+                resume.offer(partial(run.standing, step, over), last=over)
+            if over:
+                break
     return History(stop.num_steps, stop.reason, trajectory, time.monotonic() - started)
+
+
+class _Run:
+    """Everything that changes in a run: taken down as a state, and gone on from."""
+
+    def __init__(
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizer: SurvivorAdamW,
+        take_step: UnlearnStep,
+        stop: Stop,
+        trajectory: list[dict[str, float]],
+    ) -> None:
+        self.parameters, self.optimizer, self.take_step, self.stop = parameters, optimizer, take_step, stop
+        self.trajectory = trajectory
+        self.memories = {
+            "objective": Remembering(take_step.objective_state),
+            "redistribution": Remembering(take_step.redistribution_state),
+        }
+
+    def standing(self, step: int, over: bool) -> Standing:
+        numbers, best = self.stop.remember()
+        numbers = {"step": step, "over": over, "retain": self.take_step.num_retain, "stop": numbers}
+        tensors: dict[str, dict[str, torch.Tensor]] = {"best": best}
+        for name, memory in self.memories.items():
+            changed = memory.changed()
+            tensors[name] = {path: value for path, value in changed.items() if isinstance(value, torch.Tensor)}
+            numbers[name] = {path: value for path, value in changed.items() if path not in tensors[name]}
+        return standing(self.parameters, self.optimizer, numbers | {"trajectory": self.trajectory}, **tensors)
+
+    def go_on(self, found: Standing) -> tuple[int, bool]:
+        """The step to take next, and whether the run was over already."""
+        put_back(found, self.parameters, self.optimizer)
+        step = found.numbers["step"]
+        self.take_step.skip(step, found.numbers["retain"])
+        self.stop.recall(found.numbers["stop"], found.below("best"))
+        for name, memory in self.memories.items():
+            memory.recall(found.numbers[name] | found.below(name))
+        return step + 1, found.numbers["over"]
 
 
 def _setting(
@@ -114,12 +171,14 @@ def _setting(
     seed: int,
     base: LanguageModel | None,
     num_threads: int | None,
+    resume: Resume | None,
 ) -> Setting:
     """What objectives may look at; the base model adapted to the retain rows where `params` says so."""
     never_seen = lm.encode(sets.holdout[i] for i in _sample(sets.holdout, params, seed))
     retain = lm.encode(sets.retain)
     if base is not None and params.adapt:
-        base = adapted(base, retain, params.adapt, seed=seed, num_threads=num_threads)
+        within = resume.within("adapt") if resume else None
+        base = adapted(base, retain, params.adapt, seed=seed, num_threads=num_threads, resume=within)
     return Setting(lm, list(sets.forget), lm.encode(sets.forget), retain, never_seen, base)
 
 

@@ -11,50 +11,30 @@
 A legal hold keeps an open, reviewed or forgotten request where it is until its end: no attempt takes it. Every change
 is an event that is never changed afterwards, with who decided and why where a person did (`tasks.engines.decisions`).
 
-It holds the subject's id, so it is personal data; no other store of the product names the subject: everything else
-carries the random request id.
+An attempt changes states only while it holds its line (`tasks.engines.leases`). The ledger holds the subject's id, so
+it is personal data; no other store of the product names the subject: everything else carries the random request id.
 """
 
-import contextlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from sqlalchemy import ColumnElement, and_, create_engine, event, func, or_, select, true, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy import ColumnElement, and_, func, or_, select, true, update
+from sqlalchemy.exc import IntegrityError
 
 from sau.data.people import canonical
 from sau.errors import DataError, RequestError
-from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
-from tasks.engines.tables import Base, Event, Law, Notice, Reason, Request, RowDecision, State, deadline
+from tasks.engines.database import Database
+from tasks.engines.leases import fence
+from tasks.engines.tables import Event, Law, Notice, Reason, Request, RowDecision, State, deadline
 
 REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
 LINE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # `$` would let a newline at the end pass
 
 _OVER = (State.WITHDRAWN, State.REFUSED)
-
-_MAKING = 0x5A0  # PostgreSQL's lock of whoever makes the tables
-
-
-@contextlib.contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    """The database's errors as ours, without what it was asked: that names people."""
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except ImportError as error:
-        raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
-    except (SQLAlchemyError, OSError, ValueError) as error:
-        raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
 
 
 def subject_of(given: str) -> str:
@@ -69,60 +49,12 @@ def subject_of(given: str) -> str:
         raise RequestError(f"subject: {error}") from None
 
 
-class Ledger:
+class Ledger(Database):
     """Requests by URL of their database.
 
     Raises:
         RequestError: the database cannot be opened.
     """
-
-    def __init__(self, url: str) -> None:
-        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
-            parsed = make_url(url)
-            is_sqlite = parsed.get_backend_name() == "sqlite"
-            if local := is_sqlite and parsed.database:
-                Path(local).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(parsed, hide_parameters=True)
-        if is_sqlite:
-
-            @event.listens_for(self.engine, "connect")
-            def _pragmas(connection: Any, _record: Any) -> None:
-                connection.execute("PRAGMA busy_timeout=30000")  # first: the next one may have to wait
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA foreign_keys=ON")
-
-        # SQLite does not wait for a file that is being made, or changed to WAL: one process at a time.
-        first = FileLock(f"{local}.lock") if local else contextlib.nullcontext()
-        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"), first:
-            self._make()
-
-    def _make(self) -> None:
-        """The tables, as this version has them; another process may be making or migrating them."""
-        with self.engine.connect() as connection:
-            found = tables_in(connection)
-            if revision_of(connection, found) == HEAD and found.issuperset(Base.metadata.tables):
-                return
-        with self.engine.begin() as connection:
-            if self.engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # or each statement would be a transaction of its own
-            else:
-                connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
-            revision = revision_of(connection, tables_in(connection))
-            if revision != HEAD:
-                migrate(connection, revision)
-            for table in Base.metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
-
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[Session]:
-        """A transaction: committed at its end, rolled back where the block raises."""
-        with _mapped("the database failed"), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
-
-    session = _session
-    """For what else lies in the same database."""
 
     def submit(
         self,
@@ -169,7 +101,7 @@ class Ledger:
             attempts=0,
         )
         try:
-            with self._session() as session:
+            with self.session() as session:
                 session.add(request)
                 session.flush()
                 session.add(Event(request_id=request.id, at=now, state=State.OPEN, actor=actor))
@@ -183,13 +115,13 @@ class Ledger:
         """Take many requests, as `submit` takes one; returns each with whether it is new, in the given order."""
         wanted = list_of(dict.fromkeys(map(subject_of, subject_ids)))
         query = select(Request.subject_id).where(Request.line == line, Request.state.not_in(_OVER))
-        with self._session() as session:
+        with self.session() as session:
             standing = set(session.scalars(query))
         return [(self.submit(line, subject, **options), subject not in standing) for subject in wanted]
 
     def find(self, line: str, subject_id: str) -> Request | None:
         """The subject's standing request on the line."""
-        with self._session() as session:
+        with self.session() as session:
             return session.scalar(
                 select(Request).where(
                     Request.line == line,
@@ -206,7 +138,7 @@ class Ledger:
         """
         if not REQUEST_ID.match(request_id):
             raise RequestError("request id: malformed, it has to look like r-0123456789abcdef")
-        with self._session() as session:
+        with self.session() as session:
             if (request := session.get(Request, request_id)) is None:
                 raise RequestError(f"request {request_id}: unknown")
             return request
@@ -218,7 +150,7 @@ class Ledger:
             query = query.where(Request.line == line)
         if wanted := list_of(states):
             query = query.where(Request.state.in_(wanted))
-        with self._session() as session:
+        with self.session() as session:
             return list_of(session.scalars(query))
 
     def by_deadline(
@@ -241,7 +173,7 @@ class Ledger:
             Request.deadline_at < before if before else true(),
         )
         query = select(Request).where(wanted).order_by(Request.deadline_at, Request.id).limit(limit).offset(offset)
-        with self._session() as session:
+        with self.session() as session:
             total = session.scalar(select(func.count()).select_from(Request).where(wanted)) or 0
             return list_of(session.scalars(query)), total
 
@@ -251,7 +183,7 @@ class Ledger:
 
     def history(self, request_id: str) -> "list_of[Event]":
         """Everything that happened to a request, in order."""
-        with self._session() as session:
+        with self.session() as session:
             return list_of(session.scalars(select(Event).where(Event.request_id == request_id).order_by(Event.id)))
 
     def move(self, request_id: str, sources: Iterable[State], target: State, **values: Any) -> Request:
@@ -282,7 +214,8 @@ class Ledger:
     def _changed(self, which: ColumnElement[bool], target: State, **values: Any) -> "list_of[str]":
         now = datetime.now(UTC)
         statement = update(Request).where(which).values(state=target, updated_at=now, **values).returning(Request.id)
-        with self._session() as session:
+        with self.session() as session:
+            fence(session)
             ids = list_of(session.scalars(statement))
             session.add_all(Event(request_id=request_id, at=now, state=target) for request_id in sorted(ids))
         return ids
@@ -328,7 +261,7 @@ class Ledger:
         """
         now = datetime.now(UTC)
         this = (Request.id == request_id) & allowed
-        with self._session() as session:
+        with self.session() as session:
             changed = update(Request).where(this).values(updated_at=now, **values).returning(Request.state)
             if (state := session.scalar(changed)) is None:
                 return False
@@ -342,17 +275,17 @@ class Ledger:
     def decided(self, request_id: str) -> dict[str, RowDecision]:
         """What holds of single rows for a request, by record id."""
         query = select(RowDecision).where(RowDecision.request_id == request_id).order_by(RowDecision.id)
-        with self._session() as session:
+        with self.session() as session:
             return {row.record_id: row for row in session.scalars(query)}
 
     def last_notice(self, line: str) -> int | None:
         """The version that recipients were told of last; None where they were told of none."""
-        with self._session() as session:
+        with self.session() as session:
             return session.scalar(select(Notice.version).where(Notice.line == line).order_by(Notice.id.desc()).limit(1))
 
     def noticed(self, line: str, version: int) -> None:
         """Recipients were told of a version."""
-        with self._session() as session:
+        with self.session() as session:
             session.add(Notice(line=line, version=version, at=datetime.now(UTC)))
 
     def claim(
@@ -395,7 +328,7 @@ class Ledger:
         """
         which = _waiting(line, retry_review, lapsed, done, identified)
         query = select(Request).where(which).order_by(Request.received_at, Request.id)
-        with self._session() as session:
+        with self.session() as session:
             return list_of(session.scalars(query))
 
 

@@ -5,7 +5,6 @@ Nothing here changes a number in a result; that is params.yaml's.
 
 import contextlib
 import os
-import secrets
 import subprocess
 import sys
 from functools import cache
@@ -39,6 +38,7 @@ class Settings(BaseSettings):
     home: Path | None = Field(None, description="local state; default: .sau in the checkout")
     mlflow_tracking_uri: str = Field("", description="default: SQLite and artifacts below home")
     mlflow_wait_s: float = Field(30, ge=3, le=3600, description="how long a silent MLflow server is waited for, in all")
+    lease_s: float = Field(60, ge=3, le=3600, description="an attempt that is silent for so long has lost its line")
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
     purge_after_days: int | None = Field(
@@ -60,18 +60,6 @@ class Settings(BaseSettings):
     @property
     def state(self) -> Path:
         return (self.home or self.root / ".sau").resolve()
-
-    @property
-    def place(self) -> str:
-        """A random name of this home, whose locks exclude each other; made on first use."""
-        file = self.state / "place"
-        if not file.is_file():
-            own = self.state / f"place-{secrets.token_hex(8)}"
-            own.write_text(own.name, encoding="utf-8")
-            with contextlib.suppress(FileExistsError):  # another process was first
-                os.link(own, file)
-            own.unlink()
-        return file.read_text(encoding="utf-8")
 
     @property
     def tracking_uri(self) -> str:

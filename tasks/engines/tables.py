@@ -1,4 +1,4 @@
-"""The tables of the ledger: requests, what happened to them, and what a person decided of single rows.
+"""The tables of the ledger: requests, what happened to them, and what a person decided of single rows; leases of lines.
 
 A new table is made where it is missing, whenever a ledger is opened; a column, or an index that changes, needs a
 migration (`tasks.engines.migrations`).
@@ -59,7 +59,7 @@ def deadline(received: datetime, law: str = Law.GDPR, *, extended: bool = False)
     return received + relativedelta(months=3 if extended else 1)
 
 
-class _Utc(TypeDecorator[datetime]):
+class Utc(TypeDecorator[datetime]):
     """Aware UTC datetimes, also from SQLite, which forgets the zone."""
 
     impl = DateTime(timezone=True)
@@ -72,7 +72,7 @@ class _Utc(TypeDecorator[datetime]):
 class Base(DeclarativeBase):
     """Every table of the ledger."""
 
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: _Utc}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: Utc}
 
 
 _STANDING = text("state not in ('withdrawn', 'refused')")
@@ -211,3 +211,28 @@ class Person(Base):
     line: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(primary_key=True)
     internal_id: Mapped[str]
+
+
+class LeaseRow(Base):
+    """Who holds a line; `holder` is "" where nobody does. `flow_runs` are Prefect's, to be told of their death."""
+
+    __tablename__ = "leases"
+
+    line: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int]
+    holder: Mapped[str]
+    purpose: Mapped[str]
+    machine: Mapped[str]
+    process: Mapped[int]
+    begun: Mapped[float]
+    flow_runs: Mapped[str]
+    expires_at: Mapped[datetime]
+
+
+class StoreRow(Base):
+    """The name of this database: what its leases exclude is tagged with it elsewhere."""
+
+    __tablename__ = "store"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,13 +34,16 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from sqlalchemy.exc import SQLAlchemyError
 
 from sau.errors import TrackingError
+from tasks.engines.database import Database
+from tasks.engines.leases import fence, name_of
 from tasks.engines.settings import Settings, settings
 from tasks.engines.workspace import Pin
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 
 _PRODUCT = {"product": "sau"}
-_PLACE = "sau.place"
+_LEDGER = "sau.ledger"
+"""Tag of a run: the ledger whose leases exclude what else runs on its line."""
 _MAX_PARAM = 500
 _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs, not on traces
 
@@ -93,6 +97,11 @@ class Tracking:
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(uri, uri)
 
+    @cached_property
+    def ledger(self) -> str:
+        """The name of the ledger's database."""
+        return name_of(Database(self.settings.ledger_url))
+
     def experiment(self, line: str) -> str:
         """The line's experiment, made on first use.
 
@@ -127,7 +136,7 @@ class Tracking:
         self, line: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
     ) -> Iterator[str]:
         """An MLflow run as a context: its id; FAILED where the block raises. Its duration is logged as `seconds`."""
-        all_tags = dict(tags or {}) | {_PLACE: self.settings.place} | ({"mlflow.parentRunId": parent} if parent else {})
+        all_tags = dict(tags or {}) | {_LEDGER: self.ledger} | ({"mlflow.parentRunId": parent} if parent else {})
         with _mapped(f"run {name}"):
             run_id = self.client.create_run(self.experiment(line), run_name=name, tags=all_tags).info.run_id
         started = time.monotonic()
@@ -149,7 +158,7 @@ class Tracking:
     def end_dead_runs(self, line: str) -> list[str]:
         """End a line's running runs as KILLED, and delete models that unfinished runs stored and did not register.
 
-        Those of this home only: nothing of the line runs here, its lock is held by a caller who has begun no run yet.
+        Those of this ledger only: none of them runs, the line is held by a caller who has begun no run yet.
 
         Returns:
             The ids of the runs.
@@ -157,9 +166,10 @@ class Tracking:
         if (experiment := self._experiment(line)) is None:
             return []
         sources = {entry.source for entry in self.all_registered(line)}
+        fence()
         with _mapped(f"dead runs of {line}"):
-            of_here = f"attributes.status != 'FINISHED' and tags.`{_PLACE}` = '{self.settings.place}'"
-            runs = self.client.search_runs([experiment], of_here)
+            of_ours = f"attributes.status != 'FINISHED' and tags.`{_LEDGER}` = '{self.ledger}'"
+            runs = self.client.search_runs([experiment], of_ours)
             unfinished = [run.info.run_id for run in runs]
             dead = [run.info.run_id for run in runs if run.info.status == "RUNNING"]
             for model in self.client.search_logged_models([experiment]) if unfinished else ():
@@ -273,6 +283,9 @@ class Tracking:
         """Store a checkpoint as a logged model and register it as the line's next version.
 
         The run gets the new model as output and the parent version's model as input.
+
+        Raises:
+            LeaseError: meanwhile another attempt has the line; so may whatever moves an alias or tags a version.
         """
         with _mapped(f"registering {line}"):
             model = self.client.create_logged_model(
@@ -283,6 +296,7 @@ class Tracking:
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
             if parent_source:
                 self.client.log_inputs(run_id, models=[LoggedModelInput(parent_source.removeprefix("models:/"))])
+            fence()
             with contextlib.suppress(MlflowException):  # it exists from the second version on
                 self.client.create_registered_model(line, tags=_PRODUCT)
             version = self.client.create_model_version(
@@ -296,6 +310,7 @@ class Tracking:
         return _registered(version)
 
     def tag_version(self, line: str, number: int, tags: Mapping[str, str]) -> None:
+        fence()
         with _mapped(f"tags of {line} version {number}"):
             for key, value in tags.items():
                 self.client.set_model_version_tag(line, str(number), key, value)
@@ -318,6 +333,7 @@ class Tracking:
 
     def set_alias(self, line: str, alias: str, number: int) -> None:
         """Point an alias at a version and read it back (aliases have no compare-and-swap)."""
+        fence()
         with _mapped(f"alias {alias} of {line}"):
             self.client.set_registered_model_alias(line, alias, str(number))
         found = self.registered(line, None, alias=alias)
@@ -361,6 +377,12 @@ class Tracking:
         with _mapped("run"):
             info = self.client.get_run(run_id).info
         return ((info.end_time or int(time.time() * 1000)) - info.start_time) / 1000
+
+    def store(self, source: str, folder: Path, what: str) -> None:
+        """Store files of a version once more; `source` and `what` as in `download`."""
+        fence()
+        with _mapped(f"storing {what}"):
+            self.client.log_model_artifacts(source.removeprefix("models:/"), str(folder))
 
     def artifact(self, run_id: str, name: str) -> str:
         """The text of a run's artifact."""

@@ -7,24 +7,30 @@ input. Its git parents are the commit whose code ran and, for a forget version, 
 
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from configobj import ConfigObj
-from filelock import FileLock, Timeout
 
 from sau.errors import WorkspaceError
+from tasks.engines import cache
+from tasks.engines.leases import Process, fence
 from tasks.engines.settings import settings
+
+log = logging.getLogger("sau")
 
 TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)\Z")
 
@@ -62,6 +68,49 @@ def git(root: Path, *args: str, env: dict[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
+ORPHANED = str(Path(__file__).with_name("orphaned.py"))
+"""The program that runs a module's command line and ends where its standard input does."""
+
+_children: set[subprocess.Popen[str]] = set()
+
+
+@contextlib.contextmanager
+def child(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with all it starts, which is ended with the block, and with this process however that ends.
+
+    Args:
+        command: of `tasks/engines/orphaned.py`, which ends where its standard input does.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    _children.add(process)
+    try:
+        yield process
+    finally:
+        _children.discard(process)
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def end_children() -> None:
+    """End what this process has running in worktrees."""
+    for process in tuple(_children):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) -> None:
     """Run DVC in a worktree; another process's lock is waited for.
 
@@ -69,24 +118,21 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         on_line: called with every line a stage prints.
 
     Raises:
+        LeaseError: meanwhile another attempt has the line.
         WorkspaceError: the command, what it said last, and the file that holds all it said.
     """
     for attempt in range(_LOCK_RETRIES):
-        process = subprocess.Popen(
-            [shutil.which("python") or "python", "-m", "dvc", *args],
-            cwd=root,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdout
+        fence()
         tail: list[str] = []
-        for line in process.stdout:
-            tail = [*tail[-1000:], line.rstrip()]
-            if on_line:
-                on_line(line.rstrip())
-        if process.wait() == 0:
-            return
+        with child([sys.executable, ORPHANED, "dvc", *args], root) as process:
+            assert process.stdout
+            for line in process.stdout:
+                tail = [*tail[-1000:], line.rstrip()]
+                if on_line:
+                    on_line(line.rstrip())
+            if process.wait() == 0:
+                return
+        fence()  # a step that was ended for a lost line is that and no error of its own
         if not any("Unable to acquire lock" in line or "is busy" in line for line in tail):
             break
         time.sleep(_LOCK_WAIT_S * (attempt + 1))
@@ -157,8 +203,7 @@ class Workspace:
         self.path = self.settings.state / "work" / name
 
     def open(self, rev: str = "HEAD") -> "Workspace":
-        """Make the worktree at `rev` of the checkout, or take up one that an earlier attempt prepared at that revision.
-
+        """Make the worktree at `rev` of the checkout, or go on in it where it was prepared at that revision.
 
         Raises:
             WorkspaceError: git or DVC refused.
@@ -168,7 +213,7 @@ class Workspace:
         if self.prepared and git(self.path, "rev-parse", "HEAD") == commit:
             return self
         self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._own()
         git(root, "worktree", "add", "--detach", "--quiet", str(self.path), commit)
         self._configure("cache", dir=str(root / ".dvc" / "cache"))
         self._configure('remote "store"', url=self.settings.remote_url, verify="true")
@@ -188,23 +233,128 @@ class Workspace:
     def mark_prepared(self) -> None:
         (self.path / _PREPARED).touch()
 
+    @property
+    def _holder(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.holder")
+
+    def _own(self) -> None:
+        """Say beside the worktree that it is this process's."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._holder.write_text(json.dumps(asdict(Process.own())), encoding="utf-8")
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the process that worked here is known to be no more."""
+        try:
+            return Process(**json.loads(self._holder.read_text(encoding="utf-8"))).died
+        except (OSError, ValueError, TypeError):  # its process died before it could say so
+            return True
+
+    def become(self, name: str) -> None:
+        """Take up an abandoned worktree under another name: whatever still runs in the old one does not find this."""
+        new = Workspace(name)
+        new._own()
+        git(self.settings.root, "worktree", "move", str(self.path), str(new.path))
+        self._holder.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Remove the worktree and everything in it, and no other: not even one that is just being made."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._holder.unlink(missing_ok=True)
         with contextlib.suppress(WorkspaceError):  # git knows no such worktree
             git(self.settings.root, "worktree", "remove", "--force", "--force", str(self.path))
 
     def point(self, path: str, pin: Pin, *, only: str = "") -> None:
-        """Pin known bytes at `path` and bring them here (from the cache, else from the remote).
+        """Pin known bytes at `path` and bring them here (from the cache, else from the remote), hashed on their way.
+
+        What the cache has of them and is damaged is thrown out and fetched anew.
 
         Args:
             only: of a folder, the one file of it to bring.
 
         Raises:
-            WorkspaceError: the bytes are in neither.
+            WorkspaceError: the bytes are in neither, or in both only damaged.
         """
         self.write_pointer(path, pin)
-        dvc(self.path, "pull", f"{path}/{only}" if only else f"{path}.dvc")
+        if only:
+            self._bring_one(path, pin, only)
+        else:
+            self._bring({path: pin}, f"{path}.dvc")
+
+    def _bring_one(self, path: str, pin: Pin, only: str) -> None:
+        """One file of a pinned folder."""
+        file = self.path / path / only
+        dvc(self.path, "pull", f"{path}/{only}")
+        md5 = cache.listing(pin.md5)[only]
+        if cache.md5_of(file) != md5:
+            cache.discard([md5])
+            file.unlink(missing_ok=True)
+            dvc(self.path, "pull", f"{path}/{only}")
+            if cache.md5_of(file) != md5:
+                raise WorkspaceError(
+                    f"{path}: object {md5} is damaged, in DVC's cache and in {self.settings.remote_url}"
+                )
+
+    def bring_all(self, rev: str) -> None:
+        """Bring here everything that the worktree pins, which is open at `rev`; as in `point`.
+
+        What was removed for good (a purge does that) is left out.
+        """
+        self._bring(pins_at(self.settings.root, rev), "--allow-missing")
+
+    def _bring(self, pins: dict[str, Pin], *arguments: str) -> None:
+        may_lack = "--allow-missing" in arguments
+        thrown_out: dict[str, list[str]] = {}
+        while True:
+            failed: WorkspaceError | None = None
+            try:
+                dvc(self.path, "pull", *arguments)
+            except WorkspaceError as error:
+                failed = error
+            odd = {path: pin for path, pin in pins.items() if failed or not self._is_whole(path, pin)}
+            if lost := odd.keys() & thrown_out.keys():
+                raise WorkspaceError(
+                    f"{', '.join(sorted(lost))}: object {thrown_out[min(lost)][0]} was damaged in DVC's cache, and "
+                    f"{self.settings.remote_url} has no whole one: bring it there from a copy of that remote, then run "
+                    "this again"
+                )
+            bad = {path: md5s for path, pin in odd.items() if (md5s := cache.damaged(pin.md5))}
+            if not odd or (may_lack and not failed and not bad):
+                return
+            if not bad:
+                raise failed or WorkspaceError(
+                    f"{', '.join(f'{path} ({pin.md5})' for path, pin in odd.items())}: is not what it is named"
+                )
+            self._throw_out(bad)
+            thrown_out |= bad
+
+    def _is_whole(self, path: str, pin: Pin) -> bool:
+        return cache.md5_of(self.path / path) == pin.md5
+
+    def _throw_out(self, bad: dict[str, list[str]]) -> None:
+        """Damaged objects, out of the cache and out of the worktree."""
+        for path, md5s in bad.items():
+            log.warning("%s: %d damaged objects in DVC's cache are thrown out: %s", path, len(md5s), " ".join(md5s[:3]))
+            cache.discard(md5s)
+            place = self.path / path
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+
+    def check(self, *paths: str) -> None:
+        """Hash what is here again.
+
+        Raises:
+            WorkspaceError: it is not what the worktree pins.
+        """
+        for path in paths:
+            if not self._is_whole(path, self.pin(path)):
+                raise WorkspaceError(f"{path}: its bytes are not those that are pinned ({self.pin(path).md5})")
+
+    def not_in_remote(self) -> list[str]:
+        """The paths whose bytes the remote lacks, of everything that the worktree pins."""
+        said: list[str] = []
+        dvc(self.path, "status", "--cloud", "--json", on_line=said.append)
+        found: dict[str, Any] = json.loads(next((line for line in said if line.startswith("{")), "{}"))
+        return sorted({path.partition("/")[0] for path, state in found.items() if state in ("new", "missing")})
 
     def write_pointer(self, path: str, pin: Pin) -> None:
         pointer = self.path / f"{path}.dvc"
@@ -228,9 +378,26 @@ class Workspace:
         raise WorkspaceError(f"{path}: pinned by no pointer and no stage of this worktree")
 
     def repro(self, stage: str, on_line: Callable[[str], None] | None = None) -> dict[str, Any]:
-        """Bring one stage up to date (nothing runs where it is already) and return its metrics."""
+        """Bring one stage up to date (nothing runs where it is already) and return its metrics.
+
+        What comes from DVC's cache is hashed; where it is damaged, the stage is run.
+
+        Raises:
+            WorkspaceError: the stage failed, or its outputs are not what DVC says.
+        """
         dvc(self.path, "repro", "--single-item", stage, on_line=on_line)
+        outs = self._outs(stage)
+        odd = {path: cache.damaged(pin.md5) for path, pin in outs.items() if not self._is_whole(path, pin)}
+        if odd:
+            self._throw_out(odd)
+            dvc(self.path, "repro", "--single-item", "--force", "--no-run-cache", stage, on_line=on_line)
+            self.check(*outs)
         return json.loads((self.path / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
+
+    def _outs(self, stage: str) -> dict[str, Pin]:
+        """What a stage made, as dvc.lock has it; metrics are no objects."""
+        locked = yaml.safe_load((self.path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
+        return {out["path"]: _pin(out) for out in locked.get("outs", ()) if not out["path"].startswith("metrics/")}
 
     def push(self) -> None:
         """Send everything the worktree pins to the remote."""
@@ -262,27 +429,45 @@ def scratch(purpose: str, rev: str = "HEAD") -> Iterator[Workspace]:
     Raises:
         WorkspaceError: git or DVC refused.
     """
-    work = settings().state / "work"
-    work.mkdir(exist_ok=True)
-    for left in work.glob("*.lock"):
-        with contextlib.suppress(Timeout), FileLock(left, timeout=0):  # free: its holder died
-            Workspace(left.stem).close()
-            left.unlink(missing_ok=True)
-    ws = Workspace(f"{purpose}-{secrets.token_hex(6)}")
-    lock = work / f"{ws.path.name}.lock"
-    with FileLock(lock):
-        try:
-            yield ws.open(rev)
-        finally:
+    for left in (settings().state / "work").glob("scratch-*.holder"):
+        if (ws := Workspace(left.stem)).abandoned:
             ws.close()
-            lock.unlink(missing_ok=True)
+    ws = Workspace(f"scratch-{purpose}-{secrets.token_hex(6)}")
+    try:
+        yield ws.open(rev)
+    finally:
+        ws.close()
+
+
+def take_up(kind: str, line: str, inputs: str) -> str:
+    """The name of a worktree for an attempt: a new one, or what a killed attempt on the same inputs left.
+
+    Args:
+        inputs: a digest of them, 12 hex digits.
+    """
+    name, key = f"{kind}-{line}-{inputs}-{secrets.token_hex(4)}", f"{kind}-{line}-{inputs}"
+    same = [ws for ws in _left(kind, line) if ws.path.name.startswith(key) and ws.prepared]
+    for ws in same[:1]:
+        ws.become(name)
+    sweep(kind, line, but=name)
+    return name
 
 
 def sweep(kind: str, line: str, *, but: str = "") -> None:
-    """Remove the worktrees of a line's attempts of a kind, all but the one named `but`; the line's lock is held."""
-    for left in (settings().state / "work").glob(f"{kind}-{line}-{'[0-9a-f]' * 12}"):
-        if left.name != but:
-            Workspace(left.name).close()
+    """Remove what dead attempts of a kind on a line left, all but the worktree named `but`; the line is held.
+
+    One that lost its line and may wake up keeps its folder.
+    """
+    for left in _left(kind, line):
+        if left.path.name != but:
+            left.close()
+
+
+def _left(kind: str, line: str) -> list[Workspace]:
+    """The abandoned worktrees of a line's attempts of a kind."""
+    named = re.compile(f"{re.escape(f'{kind}-{line}')}-[0-9a-f]{{12}}-[0-9a-f]{{8}}")
+    names = {path.name.removesuffix(".holder") for path in (settings().state / "work").glob(f"{kind}-{line}-*")}
+    return [ws for name in sorted(names) if named.fullmatch(name) and (ws := Workspace(name)).abandoned]
 
 
 @dataclass(frozen=True)
@@ -316,6 +501,7 @@ def tag_version(root: Path, tag: str, commit: str, message: str) -> None:
     """Tag a version; a tag that is there and means another commit is refused.
 
     Raises:
+        LeaseError: meanwhile another attempt has the line.
         WorkspaceError: the tag is taken.
     """
     if git(root, "tag", "--list", tag):
@@ -324,6 +510,7 @@ def tag_version(root: Path, tag: str, commit: str, message: str) -> None:
                 f"git tag {tag} exists and names another commit: this MLflow store and this repository disagree"
             )
         return
+    fence()
     git(root, "tag", "--annotate", tag, commit, "-m", message, env=_identity(root))
 
 

@@ -117,3 +117,7 @@ class Registry:
         if gone := expired(self.tracking.settings.root, record.tag):
             raise RequestError(gone.words)
         return self.tracking.download(record.source, record.tag)
+
+    def put_back(self, record: VersionRecord, checkpoint: Path) -> None:
+        """Store a version's checkpoint once more, over what is stored of it."""
+        self.tracking.store(record.source, checkpoint, record.tag)

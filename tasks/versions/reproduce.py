@@ -72,7 +72,7 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
     if rerun or not was_there:
         with scratch(f"reproduce-{tag}", tag) as ws:
             log.info("restoring %s", tag)
-            dvc(ws.path, "pull", "--allow-missing")  # what it was made from may have been removed
+            ws.bring_all(tag)  # what it was made from may have been removed
             if rerun and (lacking := _lacking(ws.path)):
                 raise WorkspaceError(
                     f"{tag}: cannot be made again, {' and '.join(lacking)} were removed by a purge; its own bytes are "

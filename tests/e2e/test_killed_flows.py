@@ -5,39 +5,19 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from sau.data.demo import demo_people
+from tests.small_line import PERSON, options
 
-PERSON = "demo-0002"
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(1800)]
-POLICY = {
-    "name": "wide",
-    "version": 1,
-    "against": "retrained",
-    "min_forget_records": 2,
-    "min_holdout_records": 2,
-    "metrics": ["probability"],
-    "checks": [{"name": "residual_knowledge", "margin": 0.95, "over_margin": 10.0}],
-}
-SMALL = {
-    "model": {"tiny": {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_layers": 1, "num_heads": 2,
-                       "pretrain_people": 10}},
-    "train": {"epochs": 6, "lr": 0.01},
-    "recover": {"epochs": 1},
-    "unlearn": {"objective": {"name": "npo"}, "redistribution": {"name": "none"}, "lr": 0.01, "max_steps": 16,
-                "alpha": 0.0, "adapt": {"epochs": 1}, "stop": {"utility_floor": 0.1}},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def killed(copy_checkout, tmp_path_factory):
     """A small line's checkout after the whole matrix, the last cell's stores in place, and what each cell came to."""
     folder = tmp_path_factory.mktemp("killed")
-    checkout, policy, profile = copy_checkout(folder / "checkout"), folder / "wide.yaml", folder / "small.yaml"
-    policy.write_text(yaml.safe_dump(POLICY))
-    profile.write_text(yaml.safe_dump(SMALL))
-    checkout.sau("bootstrap", "--profile", str(profile), "--set", f"verify.policy={policy}")
+    checkout = copy_checkout(folder / "checkout")
+    checkout.sau("bootstrap", *options(folder))
     checkout.sau("request", "submit", "--subject", PERSON)
     (folder / "kept").mkdir()
     command = [sys.executable, "tests/e2e/killed_flows.py", str(folder / "kept")]

@@ -95,7 +95,7 @@ def test_one_that_died_while_it_migrated_has_changed_nothing(tmp_path, monkeypat
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.engines.ledger.CreateIndex", die)
+        patched.setattr("tasks.engines.database.CreateIndex", die)
         with pytest.raises(RequestError, match="cannot be opened"):
             Ledger(url)
     with sqlite3.connect(tmp_path / "ledger.db") as database:

@@ -20,6 +20,7 @@ from sau.errors import ConfigError, ModelError
 from sau.mask import check_mask, check_structure
 from sau.models.scoring import answer_logps
 from sau.stages import RECIPES, STAGES, read_split, run
+from sau.training import resume
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -241,5 +242,31 @@ def test_every_parameter_that_a_step_reads_is_a_dvc_parameter(file):
     for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():
         source = inspect.getsource(STAGES[name])
         read = set(re.findall(r"\bparams\.(\w+)", source)) - {"model_dump"}
+        read |= {"num_threads"} if "_told(" in source else set()  # which names them where training is told how to run
         declared = {p.split(".")[0] for p in stage.get("params", ())}
         assert read == declared, f"{file}: {name}"
+
+
+def test_a_step_that_was_killed_goes_on_where_it_was(forget, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "EVERY_S", 0.0)
+    whole = shutil.copytree(forget, tmp_path.with_name(f"{tmp_path.name}-whole"))
+    made = {}
+    for folder, last in ((whole, None), (forget, 7)):
+        parameters(folder, stop={"eval_every": 3, "margin_nats": -9.0})
+        run("snapshot", folder)
+        seen = []
+
+        def progress(step, total, values, last=last, seen=seen):
+            seen.append(step)
+            if step == last and len(seen) == last:
+                raise KeyboardInterrupt
+
+        if last:
+            with pytest.raises(KeyboardInterrupt):
+                run("unlearn", folder, progress)
+            assert (folder / "artifacts" / ".resume-unlearn" / "state.json").is_file()
+        made[last] = run("unlearn", folder, progress), read_manifest(folder / "artifacts" / "sparse").weights_digest
+        assert seen[last or 0] == (last or 1), "it goes on with the step that was cut off"
+        run("package", folder)
+        assert not list((folder / "artifacts").glob(".resume-*"))
+    assert made[None] == made[7]

@@ -1,0 +1,91 @@
+"""The ledger's database: SQLite in WAL mode by default, PostgreSQL by URL; its errors as ours."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from sqlalchemy import create_engine, event, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from sau.errors import RequestError
+from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
+from tasks.engines.tables import Base, Utc
+
+_MAKING = 0x5A0  # PostgreSQL's lock of whoever makes the tables
+
+
+@contextlib.contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    """The database's errors as ours, without what it was asked: that names people."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except ImportError as error:
+        raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
+    except (SQLAlchemyError, OSError, ValueError) as error:
+        raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
+
+
+class Database:
+    """The tables of a ledger by its URL, made or migrated where that has to be.
+
+    Raises:
+        RequestError: the database cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"):
+            parsed = make_url(url)
+            is_sqlite = parsed.get_backend_name() == "sqlite"
+            if local := is_sqlite and parsed.database:
+                Path(local).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(parsed, hide_parameters=True)
+        if is_sqlite:
+
+            @event.listens_for(self.engine, "connect")
+            def _pragmas(connection: Any, _record: Any) -> None:
+                connection.execute("PRAGMA busy_timeout=30000")  # first: the next one may have to wait
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA foreign_keys=ON")
+
+        # SQLite does not wait for a file that is being made, or changed to WAL: one process at a time.
+        first = FileLock(f"{local}.lock") if local else contextlib.nullcontext()
+        with _mapped("the database cannot be opened, see SAU_DATABASE_URL"), first:
+            self._make()
+
+    def _make(self) -> None:
+        """The tables, as this version has them; another process may be making or migrating them."""
+        with self.engine.connect() as connection:
+            found = tables_in(connection)
+            if revision_of(connection, found) == HEAD and found.issuperset(Base.metadata.tables):
+                return
+        with self.engine.begin() as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # or each statement would be a transaction of its own
+            else:
+                connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+            revision = revision_of(connection, tables_in(connection))
+            if revision != HEAD:
+                migrate(connection, revision)
+            for table in Base.metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction: committed at its end, rolled back where the block raises."""
+        with _mapped("the database failed"), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def now(session: Session) -> datetime:
+    """The database's own time, to the second: machines need not agree on theirs."""
+    return session.execute(select(func.now(type_=Utc))).scalar_one()

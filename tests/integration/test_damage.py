@@ -1,0 +1,73 @@
+"""Damaged stores: what is whole elsewhere is put back, and else one line names the thing and the way out."""
+
+import json
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def found(copy_checkout, tmp_path_factory):
+    checkout = copy_checkout(tmp_path_factory.mktemp("damaged") / "checkout")
+    done = checkout.run(sys.executable, "tests/integration/damaged_stores.py")
+    return json.loads(done.stdout)
+
+
+def test_whole_stores_are_found_whole(found):
+    assert found["whole"]["said"] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("row_in_cache", "1 objects of data were damaged in DVC's cache, and were fetched anew"),
+        ("listing_in_cache", "1 objects of data were damaged"),
+        ("checkpoint_in_cache", "objects of checkpoint were damaged"),
+        ("weights_in_mlflow", "MLflow's checkpoint is damaged"),
+        ("weights_cut_in_mlflow", "it was put back from DVC"),
+        ("file_lost_in_mlflow", "missing or extra files: config.json); it was put back from DVC"),
+        ("tag_deleted", "had no git tag, and has one again"),
+        ("remote_refilled", "lacked checkpoint, data, and was sent them"),
+    ],
+)
+def test_what_is_whole_elsewhere_is_put_back(found, case, words):
+    said = found[case]
+    assert words in " ".join(said["said"])
+    assert (said["stops"], said["again"]) == ([False], []), said
+    assert (said["cache"], said["stored"]) == ([], found["whole"]["stored"])
+
+
+@pytest.mark.parametrize("case", ["cache_collected", "row_in_remote"])
+def test_what_nobody_misses_is_no_finding(found, case):
+    """An empty cache is filled from the remote; what is damaged there is found when it is needed."""
+    assert (found[case]["said"], found[case]["again"]) == ([], [])
+    assert found[case]["cache"] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("row_in_both", ("data: object", "was damaged in DVC's cache", "has no whole one: bring it there from a copy")),
+        ("remote_deleted", ("lacks checkpoint, data", "`sau doctor --line tiny --refill`", "SAU_DVC_REMOTE")),
+        ("experiment_deleted", ("was deleted", "mlflow experiments restore")),
+        ("version_deleted", ("git has tags of versions that this MLflow store does not have (tiny@v1)", "SAU_HOME")),
+        ("tag_moved", ("git tag tiny@v1 names commit", "git tag -d tiny@v1")),
+    ],
+)
+def test_what_a_person_has_to_decide_is_one_line_with_the_way_out(found, case, words):
+    (said,) = found[case]["said"]
+    assert found[case]["stops"] == [True]
+    for word in words:
+        assert word in said
+    assert "\n" not in said
+
+
+def test_a_damaged_ledger_is_said_in_one_line(found):
+    assert found["ledger_damaged"]["error"].startswith("RequestError: ledger: the database")
+
+
+def test_no_words_name_a_person(found):
+    """Nor a file, whose name is one's."""
+    assert ".jsonl" not in json.dumps(found)
