@@ -1,5 +1,6 @@
 """A line's first version: base -> train -> prune -> recover -> package, or adopted; -> register -> promote."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Attempt
+from tasks.memory import forecast, params_of_checkout
 from tasks.prepare import Adoption, prepare_adopt, prepare_bootstrap, resolve_params
 from tasks.publish import publish
 from tasks.reconcile import check_new, mend
@@ -24,6 +26,8 @@ from tasks.register import promote, register
 from tasks.stage import run_stage
 from tasks.suppression import Suppression
 from tasks.versions.record import VersionRecord
+
+log = logging.getLogger("sau")
 
 
 def check_bootstrap(line: str, source: str, data_options: DataOptions, overrides: dict[str, Any]) -> None:
@@ -120,6 +124,9 @@ def adopt(
     options, laid_over = data_options or DataOptions(), overrides or {}
     with line_lock(line, "adopt"):
         known = check_adopt(line, adoption, source, options, laid_over)
+        later = forecast(known.model, params_of_checkout(laid_over), sparsity=0.5, has_base=bool(known.base))
+        if not later.fits:
+            log.warning("forgetting: %s", later.verdict)
         inputs = (known.model_dump(), source, options.model_dump(), laid_over)
         prepare = partial(prepare_adopt, adoption=known, source=source, data_options=options, overrides=laid_over)
         return _first_version("adopt", line, inputs, prepare)

@@ -20,7 +20,7 @@ from sau.checkpoint.delta import (
 )
 from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
 from sau.errors import CheckpointError
-from sau.models.language_model import SIDECAR
+from sau.models.folder import SIDECAR
 
 
 def restore(folder: Path, target: Path) -> SparseCheckpoint:

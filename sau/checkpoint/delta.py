@@ -24,7 +24,7 @@ import numpy as np
 from sau.checkpoint.manifest import SparseCheckpoint, check_files, raw_weights, read_manifest, write_raw_weights
 from sau.checkpoint.planes import squeeze, unsqueeze
 from sau.errors import CheckpointError
-from sau.models.language_model import SIDECAR
+from sau.models.folder import SIDECAR
 
 DELTA = "delta.json"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
 from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
 from sau.errors import CheckpointError
-from sau.models.language_model import SIDECAR
+from sau.models.folder import SIDECAR
 
 WEIGHTS = "sparse.safetensors"
 

@@ -50,8 +50,8 @@ from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
 from sau.models.dense import model_from_state, open_dense, stored_state, write_side_files
-from sau.models.folder import served_of
-from sau.models.language_model import SIDECAR, LanguageModel, quiet
+from sau.models.folder import SIDECAR, served_of
+from sau.models.language_model import LanguageModel, quiet
 from sau.models.rounding import round_to
 
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.initialization import no_init_weights
 
 from sau.errors import ModelError
-from sau.models.folder import Served, local_folder, read_headers, refuse_at_once, served_of
-from sau.models.language_model import SIDECAR, LanguageModel, quiet
+from sau.models.folder import SIDECAR, Served, local_folder, read_headers, refuse_at_once, served_of
+from sau.models.language_model import LanguageModel, quiet
 from sau.models.prompts import as_prompt
 
 _SURROUNDINGS = {

@@ -18,6 +18,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sau.errors import ModelError
 
+SIDECAR = "sau.json"
+"""Our own file in a folder that we wrote: prompt, and what else of a model transformers does not keep."""
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BESIDE = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
@@ -217,9 +220,9 @@ def take_folder(source: Path, target: Path) -> None:
     Where the file system shares blocks between files (btrfs, xfs, apfs), no byte is copied.
     """
     target.mkdir(parents=True)
-    index = [INDEX] if (source / INDEX).is_file() else []
+    ours = [name for name in (INDEX, SIDECAR) if (source / name).is_file()]
     beside = [path.name for path in source.iterdir() if path.is_file() and is_beside(path.name)]
-    for name in (*_weight_files(source), *index, *sorted(beside)):
+    for name in (*_weight_files(source), *ours, *sorted(beside)):
         _reflink_or_copy(source / name, target / name)
 
 

@@ -14,7 +14,6 @@ from sau.models.batches import Encoded, encode
 from sau.models.folder import Served
 from sau.models.prompts import PLAIN, asked, tokenize
 
-SIDECAR = "sau.json"
 PROMPT = PLAIN
 """How a question is put to a model that is made here."""
 
