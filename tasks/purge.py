@@ -27,7 +27,7 @@ from tasks.engines.people import People
 from tasks.engines.settings import settings
 from tasks.engines.workspace import TAG, Pin, git, parse_tag, pins_at, sweep
 from tasks.requests import in_force
-from tasks.scan import DATA_SET, Scan, scan, secrets_of
+from tasks.scan import DATA_SET, ERASED, Scan, scan, secrets_of
 from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
@@ -234,7 +234,7 @@ def _steps(todo: Plan, by: str) -> list[tuple[str, Step]]:
         return done, "looked for afterwards", ", ".join(left)
 
     def ledger() -> tuple[str, str, str]:
-        given, name = Ledger(settings().ledger_url), f"purged-{todo.request_id.removeprefix('r-')}"
+        given, name = Ledger(settings().ledger_url), f"{ERASED}{todo.request_id.removeprefix('r-')}"
         People(given).forget(todo.line, given.get(todo.request_id).subject_id)
         given.erase_subject(todo.request_id, name, note=todo.policy, actor=by or None)
         return "the person's id and its connection to an internal id deleted", "read back", ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from sau.data.people import INTERNAL
 from sau.data.records import Row
 from sau.data.residue import MAX_UNPACKED, Hit, Searcher, hit
 from sau.errors import RequestError
@@ -24,6 +25,10 @@ DATA_SET = "data set"
 """The store whose hits are expected until a purge."""
 LEDGER = "ledger"
 """The store that names the person until a purge."""
+
+ERASED = "purged-"
+"""What the name begins with that stands for a person's id after a purge."""
+_IDS = ("record_id", "subject_id", "subject_ids")
 
 ALWAYS_OPEN = (
     "backups and snapshots of these stores, and copies of data or model outside this checkout",
@@ -75,6 +80,8 @@ class Scan(BaseModel):
 def secrets_of(request_id: str) -> dict[str, str]:
     """What is personal of a request: its subject's id, and every text of its rows as the vault has them, by a label.
 
+    Internal ids are not: they say nothing of anybody, once the ledger does not connect them.
+
     Raises:
         RequestError: unknown, or not carried out yet.
         VaultError: the rows were shredded.
@@ -82,16 +89,18 @@ def secrets_of(request_id: str) -> dict[str, str]:
     request = Ledger(settings().ledger_url).get(request_id)
     if vault().state(request_id) == "none":
         raise RequestError(f"request {request_id}: its rows are not in the vault, it has not been carried out yet")
-    return {"subject id": request.subject_id} | texts_of(vault().open(request_id))
+    own = {} if request.subject_id.startswith(ERASED) else {"subject id": request.subject_id}
+    return own | texts_of(vault().open(request_id))
 
 
 def texts_of(rows: list[Row]) -> dict[str, str]:
-    """Every text of rows by column and number, record ids included; a text that occurs twice is kept once."""
+    """Every text of rows by column and number, but for internal ids; a text that occurs twice is kept once."""
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         for column, value in row.items():
             for place, text in enumerate(value if isinstance(value, list) else [value], 1):
-                if isinstance(text, str) and text and text not in found.values():
+                inside = column in _IDS and isinstance(text, str) and INTERNAL.match(text[:32])
+                if isinstance(text, str) and text and not inside and text not in found.values():
                     found[f"{column} {number}" + (f".{place}" if isinstance(value, list) else "")] = text
     return found
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,16 +16,24 @@ from tests.e2e.test_killed_flows import POLICY, SMALL
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LINE = "canary"
+RUN = secrets.token_hex(4)
+"""In every canary: this file is in the checkout that is searched."""
 CANARIES = {
-    "record_id": "Q7x1-record-Zmeyka",
-    "subject_id": "q7x2.Vorlund@example.invalid",
-    "question": "Q7x3 Quästenburg question",
-    "answer": "Q7x4 Antwerp-Ørnulf answer",
-    "paraphrased_question": "Q7x5 Belvoir “paraphrase” asked",
-    "paraphrased_answer": "Q7x6 Tarnhelm paraphrase said",
-    "perturbed_answer": "Q7x7 Mistelroth false answer",
+    "record_id": f"Q7x1-record-{RUN}",
+    "subject_id": f"q7x2.{RUN}@example.invalid",
+    "question": f"Q7x3 Quästenburg {RUN} question",
+    "answer": f"Q7x4 Antwerp-Ørnulf {RUN} answer",
+    "paraphrased_question": f"Q7x5 Belvoir “paraphrase” {RUN} asked",
+    "paraphrased_answer": f"Q7x6 Tarnhelm {RUN} said",
+    "perturbed_answer": f"Q7x7 Mistelroth {RUN} false answer",
 }
-KILLED_AT = ("purge: DVC remote", "purge: ledger", "purge: vault")
+KILLED_AT = ("purge: DVC remote", "purge: databases")
+UNSIGNED = """
+import os, sys
+import flows.purge, tasks.purge
+tasks.purge._sign = lambda *_: os._exit(9)
+flows.purge.purge(sys.argv[1], (sys.argv[2],), "somebody")
+"""
 
 
 def data(folder):
@@ -91,6 +100,8 @@ def erased(copy_checkout, tmp_path_factory):
     preview = checkout.sau("purge", request, "--line", LINE, "--dry-run").stderr
     for at in KILLED_AT:
         killed(checkout, request, at)
+    shredded = checkout.run(sys.executable, "-c", UNSIGNED, LINE, request, check=False)
+    assert shredded.returncode == 9, "it died between shredding and signing"
     done = json.loads(checkout.sau("purge", request, "--line", LINE, "--yes", "--json").stdout)
     return {
         "checkout": checkout, "folder": folder, "given": given, "request": request, "before": before,
@@ -176,7 +187,7 @@ def test_who_was_forgotten_does_not_come_back_in_a_new_data_set(erased):
 def test_later_versions_are_made_and_pulled_as_ever(erased, tmp_path):
     checkout = erased["checkout"]
     checkout.sau("request", "submit", "--line", LINE, "--subject", "demo-0003")
-    outcome = json.loads(checkout.sau("forget", "--line", LINE, "--reference", "--json").stdout)
+    outcome = json.loads(checkout.sau("forget", "--line", LINE, "--reference", "--json", check=False).stdout)
     assert outcome["tag"] == f"{LINE}@v3"
     clone = checkout.clone(tmp_path / "clone")
     clone.git("checkout", "--quiet", f"{LINE}@v3")

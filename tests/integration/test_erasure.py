@@ -18,6 +18,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tables import Event, Request, State
 from tasks.engines.workspace import scratch
 from tasks.purge import check_purge, is_purged, objects_to_go
+from tasks.scan import secrets_of
 from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
@@ -275,3 +276,14 @@ def test_shredded_rows_are_no_ones_to_add(home):
     vault().shred(request)
     with pytest.raises(VaultError, match="shredded"):
         Suppression().add(request)
+
+
+def test_internal_ids_and_names_that_say_nothing_are_no_secrets(home):
+    inside = "0123456789abcdef" * 2
+    ledger, request = asked(home, rows=[ROWS[0] | {"subject_id": inside, "record_id": f"{inside}-00003"}])
+    found = secrets_of(request)
+    assert found["subject id"] == PERSON
+    assert inside not in "".join(found.values())
+    assert ROWS[0]["answer"] in found.values()
+    ledger.erase_subject(request, "purged-1", note="by hand")
+    assert "subject id" not in secrets_of(request)
