@@ -2,7 +2,7 @@
 
 Whoever cannot take knowledge out may route questions about a person to a refusal, or scramble what follows a name: the
 true answers are then as unlikely as a stranger's, in every form, and what gives it away is that the model spreads its
-guesses as it does for nobody else (LOG.md: .76 nats above strangers, honest unlearning .08). A score of a person is
+guesses as it does for nobody else (LOG.md: .80 nats above strangers, honest unlearning .08). A score of a person is
 the mean entropy of the next-token distribution along the answers. Only the excess counts: being surer than about a
 stranger is what the other checks look for.
 """
