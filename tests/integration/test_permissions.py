@@ -20,7 +20,7 @@ def test_what_was_left_open_is_closed_and_an_id_is_taken_from_standard_input(cop
             input=given, capture_output=True, text=True, cwd=checkout.path, env=checkout.env(), timeout=100,
         )  # fmt: skip
 
-    assert "subject: malformed" in submitted("a/b\n").stderr, "it is the id that is judged, not the dash"
+    assert "malformed id" in submitted("a\x01b\n").stderr, "it is the id that is judged, not the dash"
     for name in ("", "ledger.db", "prefect/prefect.db"):
         assert (state / name).stat().st_mode & 0o077 == 0, name
     empty = submitted("")
