@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sau.data.demo import demo_rows
-from tests.e2e.test_killed_flows import POLICY, SMALL
+from tests.small_line import POLICY, SMALL
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 LINE = "canary"
