@@ -72,7 +72,7 @@ class Lease:
     """A line that this process holds.
 
     Attributes:
-        line, token: what is held, and the how manieth holding of it this is.
+        line, token: what is held, and which holding of it this is, counted from 1.
         dead_flow_runs: ids of Prefect's runs of holders before that nobody has told of their death.
     """
 
@@ -178,7 +178,7 @@ def _add_once(database: Database, row: Base, key: object) -> None:
 
 @contextlib.contextmanager
 def holding(lease: Lease, on_loss: Callable[[], None]) -> Iterator[None]:
-    """Renew a lease while the block runs, and give it back at its end.
+    """Renew a lease while the block runs; giving it back is the caller's.
 
     Args:
         on_loss: called by the thread that renews, once, where another has taken the line.
