@@ -11,7 +11,16 @@ from sau.data.records import write_shards
 pytestmark = pytest.mark.long
 ASKED = "demo-0001"
 RECIPIENT = "import pathlib, sys; pathlib.Path('told.jsonl').open('a').write(sys.stdin.read() + chr(10))"
-SHORT = ("--set", "train.epochs=4", "--set", "recover.epochs=1", "--set", "model.tiny.pretrain_people=6")
+SHORT = (
+    "--set",
+    "verify.policy=quick",
+    "--set",
+    "train.epochs=4",
+    "--set",
+    "recover.epochs=1",
+    "--set",
+    "model.tiny.pretrain_people=6",
+)
 
 
 def people(folder):
