@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sau", "tasks", "flows", "benchmarks")
 MARKS = "<!-- map -->\n", "<!-- end of map -->"
+_DEPTH = 2
 
 
 def first_sentence(path: Path) -> str:
@@ -45,10 +46,10 @@ def files_page() -> str:
 
 
 def rooms() -> str:
-    """The table in README.md."""
+    """The table in README.md: rooms, without those inside rooms of the library."""
     lines = ["| room | |", "|---|---|"]
     for package in PACKAGES[:3]:
-        for folder in dict.fromkeys(path.parent for path in files_of(package)):
+        for folder in dict.fromkeys(path.parent for path in files_of(package) if len(path.parent.parts) <= _DEPTH):
             lines.append(f"| `{folder}/` | {first_sentence(ROOT / folder / '__init__.py')} |")
     return "\n".join(lines) + "\n"
 
