@@ -16,7 +16,7 @@ from sau.data.shards import has_own_shard, rows_of, shard_names
 from sau.errors import RequestError
 from tasks.engines.cache import is_whole, listing
 from tasks.engines.ledger import LINE, Ledger, Request, State, subject_of
-from tasks.engines.people import internal_id, internal_ids
+from tasks.engines.people import People, internal_id, internal_ids
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
 from tasks.engines.workspace import pins_at, scratch
@@ -76,9 +76,7 @@ def submit(
     ledger = Ledger(settings().ledger_url)
     if standing := ledger.find(line, subject):
         return standing
-    tag = _leading(line).tag
-    if not are_in(tag, [internal_id(line, subject)]):
-        raise RequestError(f"subject: unknown, the training data of {tag} has no such subject")
+    _check_in(_leading(line).tag, line, subject)
     return ledger.submit(line, subject, reason, received_at=received_at, law=law, actor=actor)
 
 
@@ -165,8 +163,7 @@ def check(line: str, subject: str) -> "Foresight":
         WorkspaceError: the data is in neither cache nor remote.
     """
     champion = _leading(line)
-    if not are_in(champion.tag, [internal_id(line, subject)]):
-        raise RequestError(f"subject: unknown, the training data of {champion.tag} has no such subject")
+    _check_in(champion.tag, line, subject)
     from sau.checkpoint.sparse import open_sparse  # torch, which takes seconds: not for a person who is not there
     from sau.data.sets import halves
     from sau.params import load_params
@@ -284,6 +281,15 @@ def _reviewed(ledger: Ledger, line: str) -> list[str]:
 def lapsed(requests: Iterable[Request]) -> list[str]:
     """The ids of the forgotten requests among these that are not in force."""
     return [request_id for request_id, holds in in_force(requests).items() if not holds]
+
+
+def _check_in(tag: str, line: str, subject: str) -> None:
+    """Refuse a person who is not in a version's training data."""
+    ledger = Ledger(settings().ledger_url)
+    if not are_in(tag, [internal_id(line, subject, ledger)]):
+        nobody = not People(ledger).count(line)
+        hint = f"; this ledger knows nobody of line {line}: is SAU_DATABASE_URL the one it was made with?"
+        raise RequestError(f"subject: unknown, the training data of {tag} has no such subject{hint * nobody}")
 
 
 def are_in(tag: str, people: Iterable[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """Two commands at the same moment, in a fresh clone that has nothing in its DVC cache: both do what they were asked."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -36,13 +37,26 @@ def test_two_requests(run, clone):
     stores = {
         "SAU_MLFLOW_TRACKING_URI": f"sqlite:///{run.path}/.sau/mlflow.db",
         "SAU_DVC_REMOTE": f"{run.path}/.sau/remote",
+        "SAU_DATABASE_URL": f"sqlite:///{clone.path}/ledger.db",  # a copy: it says who is who
     }
+    with sqlite3.connect(run.path / ".sau" / "ledger.db") as own, sqlite3.connect(clone.path / "ledger.db") as copied:
+        own.backup(copied)
     submit = [("request", "submit", "--line", LINE, "--subject", person) for person in ("demo-0007", "demo-0008")]
     taken = at_once(clone, *submit, **stores)
     assert [request["state"] for request in taken] == ["open", "open"]
     assert len({request["id"] for request in taken}) == 2
     assert clone.git("worktree", "list").count("\n") == 0
     assert list((clone.path / ".sau" / "work").iterdir()) == []
+
+
+def test_a_ledger_that_knows_nobody_of_the_line_is_said(run, clone):
+    stores = {
+        "SAU_MLFLOW_TRACKING_URI": f"sqlite:///{run.path}/.sau/mlflow.db",
+        "SAU_DVC_REMOTE": f"{run.path}/.sau/remote",
+    }
+    refused = clone.sau("request", "submit", "--line", LINE, "--subject", "demo-0007", check=False, **stores)
+    assert refused.returncode == 1
+    assert "is SAU_DATABASE_URL the one it was made with?" in " ".join(refused.stderr.split())
 
 
 def test_one_version_brought_back_twice(run, clone):

@@ -22,6 +22,7 @@ from sau.models.batches import collate
 from sau.models.door import check_model
 from sau.models.language_model import PROMPT, LanguageModel, quiet
 from sau.models.layers import embeddings, prunable, uncovered
+from sau.pruners import PruneParams, prune
 from sau.pruners.base import keep_highest
 from sau.pruners.wanda import wanda_score
 
@@ -253,7 +254,8 @@ def test_conv1d_is_pruned_and_unlearned_as_the_same_linear_would_be(pruner, stru
     reference = with_linears(ours)
     options = {"max_steps": 2, "lr": 1e-3, "batch_size": 3, "objective": "grad_diff", "stop": None}
     for lm in (ours, reference):
-        sau.prune(lm, demo_rows("calibration", seed=0), pruner=pruner, structure=structure)
+        how = PruneParams.model_validate({"pruner": pruner, "structure": structure})
+        prune(lm, lm.encode(demo_rows("calibration", seed=0)), how)  # the door takes no linears in GPT-2
         sau.unlearn(lm, few, redistribution=redistribution, **options)
     parameters = dict(reference.model.named_parameters())
     for name, matrix in prunable(ours.model):
