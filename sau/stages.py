@@ -30,6 +30,7 @@ from sau.models.batches import Encoded
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
+from sau.models.prompt_check import check_prompt_of
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
@@ -138,9 +139,12 @@ def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
 
 
 def _some(lm: LanguageModel, source: Path, number: int, seed: int) -> list[Encoded]:
-    """At most so many rows, a seeded choice."""
+    return lm.encode(_shuffled(source, seed, number))
+
+
+def _shuffled(source: Path, seed: int, number: int = 1000) -> "Dataset":
     rows = load_records(source).shuffle(seed=seed)
-    return lm.encode(rows.select(range(min(len(rows), number))))
+    return rows.select(range(min(len(rows), number)))
 
 
 def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
@@ -254,10 +258,11 @@ def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
         known = {f"{part}_logp": mean_answer_logp(params.model.put(lm), rows) for part, rows in parts.items()}
     (folder / ARTIFACTS).mkdir(exist_ok=True)
     matrices = {name: zeros.as_dict() for name, zeros in found.matrices.items()}
-    told = {"found": found.words, "mask_digest": saved.mask_digest, "structure": structure, "matrices": matrices}
-    (folder / ZEROS).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    counted = {"found_mask": int(found.mask is not None), "found_zeros": found.sparsity}
-    return _stored(saved) | known | counted | {"adopted": dense_digest(folder / MODEL)}
+    zeros = {"found": found.words, "mask_digest": saved.mask_digest, "structure": structure, "matrices": matrices}
+    (folder / ZEROS).write_text(json.dumps(zeros, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    fits = check_prompt_of(lm, _shuffled(folder / DATA / "train", params.seed).to_list())
+    told = {"found_mask": int(found.mask is not None), "found_zeros": found.sparsity, "prompt_holds": int(fits.holds)}
+    return _stored(saved) | known | told | {"prompt": fits.words, "adopted": dense_digest(folder / MODEL)}
 
 
 def _retrain(folder: Path, params: Params, progress: Progress | None) -> Metrics:

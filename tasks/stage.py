@@ -39,6 +39,8 @@ def run_stage(stage: str, attempt: Attempt) -> None:
             log.info("%s", json.loads(told)["found"])
             tracking.text(attempt.run_id, told, ZEROS.name)
             _warn_of_rows(metrics["train_logp"], metrics["holdout_logp"])
+            if not metrics["prompt_holds"]:
+                log.warning("%s (--prompt-format, or model.prompt)", metrics["prompt"])
         tracking.metrics(step, metrics)
         tracking.tags(step, {key: value for key, value in metrics.items() if isinstance(value, str)})
 

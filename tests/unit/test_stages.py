@@ -150,6 +150,8 @@ def test_a_sparse_model_is_adopted_as_it_is_and_forgets_without_a_base(given, tm
     metrics = run("adopt", folder)
     assert (metrics["found_mask"], metrics["sparsity"]) == (1, 0.5)
     assert metrics["adopted"] == dense_digest(folder / "model")
+    assert "mean log-probability of an answer token over" in metrics["prompt"]
+    assert metrics["prompt_holds"] in (0, 1)
     assert metrics["train_logp"] > metrics["holdout_logp"] + 0.5
     told = json.loads((folder / "artifacts" / "zeros.json").read_text())
     assert told["mask_digest"] == read_manifest(folder / "checkpoint").mask_digest
