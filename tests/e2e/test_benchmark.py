@@ -10,6 +10,7 @@ from sau.errors import ConfigError
 from tasks.engines.settings import Settings
 from tasks.engines.tracking import Tracking
 
+pytestmark = pytest.mark.long
 SIZE = {
     "params": {
         "model": {

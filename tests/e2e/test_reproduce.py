@@ -36,6 +36,7 @@ def test_a_second_clone_brings_the_version_back_and_makes_it_again_bit_for_bit(r
     assert second.git("status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_it_is_the_same_in_an_ordinary_shell_and_what_is_there_is_checked(run, second, tmp_path):
     """The tests set HF_HUB_OFFLINE; a user does not."""
     target = tmp_path / "out"
@@ -55,6 +56,7 @@ def test_it_is_the_same_in_an_ordinary_shell_and_what_is_there_is_checked(run, s
     assert "config.json: its bytes are not those of the manifest" in damaged.stderr
 
 
+@pytest.mark.long
 def test_the_plain_dvc_way_works_too(run, second):
     second.dvc("remote", "modify", "--local", "store", "url", f"{run.path}/.sau/remote")
     second.git("checkout", "--quiet", f"{LINE}@v2")
