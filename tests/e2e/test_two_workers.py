@@ -12,6 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sau.data.demo import demo_people
+from tasks.engines.ledger import Ledger
+from tasks.engines.people import People
 from tests import postgres
 from tests.small_line import options
 
@@ -89,7 +92,8 @@ def test_who_stands_still_is_succeeded_and_refused_when_it_wakes_up(
         "SAU_MLFLOW_TRACKING_URI": f"sqlite:///{mine}/mlflow.db",
         "SAU_DVC_REMOTE": f"{mine}/remote",
     }
-    line = ("--line", "tiny")
+    line, who_is_who = ("--line", "tiny"), demo_people()
+    People(Ledger(database)).name("tiny", who_is_who, who_is_who)
     asked = json.loads(bootstrapped.sau("request", "submit", *line, "--subject", person, "--json", **env).stdout)
     forget = ("forget", *line, "--reference", "--json")
     homes = {"here": str(mine), "elsewhere": str(tmp_path / "elsewhere")}
