@@ -71,7 +71,9 @@ def comparable_scores(model: Evidence, bench: Bench, min_decoys: int) -> tuple[A
         if len(scores) <= min_decoys or (compared and bench.reference is None):
             continue
         if compared and bench.reference is not None:
-            scores = scores - bench.reference.decoys[index]
+            unseen = bench.reference.decoys[index]  # after a stressor fewer decoys are read, the first ones
+            shared = min(len(scores), len(unseen))
+            scores = scores[:shared] - unseen[:shared]
         usable.append(checked_values(scores, "decoys"))
     if not usable:
         nothing = f"no record has {min_decoys} decoys that this check can use"
