@@ -50,9 +50,7 @@ def bootstrap_line(
         from flows.bootstrap import bootstrap, check_bootstrap
         from flows.servers import check_prefect
 
-        laid_over = overrides(profile, set_)
-        if prompt_format is not None:
-            laid_over = merge(laid_over, {"model": {"prompt": prompt_format}})
+        laid_over = overrides(profile, set_, prompt_format)
         source = absolute(data)
         options = data_options(
             laid_over,
@@ -101,9 +99,7 @@ def adopt_line(
         from tasks.prepare import Adoption
         from tasks.versions.origin import check_retrainable
 
-        laid_over = merge(overrides(profile, set_), {"adopt": {"prune": True}} if prune else {})
-        if prompt_format is not None:
-            laid_over = merge(laid_over, {"model": {"prompt": prompt_format}})
+        laid_over = merge(overrides(profile, set_, prompt_format), {"adopt": {"prune": True}} if prune else {})
         options = data_options(
             laid_over,
             column,

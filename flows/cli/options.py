@@ -117,8 +117,8 @@ def data_options(laid_over: dict[str, Any], columns: list[str] | None = None, **
     return checked(DataOptions, merge(merge(given, {"columns": named}), data), "data")
 
 
-def overrides(profile: str | None, items: list[str] | None) -> dict[str, Any]:
-    """--profile and --set as one nested mapping."""
+def overrides(profile: str | None, items: list[str] | None, prompt_format: str | None = None) -> dict[str, Any]:
+    """--profile, --set and --prompt-format as one nested mapping, the last on top."""
     merged: dict[str, Any] = {}
     if profile and profile != "tiny":
         from tasks.engines.settings import settings
@@ -137,7 +137,7 @@ def overrides(profile: str | None, items: list[str] | None) -> dict[str, Any]:
         for part in reversed(key.split(".")):
             nested = {part: nested}
         merged = merge(merged, nested)
-    return merged
+    return merged if prompt_format is None else merge(merged, {"model": {"prompt": prompt_format}})
 
 
 def _as_typed(value: str) -> Any:
