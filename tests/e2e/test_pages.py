@@ -1,7 +1,6 @@
 """What a person sees: the request's pages in MLflow and Prefect, in a real browser."""
 
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -12,35 +11,14 @@ from uuid import UUID
 
 import pytest
 
+from tests.chromium import opened
+
 pytestmark = pytest.mark.browser
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1400",
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium and chromedriver here")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    yield from opened(tmp_path_factory.mktemp("profile"), "--disable-quic", "--window-size=1600,1400")
 
 
 @pytest.fixture(scope="module")
