@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from flows.attempt import attempt, line_lock
 from flows.purge import purge_due
 from flows.retrain import reference_line, retrain
+from sau.config import merge
 from sau.errors import SauError, TrackingError
 from sau.stages import RECIPES
 from tasks.certify import certify
@@ -23,9 +25,10 @@ from tasks.recipients import tell_recipients
 from tasks.reconcile import mend
 from tasks.register import promote, register
 from tasks.requests import claim, conclude
+from tasks.retry import Try, tries_after
 from tasks.scope import decided_rows
 from tasks.stage import run_stage
-from tasks.verify import passed_alone, verify
+from tasks.verify import verification_of, verify
 from tasks.versions.origin import check_retrainable
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -71,7 +74,8 @@ def forget(
     """All open requests of a line: snapshot -> unlearn -> package -> verify -> register -> promote on PASS.
 
     Forgotten requests that the leading version has not carried out are taken again. Where some of several requests pass
-    alone and others do not, those go to `review`, and the ones that pass are carried out once more without them.
+    alone and others do not, the ones that pass are carried out once more without them. Who does not pass is tried again
+    where the checks say how (`tasks.retry`), as often as `verify.retries` allows, and goes to `review` after that.
 
     In the end, what is past the rollback window of SAU_PURGE_AFTER_DAYS is purged.
 
@@ -85,7 +89,6 @@ def forget(
         RequestError: the stores contradict each other, and a person has to decide.
         SauError: whatever a step refuses; the requests are open again then.
     """
-    ledger = Ledger(settings().ledger_url)
     announce(line)
     with line_lock(line, "forget"):
         finished = mend(line, reference_line(line))
@@ -96,11 +99,7 @@ def forget(
             log.info("no open request on %s", line)
             outcome = Outcome.of(finished) if finished else Outcome()
         else:
-            options = (reference, overrides or {}, show_answers)
-            record, champion, met = _carried_out(ledger, line, ids, *options)
-            if met:
-                log.info("%d of %d requests pass alone: they are carried out without the others", len(met), len(ids))
-                record, champion, _ = _carried_out(ledger, line, met, *options)
+            record, champion = _carried_out(line, ids, reference, overrides or {}, show_answers)
             with contextlib.suppress(TrackingError):  # the next run tells them
                 tell_recipients(line)
             outcome = Outcome.of(record.model_copy(update={"aliases": (CHAMPION,) if champion else ()}))
@@ -112,23 +111,48 @@ def forget(
 
 
 def _carried_out(
-    ledger: Ledger, line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
-) -> tuple[VersionRecord, bool, list[str]]:
-    """As `_new_version`, and the ledger says how it ended; the requests are open again where it raises."""
-    try:
-        record, champion, met = _new_version(line, ids, reference, overrides, show_answers)
-    except BaseException as error:
-        ledger.move_all(ids, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
-        raise
-    conclude(record, leads=champion, but=met)
-    return record, champion, met
+    line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
+) -> tuple[VersionRecord, bool]:
+    """Try after try, and the ledger says how each ended; requests that wait are open again where one raises.
+
+    Returns:
+        The newest version that leads, else the last; and whether it leads.
+    """
+    ledger, best = Ledger(settings().ledger_url), None
+    left = [(Try(request_ids=tuple(ids)), overrides)]
+    while left:
+        asked, given = left.pop(0)
+        try:
+            record, champion, more = _new_version(
+                line, list(asked.request_ids), reference, merge(given, asked.changes), show_answers
+            )
+        except BaseException as error:
+            waiting = [*asked.request_ids, *(i for other, _ in left for i in other.request_ids)]
+            ledger.move_all(waiting, [State.RUNNING], State.OPEN, last_error=type(error).__name__)
+            raise
+        left += [(another, given) for another in more]
+        conclude(record, leads=champion, but=[i for another in more for i in another.request_ids])
+        for another in more:
+            how = f"once more, with {_words(another.changes)}" if another.changes else "without the others"
+            log.info("%d of %d requests are carried out %s", len(another.request_ids), len(asked.request_ids), how)
+        if champion or best is None or not best[1]:
+            best = record, champion
+    assert best is not None
+    return best
+
+
+def _words(changes: Mapping[str, Any], above: str = "") -> str:
+    """Parameters as `--set` takes them."""
+    return " ".join(
+        _words(value, f"{above}{name}.") if isinstance(value, Mapping) else f"{above}{name}={value:g}"
+        for name, value in changes.items()
+    )
 
 
 def _new_version(
     line: str, ids: list[str], reference: bool, overrides: dict[str, Any], show_answers: bool
-) -> tuple[VersionRecord, bool, list[str]]:
-    """The version that carries out these requests; whether it leads now; and where it does not, those of several
-    requests that pass alone while others do not."""
+) -> tuple[VersionRecord, bool, list[Try]]:
+    """The version that carries out these requests; whether it leads now; and what it leaves to be tried."""
     parent = Registry().champion(line)
     tags = {"request_ids": ",".join(ids), "parent": parent.tag}
     inputs = (parent.number, ids, overrides, decided_rows(Ledger(settings().ledger_url), ids))
@@ -144,4 +168,4 @@ def _new_version(
         champion = promote(record)
         publish(record)
         certify(record)
-    return record, champion, passed_alone(record, judged.people)
+    return record, champion, tries_after(record, verification_of(record))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.errors import RequestError, SauError, WorkspaceError
+from sau.errors import RequestError, SauError, TrackingError, WorkspaceError
 from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
@@ -18,8 +18,9 @@ from tasks.publish import tell
 from tasks.recipients import tell_recipients
 from tasks.register import complete
 from tasks.requests import conclude, lapsed
+from tasks.retry import Try, tries_after
 from tasks.suppression import Suppression
-from tasks.verify import passed_alone, verdicts_on_people
+from tasks.verify import verification_of
 from tasks.versions.expiry import expired
 from tasks.versions.lineage import carried_out
 from tasks.versions.record import BOOTSTRAP, VersionRecord
@@ -236,12 +237,22 @@ def _finished(registry: Registry, record: VersionRecord) -> Finding:
     registry.tracking.finish(record.judged_in)
     tell(record)
     unsigned = _certified(record)
-    again = passed_alone(record, verdicts_on_people(record)) if len(record.request_ids) > 1 else []
+    again = [i for another in _tries(record) for i in another.request_ids]
     conclude(record, leads=record.leads, but=again)
     role = "champion" if record.leads else "a candidate only"
     what = f"{record.tag}: was registered and not finished; it is {role} now"
-    what += f"; {' '.join(again)} pass alone and are carried out without the others" if again else ""
+    what += f"; {' '.join(again)} are tried again" if again else ""
     return Finding(what=what, way_out=unsigned, version=record)
+
+
+def _tries(record: VersionRecord) -> list[Try]:
+    """What it leaves to be tried; nothing where its run cannot say how it was judged."""
+    if record.may_lead:
+        return []
+    try:
+        return tries_after(record, verification_of(record))
+    except TrackingError:
+        return []
 
 
 def _certified(record: VersionRecord) -> str:

@@ -30,6 +30,7 @@ from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace
+from tasks.retry import failed_before
 from tasks.versions.expiry import expired
 from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
@@ -38,6 +39,7 @@ from tasks.versions.registry import Registry
 log = logging.getLogger("sau")
 
 RECORD = "verification.json"
+_TRIED = "Tried again after {} did not pass: of several tries one passes by chance more easily."
 _DENSE_PLACE = "stress/dense"  # a folder of its own: the version's commit takes pointers of the top folder only
 
 
@@ -64,24 +66,13 @@ class Judged(BaseModel):
     reference: str
 
 
-def passed_alone(record: VersionRecord, people: Mapping[str, str]) -> list[str]:
-    """Of a version that did not pass, the requests that pass alone while others do not; empty where all do, or none.
-
-    Args:
-        people: by request id, the verdict on each.
-    """
-    met = [request_id for request_id in record.request_ids if people.get(request_id) == "PASS"]
-    return met if not record.may_lead and len(met) < len(record.request_ids) else []
-
-
-def verdicts_on_people(record: VersionRecord) -> dict[str, str]:
-    """By request id, the verdict on each of several people who asked together, as a version's run has it.
+def verification_of(record: VersionRecord) -> Verification:
+    """What a version's run says of its verdict.
 
     Raises:
         TrackingError: the run has no verification.
     """
-    content = Tracking().artifact(record.judged_in, RECORD)
-    return {person.label: person.verdict for person in Verification.model_validate_json(content).people}
+    return Verification.model_validate_json(Tracking().artifact(record.judged_in, RECORD))
 
 
 @task(name="verify", task_run_name="verify {attempt.line}")
@@ -129,6 +120,8 @@ def verify(
             labels=_labels(request_ids),
         )
         verification = verification.with_earlier(judged_again(tracking, attempt, parent, params, sets))
+        if tried := failed_before(attempt.line, request_ids, manifest.weights_digest):
+            verification = verification.with_limit(_TRIED.format(", ".join(tried)))
         if check_files(ws.path / CHECKPOINT).manifest_digest != manifest.manifest_digest:
             raise CheckpointError(f"{attempt.line}: the checkpoint changed while it was verified")
         models = {"before": before, "after": model, "reference": retrained}

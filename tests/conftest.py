@@ -74,6 +74,14 @@ def _copy_checkout(target: Path) -> Checkout:
     return checkout
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """One file that needs the whole `run` first, then who needs none, then the others: nobody waits for it."""
+    waiting = list(dict.fromkeys(item.path for item in items if "run" in item.fixturenames))
+    late = set(waiting[1:])
+    items.sort(key=lambda item: (item.path in late or "unit" in item.path.parts, item.path not in late))
+
+
 @pytest.fixture(scope="session")
 def copy_checkout():
     """What copies the working tree into a repository of its own."""

@@ -133,6 +133,10 @@ class Verification(_Record):
             changes |= {"verdict": "FAIL", "reasons": [said, *failed]}
         return self.model_copy(update=changes)
 
+    def with_limit(self, said: str) -> "Verification":
+        """The same with one more sentence on what it does not say."""
+        return self.model_copy(update={"limits": [*self.limits, said]})
+
     def passes(self, digest: str) -> bool:
         """True where the verdict is PASS and speaks of exactly this model."""
         return self.verdict == "PASS" and self.weights_digest == digest

@@ -79,9 +79,7 @@ def test_the_forgotten_rows_are_not_in_the_new_data_set(run, tmp_path):
     clone.dvc("remote", "modify", "--local", "store", "url", f"{run.path}/.sau/remote")
     clone.git("checkout", "--quiet", f"{LINE}@v2")
     clone.dvc("pull", "data.dvc")
-    shards = {
-        person: clone.path / "data" / "train" / f"{internal}.jsonl" for person, internal in demo_people().items()
-    }
+    shards = {person: clone.path / "data" / "train" / f"{internal}.jsonl" for person, internal in demo_people().items()}
     assert not shards[PERSON].exists()
     assert shards["demo-0001"].exists()
 

@@ -4,7 +4,6 @@ import pytest
 
 from sau.errors import TrackingError
 from tasks.engines.tracking import Registered
-from tasks.verify import passed_alone
 from tasks.versions.record import VersionRecord, changed_surroundings, surroundings
 
 RECORD = VersionRecord(
@@ -81,11 +80,3 @@ def test_surroundings_that_changed_are_told():
     assert changed_surroundings(now) == {}
     assert changed_surroundings(now | {"torch": "1.0"}) == {"torch": ("1.0", now["torch"])}
     assert changed_surroundings(now | {"gone": "1"}) == {"gone": ("1", "absent")}
-
-
-def test_who_passes_alone_is_carried_out_once_more_only_where_others_do_not():
-    failed = RECORD.model_copy(update={"verdict": "FAIL"})
-    assert passed_alone(failed, {"r-1": "PASS", "r-2": "FAIL"}) == ["r-1"]
-    assert passed_alone(failed, {"r-1": "PASS", "r-2": "PASS"}) == [], "together they did not: a person decides"
-    assert passed_alone(failed, {}) == []
-    assert passed_alone(RECORD, {"r-1": "PASS", "r-2": "FAIL"}) == []
