@@ -1,6 +1,6 @@
 # make demo: a fresh environment, then the whole path once.   make test: the tests.
 # make test-services: what needs a Prefect server with a worker, an audit, and (where there is one) headless Chromium.
-# make test-wheel: the wheel alone, in an environment of its own.
+# make test-wheel: the wheel alone, in an environment of its own, and what needs a library that clashes with ours.
 # make test-long: whole flows and matrices that would make the tests longer than ten minutes.
 # make test-crash: the flow killed at every step, and run again.
 VENV   ?= .venv
@@ -26,7 +26,7 @@ test-services: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server or audit'
 
 test-wheel: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py tests/unit/models/test_compressed.py
 
 test-long: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long

@@ -11,9 +11,10 @@ from flows.retrain import reference_line
 from sau.config import read_yaml
 from sau.data.readers import READERS
 from sau.data.sources import DataOptions, open_source
-from sau.errors import RequestError
+from sau.errors import ConfigError, ModelError, RequestError
 from sau.models.folder import check_takeable, fingerprint
 from sau.params import Params
+from sau.pruners.adapter import open_adapter
 from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
@@ -66,14 +67,26 @@ def check_adopt(
     """As `check_bootstrap`, and what is no model to be taken in is refused by its config and headers.
 
     Returns:
-        The adoption with the models that it named on this machine.
+        The adoption with the models that it named on this machine, and of an adapter with the base that it names.
 
     Raises:
-        ModelError: see `sau.models.folder`.
+        ModelError: see `sau.models.folder` and `sau.pruners.adapter.open_adapter`.
     """
     _checked(line, source, data_options, overrides)
-    folders = [check_takeable(name) for name in (adoption.model, adoption.base) if name]
-    return adoption.model_copy(update={"fingerprint": " ".join(map(fingerprint, folders))})
+    if not adoption.merge and adoption.remask is not None:
+        raise ConfigError(
+            "--remask and --no-remask say what becomes of zeros when an adapter is merged: --merge-adapter"
+        )
+    given, base = adoption.model, adoption.base
+    folders = [open_adapter(given).folder if adoption.merge else check_takeable(given)]
+    if adoption.merge and not base:
+        base = open_adapter(given).base
+        try:
+            check_takeable(base)
+        except ModelError as error:
+            raise ModelError(f"{error}; the adapter names that as its base, say with --base where it is") from None
+    folders += [check_takeable(base)] if base else []
+    return adoption.model_copy(update={"base": base, "fingerprint": " ".join(map(fingerprint, folders))})
 
 
 @flow(name="bootstrap", flow_run_name="bootstrap {line}")
@@ -124,7 +137,8 @@ def adopt(
     options, laid_over = data_options or DataOptions(), overrides or {}
     with line_lock(line, "adopt"):
         known = check_adopt(line, adoption, source, options, laid_over)
-        later = forecast(known.model, params_of_checkout(laid_over), sparsity=0.5, has_base=bool(known.base))
+        planned = known.base if known.merge else known.model
+        later = forecast(planned, params_of_checkout(laid_over), sparsity=0.5, has_base=bool(known.base))
         if not later.fits:
             log.warning("forgetting: %s", later.verdict)
         inputs = (known.model_dump(), source, options.model_dump(), laid_over)

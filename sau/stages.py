@@ -34,6 +34,7 @@ from sau.models.prompt_check import check_prompt_of
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
+from sau.pruners.adapter import merged_in_words
 from sau.pruners.found import find_mask
 from sau.training.command import train_by_command
 from sau.training.finetune import finetune
@@ -262,7 +263,8 @@ def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     (folder / ZEROS).write_text(json.dumps(zeros, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     fits = check_prompt_of(lm, _shuffled(folder / DATA / "train", params.seed).to_list())
     told = {"found_mask": int(found.mask is not None), "found_zeros": found.sparsity, "prompt_holds": int(fits.holds)}
-    return _stored(saved) | known | told | {"prompt": fits.words, "adopted": dense_digest(folder / MODEL)}
+    came = {"adopted": dense_digest(folder / MODEL), "merged": merged_in_words(folder / MODEL)}
+    return _stored(saved) | known | told | {"prompt": fits.words} | came
 
 
 def _retrain(folder: Path, params: Params, progress: Progress | None) -> Metrics:

@@ -19,8 +19,9 @@ from sau.data.records import open_records
 from sau.data.shards import have_internal_ids
 from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
-from sau.models.folder import local_folder, read_headers, take_folder
+from sau.models.folder import local_folder, read_headers, refuse_untakeable, take_folder
 from sau.params import Params, load_params
+from sau.pruners.adapter import merge_adapter, open_adapter
 from sau.unlearn.fading import check_can_fade
 from sau.unlearn.memory import shell_of
 from sau.verify.policy import load_policy
@@ -64,8 +65,10 @@ class Adoption(BaseModel):
     """What a model line is begun with where its model exists already.
 
     Attributes:
-        model: folder or hub id.
+        model: folder or hub id; with `merge` that of an adapter.
         base: the same of the model it was trained from; "" where that is not known.
+        merge: whether the model is an adapter that is to be merged into its base.
+        remask: see `sau.pruners.adapter.merge_adapter`.
         fingerprint: of the folders' files, so that an attempt on others is another attempt.
     """
 
@@ -73,6 +76,8 @@ class Adoption(BaseModel):
 
     model: str
     base: str = ""
+    merge: bool = False
+    remask: bool | None = None
     fingerprint: str = ""
 
 
@@ -190,14 +195,18 @@ def prepare_adopt(
     numbers it has.
 
     Raises:
-        ModelError: the model or its base is not one that can be taken, or both are the same.
+        ModelError: the model or its base is not one that can be taken, or both are the same; or see `merge_adapter`.
         DataError, ConfigError: the source or a parameter.
     """
     ws = attempt.workspace.open()
     if not ws.prepared:
         folders = {"model": adoption.model} | ({"base": adoption.base} if adoption.base else {})
         for place, given in folders.items():
-            take_folder(local_folder(given), ws.path / place)
+            if not (adoption.merge and place == "model"):
+                take_folder(local_folder(given, check=refuse_untakeable), ws.path / place)
+        if adoption.merge:
+            adapter = open_adapter(adoption.model)
+            merge_adapter(adapter, ws.path / "base", ws.path / "model", remask=adoption.remask)
         if adoption.base:
             check_distinct({place: dense_digest(ws.path / place) for place in folders})
         own = {"model": {"source": given_name(adoption.model)}}
@@ -279,7 +288,7 @@ def prepare_retrain(attempt: Attempt, like: Attempt, *, adopted: bool) -> dict[s
     ws, other = attempt.workspace.open(), like.workspace
     if not ws.prepared:
         ws.point("data", other.pin("data"))
-        shutil.copyfile(other.path / "params.yaml", ws.path / "params.yaml")
+        _write_params(ws.path, read_yaml(other.path / "params.yaml"), {})  # an older one lacks what is newer
         if adopted:
             recipe = yaml.safe_load((ws.path / "dvc.retrain.yaml").read_text(encoding="utf-8"))
             if (other.path / "base.dvc").is_file():

@@ -72,7 +72,8 @@ def register(
             structure=manifest.structure,
             covered=manifest.covered,
             memory=in_words(ws),
-            adopted=before.adopted if before else _adopted(ws),
+            adopted=before.adopted if before else _told(ws, "adopted"),
+            merged=before.merged if before else _told(ws, "merged"),
             data_md5=ws.pin("data").md5,
             forget_md5=forget_md5,
             checkpoint_md5=ws.pin("checkpoint").md5,
@@ -94,10 +95,10 @@ def register(
     return record
 
 
-def _adopted(ws: Workspace) -> str:
-    """The weights digest of what a first version was adopted from; "" where it was made here."""
+def _told(ws: Workspace, name: str) -> str:
+    """What adopting told of a first version by this name; "" where it was made here."""
     told = ws.path / "metrics" / "adopt.json"
-    return json.loads(told.read_text(encoding="utf-8"))["adopted"] if told.is_file() else ""
+    return json.loads(told.read_text(encoding="utf-8")).get(name, "") if told.is_file() else ""
 
 
 def complete(record: VersionRecord) -> str:

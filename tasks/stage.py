@@ -37,6 +37,8 @@ def run_stage(stage: str, attempt: Attempt) -> None:
         if stage == "adopt":
             told = (attempt.workspace.path / ZEROS).read_text(encoding="utf-8")
             log.info("%s", json.loads(told)["found"])
+            if metrics.get("merged"):
+                log.info("%s", metrics["merged"])
             tracking.text(attempt.run_id, told, ZEROS.name)
             _warn_of_rows(metrics["train_logp"], metrics["holdout_logp"])
             if not metrics["prompt_holds"]:

@@ -84,6 +84,15 @@ def adopt_line(
         str, typer.Option(help="Folder or hub id of the model it was trained from, if you have it: sharper verdicts.")
     ] = "",
     prune: Annotated[bool, typer.Option(help="Prune it at once, where it brings no mask.")] = False,
+    merge_adapter: Annotated[
+        bool,
+        typer.Option(
+            "--merge-adapter", help="--model is an adapter: peft merges it into --base, or the base it names."
+        ),
+    ] = False,
+    remask: Annotated[
+        bool | None, typer.Option(help="Where merging fills zeros of the base: set them to zero again, or let them go.")
+    ] = None,
     profile: Profile = None,
     set_: Set = None,
     holdout_rows: HoldoutRows = None,
@@ -107,7 +116,7 @@ def adopt_line(
             subject_column=subject_column,
             holdout=absolute(holdout) if holdout else None,
         )
-        given = Adoption(model=absolute(model), base=absolute(base) if base else "")
+        given = Adoption(model=absolute(model), base=absolute(base) if base else "", merge=merge_adapter, remask=remask)
         source = absolute(data)
         check_adopt(line, given, source, options, laid_over)
         check_prefect()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +18,10 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sau.errors import ModelError
+from sau.models.compressed import make_plain, packed_as, why_not_plain
+
+ADAPTER = "adapter_config.json"
+"""What makes a folder that of a peft adapter."""
 
 SIDECAR = "sau.json"
 """Our own file in a folder that we wrote: prompt, and what else of a model transformers does not keep."""
@@ -27,6 +32,9 @@ BESIDE = (
     "merges.txt", "chat_template*", "*.model", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 """Names of what a served model has beside its weights; anything else in a folder is left where it is."""
+
+Check = Callable[[Path, str], object]
+"""(folder, how it was named): refuses one by its config, before its weights come."""
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OTHER_NUMBERS = {"I64", "I32", "BOOL", "U8"}
@@ -65,14 +73,15 @@ class Weights:
     max_shard_bytes: int | None
 
 
-def local_folder(source: str, *, weights: bool = True) -> Path:
+def local_folder(source: str, *, weights: bool = True, check: Check | None = None) -> Path:
     """The folder itself, or the hub's snapshot on this machine; what can be refused is, before its weights come.
 
     Args:
         weights: whether those are wanted too.
+        check: of a snapshot; default: `refuse_at_once`.
 
     Raises:
-        ModelError: no folder, and no model of the hub that can be had; or see `refuse_at_once`.
+        ModelError: no folder, and no model of the hub that can be had; or what `check` refuses.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -82,7 +91,7 @@ def local_folder(source: str, *, weights: bool = True) -> Path:
         raise ModelError(f"model {source!r}: {needed} (not a folder)")
     try:
         folder = Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json"]))
-        refuse_at_once(folder, source)
+        (check or refuse_at_once)(folder, source)
         if not weights:
             return folder
         return Path(snapshot_download(source, allow_patterns=[*BESIDE, "*.json", "*.safetensors"]))
@@ -105,38 +114,40 @@ def refuse_at_once(folder: Path, name: str) -> None:
         name: how the model was named.
 
     Raises:
-        ModelError: an adapter, quantised weights, pickles, or code of its own; and what helps.
+        ModelError: an adapter, quantised or compressed weights, pickles, or code of its own; and what helps.
+    """
+    packed = packed_as(config_of(folder))
+    helps = "`sau adopt` takes it in; or save it with its zeros in place and no quantization_config"
+    compressed = f"its weights are compressed (compressed-tensors, {packed}); {helps}" if packed else None
+    if why := _why_not(folder) or compressed:
+        raise ModelError(f"model {name!r}: {why}")
+
+
+def refuse_untakeable(folder: Path, name: str) -> None:
+    """As `refuse_at_once`, but for what `take_folder` makes plain.
+
+    Raises:
+        ModelError: see there.
     """
     if why := _why_not(folder):
         raise ModelError(f"model {name!r}: {why}")
 
 
 def _why_not(folder: Path) -> str | None:
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER).is_file():
         return (
-            "an adapter, which is no model by itself; merge it into its base model first (peft: merge_and_unload), and "
-            "prune what comes of it again where the base was sparse"
+            "an adapter, which is no model by itself; merge it into its base model first: `sau adopt --merge-adapter` "
+            "does, by peft"
         )
     if not (config := config_of(folder)):
         return None  # which transformers says in its own words
-    if quantised := config.get("quantization_config") or config.get("compression_config"):
-        return _of_quantised(quantised)
+    if why := why_not_plain(config):
+        return why
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         return "it needs code of its own (remote code), which is not run; transformers has no such architecture"
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return "its weights are pickles, which are not opened; save it as safetensors"
     return None
-
-
-def _of_quantised(config: dict[str, Any]) -> str:
-    method = config.get("quant_method", "an unnamed method")
-    sparse = (config.get("sparsity_config") or {}).get("format", "dense")
-    if sparse != "dense":
-        return (
-            f"its weights are compressed ({method}, {sparse}), which no current library reads; decompress it with "
-            "compressed-tensors below 0.15 and save it with its zeros in place"
-        )
-    return f"its weights are quantised ({method}); save it dequantised, in bfloat16 or float32"
 
 
 def read_headers(folder: Path) -> Weights:
@@ -190,11 +201,12 @@ def check_takeable(source: str) -> Path:
     """Refuse by config and headers what could not be taken in; the folder, see `local_folder`.
 
     Raises:
-        ModelError: see `refuse_at_once` and `read_headers`; or no causal language model of transformers.
+        ModelError: see `refuse_untakeable` and `read_headers`; or no causal language model of transformers.
     """
-    folder = local_folder(source)
-    refuse_at_once(folder, source)
-    read_headers(folder)
+    folder = local_folder(source, check=refuse_untakeable)
+    refuse_untakeable(folder, source)
+    if packed_as(config_of(folder)) is None:
+        read_headers(folder)
     kind = str(config_of(folder).get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"model {source!r}: its config names no architecture of transformers (model_type {kind!r})")
@@ -217,13 +229,20 @@ def is_beside(name: str) -> bool:
 def take_folder(source: Path, target: Path) -> None:
     """A model's weights and what lies beside them, in a folder of their own; nothing else is taken.
 
-    Where the file system shares blocks between files (btrfs, xfs, apfs), no byte is copied.
+    Where the file system shares blocks between files (btrfs, xfs, apfs), no byte is copied. Compressed zeros are put
+    in their place, and the config no longer says that they are compressed.
+
+    Raises:
+        ModelError: a damaged folder.
     """
     target.mkdir(parents=True)
     ours = [name for name in (INDEX, SIDECAR) if (source / name).is_file()]
     beside = [path.name for path in source.iterdir() if path.is_file() and is_beside(path.name)]
-    for name in (*_weight_files(source), *ours, *sorted(beside)):
+    weights, packed = _weight_files(source), packed_as(config_of(source))
+    for name in (*(() if packed else weights), *ours, *sorted(beside)):
         _reflink_or_copy(source / name, target / name)
+    if packed:
+        make_plain(source, weights, target)
 
 
 def _reflink_or_copy(source: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ def story_of_version(tag: str) -> Story:
     links = chain(*parse_tag(tag))
     first, record = links[-1], links[0]
     source = yaml.safe_load(git(settings().root, "show", f"{first.git_commit}:params.yaml"))["model"]["source"]
-    made = f"adopted as it was, weights (sha256) `{first.adopted}`" if first.adopted else "trained and pruned here"
+    made = f"{first.origin}, weights (sha256) `{first.adopted}`" if first.adopted else "trained and pruned here"
     return Story(
         title=record.tag,
         base=f"`{source.rpartition('/')[2]}`, {made}",

@@ -31,6 +31,7 @@ class VersionRecord(BaseModel):
         weights_digest, mask_digest, side_digest, sparsity, structure: of its checkpoint.
         covered: in [0, 1], the share of all numbers that lie in masked matrices; 0 where nobody wrote it down.
         adopted: SHA-256 of the weights of the folder that a first version was adopted from, as they lay there.
+        merged: what became of an adapter that was merged before, in words; "" where none was.
         memory: of the step that took most, planned and measured, in words.
         data_md5, forget_md5, checkpoint_md5: what DVC pins.
         params_digest, training_digest: of all parameters, and of those a first version depends on; a method's defaults
@@ -59,6 +60,7 @@ class VersionRecord(BaseModel):
     structure: str
     covered: float = 0.0
     adopted: str = ""
+    merged: str = ""
     memory: str = ""
     data_md5: str
     forget_md5: str = ""
@@ -112,7 +114,9 @@ class VersionRecord(BaseModel):
         """In words, what it was made from."""
         if self.parent:
             return f"from {tag_name(self.line, self.parent)}"
-        return "adopted as it was" if self.adopted else "from the base model"
+        if not self.adopted:
+            return "from the base model"
+        return f"adopted as it was{f'; {self.merged}' if self.merged else ''}"
 
     @property
     def sparse_in_words(self) -> str:

@@ -66,7 +66,7 @@ def cut(folder):
                     "quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}
                 },
             ),
-            "compressed-tensors, sparse-bitmask.*decompress it",
+            "compressed-tensors, sparse-bitmask.*pip install --no-deps",
         ),
         (lambda f: says(f, model_type="own", auto_map={"AutoModelForCausalLM": "modeling_own.Own"}), "remote code"),
         (lambda f: says(f, model_type="clip"), "clip is no causal language model"),

@@ -1,0 +1,161 @@
+"""An adapter merged into the model that it was trained on, by peft, and what becomes of that model's zeros.
+
+Merging a low-rank update W + B A writes into every place of a matrix: where W was pruned, its zeros are gone, and with
+them the sparsity. Masked again, it is sparse, and another model than the one that was tuned. So neither goes unasked.
+"""
+
+import json
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from sau.errors import ModelError
+from sau.models.dense import load_hugging_face, write_side_files, write_weights
+from sau.models.folder import ADAPTER, is_beside, local_folder, read_headers
+from sau.models.language_model import quiet
+from sau.models.prompts import PLAIN
+from sau.pruners.found import find_mask
+
+MERGED = "merged.json"
+"""What merging came to, beside a merged model's weights."""
+
+_WEIGHTS = "adapter_model.safetensors"
+_REFUSALS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's folder.
+
+    Attributes:
+        folder: its own.
+        base: what it says that it was trained on, a folder or hub id; "" where it says nothing.
+        kind: peft's name of the method, such as LORA.
+    """
+
+    folder: Path
+    base: str
+    kind: str
+
+
+def open_adapter(source: str) -> Adapter:
+    """An adapter's folder or hub id, looked at; no weight is read.
+
+    Raises:
+        ModelError: it is no adapter, not one that can be merged, its weights are pickles, or peft is not installed.
+    """
+    folder = local_folder(source, check=_config_of)
+    config = _config_of(folder, source)
+    kind = str(config.get("peft_type"))
+    tuners = _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING
+    if not hasattr(tuners.get(kind), "merge_and_unload"):
+        raise ModelError(f"adapter {source!r}: of the kind {kind}, which peft does not merge into weights")
+    if not (folder / _WEIGHTS).is_file():
+        raise ModelError(f"adapter {source!r}: no {_WEIGHTS}; weights in any other form are not opened")
+    return Adapter(folder, str(config.get("base_model_name_or_path") or ""), kind)
+
+
+def _config_of(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"adapter {name!r}: no {ADAPTER}, so it is none; leave out --merge-adapter")
+    return config
+
+
+def merge_adapter(adapter: Adapter, base: Path, target: Path, *, remask: bool | None) -> None:
+    """Write the folder of `base` with the adapter in it: the numbers, files and shards of the base's, and the adapter's
+    tokenizer where it has one. What became of zeros stands in `MERGED`, see `merged_in_words`.
+
+    Args:
+        remask: whether what was pruned in the base is zero again; None refuses where merging would fill any of it.
+
+    Raises:
+        ModelError: the adapter does not fit the base; or the base's zeros would be filled, and nobody has said whether
+            they are to be.
+    """
+    lm = load_hugging_face(str(base), PLAIN)
+    mask = find_mask(lm.model).mask or {}
+    try:
+        with quiet(), warnings.catch_warnings(action="ignore"):  # what peft warns of is looked at below
+            tuned = _peft().PeftModel.from_pretrained(lm.model, adapter.folder)
+            _check_whole(tuned, adapter.folder)
+            lm.model = tuned.merge_and_unload(safe_merge=True)
+    except (*_REFUSALS, SafetensorError) as error:
+        said = str(error).strip().partition("\n")[0][:200]
+        raise ModelError(
+            f"adapter {adapter.folder.name!r}: does not fit {base} ({type(error).__name__}: {said})"
+        ) from None
+    told = _masked(lm.model, mask, remask)
+    lm.model.to(getattr(torch, read_headers(base).dtype))
+    target.mkdir(parents=True)
+    write_weights(lm, target)
+    write_side_files(lm, target)
+    for path in sorted(adapter.folder.iterdir()):
+        if path.is_file() and is_beside(path.name) and path.name != "config.json":
+            shutil.copyfile(path, target / path.name)
+    (target / MERGED).write_text(json.dumps({"kind": adapter.kind, **told}, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_whole(tuned: Any, folder: Path) -> None:
+    """Whether every tensor of the adapter's file has found its place, and none is lacking; peft only warns."""
+    get_state = _peft().get_peft_model_state_dict
+    needed = {*get_state(tuned, save_embedding_layers=False)}
+    known = needed | {*get_state(tuned, save_embedding_layers=True)}
+    with safe_open(folder / _WEIGHTS, "pt") as file:
+        given = {*file.keys()}
+    if bad := sorted((needed - given) | (given - known)):
+        raise ValueError(f"missing or unexpected: {', '.join(bad[:3])}")
+
+
+@torch.no_grad()
+def _masked(model: Any, mask: dict[str, torch.Tensor], remask: bool | None) -> dict[str, int | bool]:
+    """Count the zeros that merging has filled, and make them zero again where that is asked for."""
+    parameters = dict(model.named_parameters())
+    filled = {name: int((parameters[name] != 0)[~kept].sum()) for name, kept in mask.items()}
+    matrices = sum(count > 0 for count in filled.values())
+    zeros = sum(int((~kept).sum()) for kept in mask.values())
+    if matrices and remask is None:
+        raise ModelError(
+            f"the base's zeros are a mask, and merging fills {sum(filled.values()):,} of {zeros:,} of them, "
+            f"in {matrices} of {len(mask)} matrices: --remask makes them zero again, which is another model than the "
+            "one that was tuned; --no-remask takes it as it is merged, sparse where the adapter left it so"
+        )
+    if remask:
+        for name, kept in mask.items():
+            parameters[name].masked_fill_(~kept, 0.0)
+    return {"zeros": zeros, "filled": sum(filled.values()), "matrices": matrices, "remasked": bool(remask and matrices)}
+
+
+def merged_in_words(folder: Path) -> str:
+    """What merging came to that made the model of a folder; "" where nothing was merged into it."""
+    if not (folder / MERGED).is_file():
+        return ""
+    told = json.loads((folder / MERGED).read_text(encoding="utf-8"))
+    words = f"an adapter ({told['kind']}) was merged into its base"
+    if not told["zeros"]:
+        return f"{words}, which had no mask"
+    if not told["filled"]:
+        return f"{words}, whose {told['zeros']:,} zeros it left"
+    what = "set to zero again" if told["remasked"] else "lost as pruned"
+    return (
+        f"{words}: {told['filled']:,} of the base's {told['zeros']:,} zeros, in {told['matrices']} matrices, were "
+        f"filled and {what}"
+    )
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ModelError(
+            "an adapter is merged by peft, which is not installed: pip install 'sparsity-aware-unlearning[peft]'"
+        ) from None
+    return peft
