@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from sau.config import checked, merge, read_yaml
 from sau.errors import ConfigError
-from sau.models.folder import local_folder
+from sau.models.folder import local_folder, refuse_untakeable
 from sau.models.placement import device_of
 from sau.params import Params
 from sau.unlearn.memory import Case, gigabytes, plan_memory, settings_that_fit, shell_of
@@ -81,13 +81,14 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
         ModelError: no such folder or hub id.
         ConfigError: a config that transformers cannot read, or a device that is not here.
     """
-    folder = local_folder(str(model), weights=False)
+    folder = local_folder(str(model), weights=False, check=refuse_untakeable)
     try:
         shell = shell_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"model {str(model)!r}: its config makes no model ({type(error).__name__})") from None
     item = getattr(torch, params.model.dtype).itemsize
-    case = Case(params.unlearn, sparsity, item, has_base, row_tokens)
+    placed = {name: getattr(params.model, name) for name in ("micro_batch", "gradient_checkpointing")}
+    case = Case(params.unlearn, sparsity, item, has_base, row_tokens, **placed)
     plan, device = plan_memory(shell, case), device_of(params.model.device)
     available = _memory_of(device)
     return Forecast(

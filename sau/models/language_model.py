@@ -20,14 +20,16 @@ PROMPT = PLAIN
 
 @dataclass
 class LanguageModel:
-    """A causal LM, its tokenizer, the prompt it was tuned with, its mask (None where dense), and what the folder that
-    it came from looked like (None where it was made here)."""
+    """A causal LM, its tokenizer, the prompt it was tuned with, its mask (None where dense), what the folder that it
+    came from looked like (None where it was made here), and how training saves memory (`sau.models.placement`)."""
 
     model: Any
     tokenizer: Any
     prompt: str
     mask: Mask | None = None
     served: Served | None = None
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
 
     def encode(
         self,

@@ -28,6 +28,7 @@ class Outputs:
         targets_N: the answer tokens.
         sequence_N: which of the B sequences each token belongs to.
         block_output_ND: `hidden_ND`, None unless it was asked for.
+        share: in (0, 1], of a step's records; below 1 the others are other micro-batches.
     """
 
     rows_B: Tensor
@@ -36,6 +37,7 @@ class Outputs:
     targets_N: Tensor
     sequence_N: Tensor
     block_output_ND: Tensor | None
+    share: float = 1.0
 
     @property
     def hidden_ND(self) -> Tensor:
@@ -72,7 +74,9 @@ class Outputs:
         return (self.sum_per_record(values_N) / self.num_tokens_B).mean()
 
 
-def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | None = None) -> Outputs:
+def forward(
+    model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | None = None, share: float = 1.0
+) -> Outputs:
     """Run `model` on a batch; the output of decoder block `hidden_block` is kept too where one is named."""
     hidden: list[Tensor] = []
     hook = None
@@ -97,4 +101,5 @@ def forward(model: Any, batch: Batch, rows_B: Tensor, *, hidden_block: int | Non
         block_output_ND=torch.cat([h_BTD[one.answer_BT] for h_BTD, one in zip(hidden, parts, strict=True)])
         if hidden
         else None,
+        share=share,
     )

@@ -45,7 +45,7 @@ def forward_packed(model: Any, input_ids_T: Tensor, lengths: Sequence[int]) -> A
     """The model's output for sequences that lie in a row of T tokens, T the sum of their lengths."""
     ends = torch.tensor([0, *lengths]).cumsum(0)
     positions_T = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
-    with _attention(model):
+    with attending(model, _NAME):
         return model(
             input_ids=input_ids_T[None],
             position_ids=positions_T[None].to(input_ids_T.device),
@@ -55,9 +55,13 @@ def forward_packed(model: Any, input_ids_T: Tensor, lengths: Sequence[int]) -> A
 
 
 @contextlib.contextmanager
-def _attention(model: Any) -> Iterator[None]:
+def attending(model: Any, name: str) -> Iterator[None]:
+    """While open, the model has this attention implementation."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
+    if name == before:
+        yield
+        return
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where a model runs, and in which numbers."""
+"""Where a model runs, in which numbers, and how much of a batch and of its activations is in memory at once."""
 
 import re
 from typing import Literal
@@ -15,10 +15,18 @@ _DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
 
 class Placement(Section):
     """Device and dtype of every step. `auto` is a CUDA device where there is one, else mps, else the CPU: results then
-    differ between machines in the last bits, and a rerun elsewhere gives another digest."""
+    differ between machines in the last bits, and a rerun elsewhere gives another digest.
+
+    Attributes:
+        micro_batch: at most so many of a step's rows go through the model at once, their gradients added up: the same
+            loss, to rounding; None takes them all.
+        gradient_checkpointing: see `sau.models.checkpointing`.
+    """
 
     device: str = Field("cpu", pattern=_DEVICE)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: int | None = Field(None, ge=1, le=1024)
+    gradient_checkpointing: bool = False
 
     def put(self, lm: LanguageModel) -> LanguageModel:
         """The model, moved in place with its mask; integers and pruned zeros stay what they are.
@@ -29,6 +37,7 @@ class Placement(Section):
         device = device_of(self.device)
         lm.model.to(device=device, dtype=getattr(torch, self.dtype))
         lm.mask = lm.mask and {name: kept.to(device) for name, kept in lm.mask.items()}
+        lm.micro_batch, lm.gradient_checkpointing = self.micro_batch, self.gradient_checkpointing
         return lm
 
 

@@ -6,6 +6,7 @@ Same model, rows, parameters, seed and thread count give the same weights bit fo
 import copy
 import math
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from sau.models.language_model import LanguageModel, seeded
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.resume import Resume, put_back, standing
-from sau.training.session import History, Progress, batches, finite, naming, training
+from sau.training.session import History, Progress, batches, finite, micro_batches, naming, training
 
 
 class FinetuneParams(Section):
@@ -81,12 +82,17 @@ def finetune(
             for _ in range(1, begin):
                 next(order)
         for step in range(begin, total + 1):
-            batch = collate([sequences[i] for i in next(order)]).to(lm.model.device)
+            rows = next(order)
+            num_tokens = sum(sequences[i].num_answer_tokens for i in rows)
+            value = 0.0
             optimizer.zero_grad()
-            loss = -token_logps(logits_of(lm.model, batch, packed=True), targets_of(batch)).mean()
             with naming(step, "finetune"):
-                value = finite(loss)
-                loss.backward()
+                for part in micro_batches(rows, lm.micro_batch):
+                    batch = collate([sequences[i] for i in part]).to(lm.model.device)
+                    nll_N = -token_logps(logits_of(lm.model, batch, packed=True), targets_of(batch))
+                    loss = nll_N.mean() * (len(nll_N) / num_tokens)
+                    value += finite(loss)
+                    loss.backward()
                 optimizer.step(lr=params.lr * (1 - (step - 1) / total))
             epoch_loss += value / steps_per_epoch
             if progress:
@@ -116,6 +122,6 @@ def adapted(
 ) -> LanguageModel:
     """A copy of the base model that has been finetuned on some of the retain rows, and has seen none to forget."""
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))[: params.max_rows].tolist()
-    copied = LanguageModel(copy.deepcopy(base.model), base.tokenizer, base.prompt)
+    copied = replace(base, model=copy.deepcopy(base.model), mask=None)
     finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads, resume=resume)
     return copied

@@ -12,6 +12,7 @@ from torch import Tensor
 from sau.errors import DivergedError
 from sau.mask import check_mask
 from sau.models.batches import Encoded
+from sau.models.checkpointing import checkpointed
 from sau.models.language_model import LanguageModel
 from sau.models.layers import embeddings
 
@@ -61,7 +62,8 @@ def training(
             parameter.requires_grad_(name not in frozen and trains(name))
             if parameter.requires_grad:
                 moving.append((name, parameter))
-        yield moving
+        with checkpointed(model) if lm.gradient_checkpointing else contextlib.nullcontext():
+            yield moving
     finally:
         for parameter, before in required.items():
             parameter.requires_grad_(before)
@@ -86,6 +88,12 @@ def batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterato
         batches = [rows for rows in (rest, *order.split(batch_size)) if len(rows)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield sorted(batches[i].tolist(), key=lambda row: len(sequences[row].input_ids))
+
+
+def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
+    """A batch's rows in parts of at most `size`, where they stand: of rows in order of length, those alike."""
+    size = size or len(rows)
+    return (rows[first : first + size] for first in range(0, len(rows), size))
 
 
 def finite(loss: Tensor) -> float:

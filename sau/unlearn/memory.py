@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 
 from sau.models.door import plan_for
 from sau.models.language_model import quiet
-from sau.models.layers import prunable
+from sau.models.layers import decoder_blocks, prunable
 from sau.unlearn.redistribution.least_squares import InputAware
 from sau.unlearn.step import UnlearnParams
 
@@ -39,6 +39,7 @@ class Case:
         itemsize: bytes per number of weights and gradients: 4 for float32, 2 for bfloat16.
         has_base: whether the model it was trained from is there.
         row_tokens: of a row, prompt and answer.
+        micro_batch, gradient_checkpointing: see `sau.models.placement`.
     """
 
     params: UnlearnParams
@@ -46,6 +47,13 @@ class Case:
     itemsize: int = 4
     has_base: bool = True
     row_tokens: int = 64
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+
+    def activation_bytes(self, shell: Any, batch_size: int) -> int:
+        """See `activation_bytes`, of as much of a batch as goes through the model at once."""
+        rows = min(batch_size, self.micro_batch or batch_size)
+        return activation_bytes(shell, rows, self.row_tokens, self.itemsize, checkpoints=self.gradient_checkpointing)
 
 
 @dataclass(frozen=True)
@@ -112,18 +120,29 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
         "survivors' optimizer state": (survivors + others) * _MOMENTS,
         "best state so far": (sizes.num_prunable + others) * item if params.stop else 0,
         "redistribution": _redistribution(shell, params, survivors, item),
-        "activations": activation_bytes(shell, params.batch_size, case.row_tokens, item),
+        "activations": case.activation_bytes(shell, params.batch_size),
     }
     phases = [MemoryPlan(parts | steps, "unlearning", sizes.num_parameters)]
     if adapts:
         moving = sizes.num_parameters - (sizes.num_embedding if adapts.freeze_embeddings else 0)
-        kept = activation_bytes(shell, adapts.batch_size, case.row_tokens, item)
+        kept = case.activation_bytes(shell, adapts.batch_size)
+        together = case.micro_batch is not None and case.micro_batch < adapts.batch_size
         adapting = {
             "optimizer state": moving * _MOMENTS,
-            "activations, then gradients": max(kept, moving * item),  # as one goes the other comes
+            # as one goes the other comes, but where gradients of an earlier part of the batch are there already
+            "activations, then gradients": kept + moving * item if together else max(kept, moving * item),
         }
         phases.append(MemoryPlan(parts | adapting, "the base model is adapted", sizes.num_parameters))
     return max(phases, key=lambda plan: plan.peak)
+
+
+_PLACED: dict[str, dict[str, Any]] = {
+    "model.micro_batch=1": {"micro_batch": 1},
+    "model.gradient_checkpointing=true": {"gradient_checkpointing": True},
+    "model.dtype=bfloat16": {"itemsize": 2},
+    "no --base": {"has_base": False},
+}
+"""What settings outside of `unlearn` change in a case."""
 
 
 def settings_that_fit(shell: Any, case: Case, available: int) -> list[str]:
@@ -133,17 +152,15 @@ def settings_that_fit(shell: Any, case: Case, available: int) -> list[str]:
     for name, update in (
         ("unlearn.adapt=null", {"adapt": None}),
         ("unlearn.redistribution=none", {"redistribution": "none"}),
-        ("unlearn.batch_size=2", {"batch_size": min(2, case.params.batch_size)}),
+        ("model.micro_batch=1", {}),
+        ("model.gradient_checkpointing=true", {}),
         ("model.dtype=bfloat16", {}),
         ("no --base", {}),
         ("unlearn.stop=null", {"stop": None}),
     ):
         fields = changed.params.model_dump(mode="json") | update
         changed = replace(changed, params=UnlearnParams.model_validate(fields))
-        if name.endswith("bfloat16"):
-            changed = replace(changed, itemsize=2)
-        if name == "no --base":
-            changed = replace(changed, has_base=False)
+        changed = replace(changed, **_PLACED.get(name, {}))
         found.append(name)
         if plan_memory(shell, changed).peak <= available:
             return found
@@ -158,8 +175,10 @@ def _redistribution(shell: Any, params: UnlearnParams, survivors: int, item: int
     return squares * looks + by_gradient + survivors * item * params.redistribution.project
 
 
-def activation_bytes(shell: Any, num_rows: int, row_tokens: int, item: int) -> int:
+def activation_bytes(shell: Any, num_rows: int, row_tokens: int, item: int, *, checkpoints: bool = False) -> int:
     """What a forward pass over so many rows keeps for its backward pass, logits and their gradient included.
+
+    With `checkpoints` that is each decoder block's inputs, and all of one block.
 
     Attention counts with its scores, which fused kernels do not keep: a little too much, for rows are short.
 
@@ -167,29 +186,45 @@ def activation_bytes(shell: Any, num_rows: int, row_tokens: int, item: int) -> i
     """
     num_answer = max(round(row_tokens * _ANSWER_SHARE), 1)
     with contextlib.suppress(Exception):
-        return _kept(shell, num_rows, row_tokens, num_answer) * item // 4
+        return _kept(shell, num_rows, row_tokens, num_answer, checkpoints) * item // 4
     config = shell.config.get_text_config()
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    per_token = row_tokens * layers * (14 * width + 5 * inner) + 2 * num_answer * config.vocab_size
-    return num_rows * per_token * item
+    block, logits = row_tokens * (14 * width + 5 * inner), 2 * num_answer * config.vocab_size
+    blocks = block + layers * row_tokens * width if checkpoints else layers * block
+    return num_rows * (blocks + logits) * item
 
 
-def _kept(shell: Any, num_rows: int, row_tokens: int, num_answer: int) -> int:
+def _kept(shell: Any, num_rows: int, row_tokens: int, num_answer: int, checkpoints: bool) -> int:
     """Bytes in float32."""
     own = {parameter.untyped_storage()._cdata for parameter in shell.parameters()}
     seen: dict[int, Any] = {}
+    within: list[set[int]] = []  # of each decoder block, what was seen there first
+    is_in_block = False
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in own and storage._cdata not in seen:
             seen[storage._cdata] = storage
+            if is_in_block:
+                within[-1].add(storage._cdata)
         return tensor
+
+    def enter(*_: Any) -> None:
+        nonlocal is_in_block
+        is_in_block = True
+        within.append(set())
+
+    def leave(*_: Any) -> None:
+        nonlocal is_in_block
+        is_in_block = False
 
     def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0][:, :num_answer],)
 
-    hook = shell.get_output_embeddings().register_forward_pre_hook(select)
+    hooks = [shell.get_output_embeddings().register_forward_pre_hook(select)]
+    for block in decoder_blocks(shell)[1] if checkpoints else ():
+        hooks += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             ids = torch.zeros((num_rows, row_tokens), dtype=torch.long, device="meta")
@@ -197,5 +232,9 @@ def _kept(shell: Any, num_rows: int, row_tokens: int, num_answer: int) -> int:
             targets = torch.zeros(len(logits), dtype=torch.long, device="meta")
             torch.nn.functional.cross_entropy(logits, targets)
     finally:
-        hook.remove()
-    return sum(storage.nbytes() for storage in seen.values()) + logits.numel() * 4
+        for hook in hooks:
+            hook.remove()
+    sizes = {key: storage.nbytes() for key, storage in seen.items()}
+    blocks = [sum(sizes[key] for key in keys) for keys in within]
+    inputs = len(blocks) * num_rows * row_tokens * shell.config.get_text_config().hidden_size * 4
+    return sum(sizes.values()) - sum(blocks) + inputs + max(blocks, default=0) + logits.numel() * 4

@@ -13,7 +13,7 @@ from sau.models.outputs import Outputs, forward
 from sau.registry import build, built
 from sau.training.finetune import AdaptParams
 from sau.training.optimizer import SurvivorAdamW, Survivors
-from sau.training.session import batches, finite
+from sau.training.session import batches, finite, micro_batches
 from sau.unlearn.objectives.base import PACKAGE as OBJECTIVES
 from sau.unlearn.objectives.base import Objective, Setting
 from sau.unlearn.redistribution.base import PACKAGE as REDISTRIBUTIONS
@@ -127,14 +127,19 @@ class UnlearnStep:
         term: Callable[[Outputs, Any], Tensor],
         weight: float,
     ) -> float:
-        """Forward and backward of one term: one after the other, so that only one graph is ever in memory."""
-        model = self.setting.lm.model
+        """Forward and backward of one term: one after the other, so that only one graph is ever in memory.
+
+        Every objective is a mean over records, so parts of a batch add up to it by their share of its records.
+        """
+        model, value = self.setting.lm.model, 0.0
         rows = next(order)
-        batch = collate([sequences[i] for i in rows]).to(model.device)
-        rows_B = torch.tensor(rows, device=model.device)
-        loss = term(forward(model, batch, rows_B, hidden_block=self.hidden_block), self.objective_state)
-        value = finite(loss)
-        (weight * loss).backward()
+        for part in micro_batches(rows, self.setting.lm.micro_batch):
+            batch = collate([sequences[i] for i in part]).to(model.device)
+            rows_B, share = torch.tensor(part, device=model.device), len(part) / len(rows)
+            outputs = forward(model, batch, rows_B, hidden_block=self.hidden_block, share=share)
+            loss = term(outputs, self.objective_state)
+            value += share * finite(loss)
+            (weight * share * loss).backward()
         return value
 
     def _redistribute(self, layer: Survivors, step_S: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Pdu(Objective):
 
     def retain_loss(self, retain: Outputs, state: _Dual) -> Tensor:
         excess = retain.mean_nll - self.eps
-        state.excess = float(excess.detach())
+        state.excess += retain.share * float(excess.detach())
         return state.multiplier * excess
 
     def after_step(self, state: _Dual) -> None:
-        state.multiplier = max(0.0, state.multiplier + self.eta * state.excess)
+        state.multiplier, state.excess = max(0.0, state.multiplier + self.eta * state.excess), 0.0

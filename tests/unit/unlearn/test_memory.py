@@ -71,12 +71,31 @@ def test_activations_grow_with_the_tokens_and_are_found_where_the_meta_device_ca
         check_can_fade(experts)
 
 
+def test_parts_of_a_batch_and_checkpoints_are_in_the_plan(shell):
+    def planned(**placed):
+        chosen = params(batch_size=8, adapt={"epochs": 1, "lr": 1e-3, "batch_size": 8})
+        return plan_memory(shell, Case(chosen, has_base=False, **placed)).parts["activations"]
+
+    whole, part, again, both = (
+        planned(**placed)
+        for placed in (
+            {}, {"micro_batch": 2}, {"gradient_checkpointing": True},
+            {"micro_batch": 2, "gradient_checkpointing": True},
+        )
+    )  # fmt: skip
+    assert whole / part == pytest.approx(4, rel=0.05)
+    assert planned(micro_batch=64) == whole
+    one_block = activation_bytes(shell_of(LlamaConfig(**shell.config.to_dict() | {"num_hidden_layers": 1})), 8, 64, 4)
+    assert again == pytest.approx(one_block + LAYERS * 8 * 64 * WIDTH * 4, rel=0.02)
+    assert again / both == pytest.approx(4, rel=0.05)
+
+
 def test_settings_that_would_make_it_fit_are_named_until_it_does(shell):
     case = Case(params(redistribution="natural", adapt={"epochs": 1, "lr": 1e-3, "batch_size": 64}, stop={}))
     peak = plan_memory(shell, case).peak
     assert settings_that_fit(shell, case, peak - 1) == ["unlearn.adapt=null"]
     longer = settings_that_fit(shell, case, plan_memory(shell, Case(params(batch_size=2))).peak)
-    assert longer[:2] == ["unlearn.adapt=null", "unlearn.redistribution=none"]
+    assert longer == ["unlearn.adapt=null", "unlearn.redistribution=none", "model.micro_batch=1"]
     assert settings_that_fit(shell, case, 1) == []
 
 
