@@ -13,10 +13,10 @@ from pathlib import Path
 from cronsim import CronSim, CronSimError
 
 from flows.attempt import check_line
-from flows.servers import end_group, prefect_answers, prefect_server, tool
+from flows.servers import check_prefect, end_group, prefect_answers, prefect_server, tool
 from sau.errors import ConfigError, TrackingError
 from tasks.engines.settings import settings
-from tasks.engines.workspace import ORPHANED
+from tasks.engines.workspace import ORPHANED, keep_log
 
 log = logging.getLogger("sau")
 
@@ -40,6 +40,7 @@ def serve_line(line: str, cron: str) -> None:
     """
     check_line(line)
     next_run(cron)
+    check_prefect()
     own = not os.environ.get("PREFECT_API_URL")
     with contextlib.ExitStack() as server:
         server.enter_context(prefect_server())
@@ -85,10 +86,11 @@ def deploy_line(line: str, cron: str) -> str:
         cron: of the forget flow; the audit is quarterly, as prefect.yaml says.
 
     Raises:
-        TrackingError: no server is given, or it refuses.
+        TrackingError: no server is given, it does not answer, or it refuses.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise TrackingError("deploy needs a Prefect server: set SAU_PREFECT_API_URL (`prefect server start` gives one)")
+    check_prefect()
     root = settings().root
     _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"])
     with _prefect_file(root, line, cron) as file:
@@ -120,5 +122,6 @@ def _prefect_file(root: Path, line: str, cron: str) -> Iterator[Path]:
 def _prefect(args: list[str]) -> None:
     done = subprocess.run([tool("prefect"), *args], capture_output=True, text=True, cwd=settings().root)
     if done.returncode:
-        tail = (done.stdout + done.stderr).strip()[-600:]
-        raise TrackingError(f"prefect {args[0] if args[0][0] != '-' else args[1]}: exit {done.returncode}: {tail}")
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit {done.returncode}"]
+        what = args[0] if args[0][0] != "-" else args[1]
+        raise TrackingError(f"prefect {what}: {said[-1]}; all of it: {keep_log('prefect', said)}")

@@ -1,6 +1,7 @@
 """Servers as children of this process: Prefect's where none is given, and the two web pages."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 from sau.errors import TrackingError
@@ -18,6 +20,7 @@ from tasks.engines.tracking import Tracking
 
 _START_S = 180.0
 _ANSWER_S = 10.0
+_MAX_HEALTH = 1 << 10
 _END_S = 3.0
 
 
@@ -100,18 +103,26 @@ def prefect_answers() -> bool:
 
 
 def check_prefect() -> None:
-    """Ask a given Prefect server whether it is there, before anything is begun.
+    """Ask a given Prefect server whether it is there and is one, before anything is begun.
 
     Raises:
-        TrackingError: no answer within 10 s.
+        TrackingError: no answer within 10 s, or another than Prefect's.
     """
-    if api := os.environ.get("PREFECT_API_URL"):
-        try:
-            urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=_ANSWER_S).close()
-        except urllib.error.HTTPError:
-            pass  # it is there, and wants to know who asks
-        except (OSError, ValueError):
-            raise TrackingError("Prefect: no answer from the server of SAU_PREFECT_API_URL") from None
+    if not (api := os.environ.get("PREFECT_API_URL")):
+        return
+    try:
+        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=_ANSWER_S) as answer:
+            health = json.loads(answer.read(_MAX_HEALTH))
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):  # it is there, and wants to know who asks
+            return
+        raise TrackingError(f"Prefect: the server of SAU_PREFECT_API_URL answers with status {error.code}") from None
+    except json.JSONDecodeError:
+        raise TrackingError("Prefect: what SAU_PREFECT_API_URL names is no Prefect API (it ends in /api)") from None
+    except (OSError, ValueError, HTTPException):
+        raise TrackingError("Prefect: no answer from the server of SAU_PREFECT_API_URL") from None
+    if health is not True:
+        raise TrackingError("Prefect: what SAU_PREFECT_API_URL names is no Prefect API, or is not well")
 
 
 def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:

@@ -75,7 +75,7 @@ def certify(record: VersionRecord) -> list[str]:
 def signed(subjects: list[dict[str, Any]], evidence: dict[str, Any]) -> Entry:
     """Append a record to the log, or find the one that says the same of the same request."""
     folder, key = log_folder(), signing_key()
-    with FileLock(settings().state / "certificates.lock"):
+    with FileLock(settings().state / "certificates.lock", timeout=settings().database_wait_s):
         there = read_log(folder, public_pem(key)) if (folder / "head.json").is_file() else []
         for entry in reversed(there):
             if entry.evidence.request.id == evidence["request"]["id"]:

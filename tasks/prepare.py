@@ -29,6 +29,7 @@ from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.people import People
+from tasks.engines.room import check_room
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
@@ -129,6 +130,7 @@ def prepare_bootstrap(
         DataError, ConfigError: the source or a parameter, or a data set that brings back somebody who was forgotten.
         WorkspaceError: the generated demo people are not the ones that data.dvc pins.
     """
+    check_room()
     ws = attempt.workspace.open()
     if not ws.prepared:
         _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides)
@@ -198,6 +200,7 @@ def prepare_adopt(
         ModelError: the model or its base is not one that can be taken, or both are the same; or see `merge_adapter`.
         DataError, ConfigError: the source or a parameter.
     """
+    check_room()
     ws = attempt.workspace.open()
     if not ws.prepared:
         folders = {"model": adoption.model} | ({"base": adoption.base} if adoption.base else {})
@@ -244,6 +247,7 @@ def prepare_forget(
         tag = parent.tag
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
         inputs = _inputs_of_forgetting(ws, parent, params)
+        check_room(sum(pin.size for pin in inputs.values()))
         _check_fits(attempt, parent, params, has_base="base" in inputs)
         for path, pin in inputs.items():
             ws.point(path, pin)

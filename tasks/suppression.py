@@ -55,7 +55,7 @@ class Suppression:
 
     def __init__(self) -> None:
         self._file = settings().state / "suppressed.json"
-        self._lock = FileLock(settings().state / "suppressed.lock")
+        self._lock = FileLock(settings().state / "suppressed.lock", timeout=settings().database_wait_s)
 
     def all(self) -> list[Suppressed]:
         """Everybody on it, oldest first."""

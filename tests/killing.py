@@ -3,11 +3,8 @@
 It patches the functions that write, in a process of its own; the product knows nothing of it.
 """
 
-import json
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -64,31 +61,3 @@ class Writes:
 
         self.patched.append((owner, attribute, original))
         setattr(owner, attribute, watched)
-
-
-def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns in a fork of this process, through JSON; None where the fork was killed.
-
-    Nothing that it opens is open here, so the next fork begins as this one did.
-    """
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            os.close(read)
-            with os.fdopen(write, "w") as file:
-                json.dump(function(*args), file)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as file:
-        said = file.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == -signal.SIGKILL:
-        return None
-    assert status == 0, f"{function.__name__}{args}: exit code {status}"
-    return json.loads(said)

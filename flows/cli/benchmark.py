@@ -8,7 +8,7 @@ from rich.table import Table
 
 from flows.cli.options import absolute
 from sau.cli.app import app
-from sau.cli.console import out, progress
+from sau.cli.console import out, plain, progress
 
 
 @app.command()
@@ -31,11 +31,13 @@ def benchmark(
     """Compare SAU with its rivals, everyone with the same budget and measured sparse. Exit 0: it ran, whoever won."""
     with progress():
         from flows.benchmark import benchmark as run
+        from flows.servers import check_prefect
 
+        check_prefect()
         result = run(size, json_file, pattern=cells, num_seeds=seeds, data=absolute(data))
     table = Table("pruner", "sparsity", "order", "SAU / rival", "over seeds", title="distance to retraining")
     for row in result["ratio"]:
         spread = f"{row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f}"
         table.add_row(row["pruner"], str(row["sparsity"]), row["order"], f"{row['ratio']:.2f}", spread)
     out.print(table)
-    out.print(f"{len(result['cells'])} cells; below 1 SAU is nearer; written to {json_file}", soft_wrap=True)
+    out.print(f"{len(result['cells'])} cells; below 1 SAU is nearer; written to {plain(json_file)}", soft_wrap=True)

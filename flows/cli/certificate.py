@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from sau.cli.certificate import certificate_app
-from sau.cli.console import COLOURS, AsJson, out, print_json
+from sau.cli.console import COLOURS, AsJson, out, plain, print_json
 
 
 @certificate_app.command("key")
@@ -50,7 +50,7 @@ def certificate_list(as_json: AsJson = False) -> None:
         )
     out.print(table if entries else "no records yet")
     if entries:
-        out.print(f"in {log_folder()}", soft_wrap=True, highlight=False)
+        out.print(f"in {plain(log_folder())}", soft_wrap=True, highlight=False)
 
 
 @certificate_app.command("issue")

@@ -14,11 +14,12 @@ from rich.table import Table
 from flows.bootstrap import bootstrap
 from flows.forget import Outcome, forget
 from flows.retrain import reference_line
+from flows.servers import check_prefect
 from sau.certificate.envelope import public_pem, read_key
 from sau.certificate.log import read_record
 from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
-from sau.cli.console import COLOURS, out, print_checks, progress
+from sau.cli.console import COLOURS, out, plain, print_checks, progress
 from sau.data.records import Row
 from sau.data.sources import DataOptions, open_source
 from sau.errors import RequestError
@@ -46,6 +47,7 @@ def run_demo(profile: str, data: str, data_options: DataOptions, overrides: dict
     """
     started = time.monotonic()
     with progress():
+        check_prefect()
         registry = Registry()
         if registry.find(profile) is None:
             log.info("bootstrapping model line %s", profile)
@@ -138,10 +140,14 @@ def _certificate(request: Request) -> None:
     public.write_text(public_pem(signing_key()), encoding="ascii")
     entry = read_record(latest(request.id).path, read_key(str(public)))
     out.print(
-        f"signed record {entry.path}: as it was signed, {entry.evidence.verdict}", soft_wrap=True, highlight=False
+        f"signed record {plain(entry.path)}: as it was signed, {entry.evidence.verdict}",
+        soft_wrap=True,
+        highlight=False,
     )
     out.print(
-        f"anybody can say so: sau certificate verify RECORD --public-key {public}", soft_wrap=True, highlight=False
+        f"anybody can say so: sau certificate verify RECORD --public-key {plain(public)}",
+        soft_wrap=True,
+        highlight=False,
     )
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.options import Line
 from sau.cli.app import app
-from sau.cli.console import AsJson, err, out, print_json, progress
+from sau.cli.console import AsJson, err, out, plain, print_json, progress
 from sau.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def purge(
     for purged in [] if as_json else done:
         table = Table("store", "what was done", "left", title=f"request {purged.request_id}")
         for cleaned in purged.stores:
-            table.add_row(cleaned.store, escape(cleaned.action), f"[red]{escape(cleaned.residual)}[/]")
+            table.add_row(cleaned.store, plain(cleaned.action), f"[red]{plain(cleaned.residual)}[/]")
         out.print(table)
         out.print(f"expired: {', '.join(purged.expired) or 'nothing'}; record {purged.record[:16] or 'none'}")
     if any(purged.partial for purged in done):
@@ -125,15 +124,15 @@ def _print_scan(found: "Scan") -> None:
         if store.unread or store.not_unpacked:
             words += f" ({store.unread} unread, {store.not_unpacked} too large to unpack)"
         table.add_row(
-            store.store, f"{store.files:,}", f"{store.bytes:,}", str(len(store.hits) or ""), escape(words.strip())
+            store.store, f"{store.files:,}", f"{store.bytes:,}", str(len(store.hits) or ""), plain(words.strip())
         )
     out.print(table)
     for hit in (hit for store in found.residue for hit in store.hits):
-        out.print(f"  [red]{escape(hit.where)}[/]: {', '.join(hit.labels[:5])}", soft_wrap=True, highlight=False)
+        out.print(f"  [red]{plain(hit.where)}[/]: {', '.join(hit.labels[:5])}", soft_wrap=True, highlight=False)
     short = f", {len(found.too_short)} too short to be looked for" if found.too_short else ""
     out.print(f"{found.secrets} secrets looked for{short}; a scan proves presence, never absence", highlight=False)
     for words in found.not_searched:
-        out.print(f"  not searched: {escape(words)}", highlight=False)
+        out.print(f"  not searched: {plain(words)}", highlight=False)
 
 
 @app.command()
@@ -155,7 +154,7 @@ def status(line: Line = "tiny", as_json: AsJson = False) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in found.requests.items())
     out.print(f"requests: {counts or 'none'}; {found.purged} purged", highlight=False)
     for moved in found.history:
-        out.print(f"{moved.at:%Y-%m-%d %H:%M} UTC  {moved.version} leads, by {escape(moved.by)}", highlight=False)
+        out.print(f"{moved.at:%Y-%m-%d %H:%M} UTC  {moved.version} leads, by {plain(moved.by)}", highlight=False)
 
 
 @suppression_app.command("list")

@@ -182,7 +182,9 @@ def audit_line(
     nulls disagree."""
     with progress():
         from flows.audit import audit
+        from flows.servers import check_prefect
 
+        check_prefect()
         found = audit(line, again)
     if as_json:
         print_json(found)

@@ -5,13 +5,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.options import Line
 from flows.cli.requests import open_ledger
 from sau.cli.app import app
-from sau.cli.console import COLOURS, AsJson, out, print_json, progress
+from sau.cli.console import COLOURS, AsJson, out, plain, print_json, progress
 
 if TYPE_CHECKING:
     from tasks.reconcile import Finding
@@ -47,7 +46,7 @@ def print_findings(findings: "list[Finding]") -> None:
     """Each in a line: mended, to be done by the next attempt, or in the way of it."""
     for finding in findings:
         mark = "[red]stops[/]" if finding.stops else "[yellow]to do[/]" if finding.way_out else "[green]mended[/]"
-        out.print(f"{mark} {escape(finding.words)}", soft_wrap=True, highlight=False)
+        out.print(f"{mark} {plain(finding.words)}", soft_wrap=True, highlight=False)
 
 
 @line_app.command("show")
@@ -75,7 +74,7 @@ def line_show(line: Named, as_json: AsJson = False) -> None:
             "yes" if record.number in tagged else "[red]no[/]",
             record.weights_digest[:16],
         )
-    out.print(table if records else f"no version of {escape(line)}")
+    out.print(table if records else f"no version of {plain(line)}")
 
 
 @line_app.command("set-champion")

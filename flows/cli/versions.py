@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.cli.options import Line, absolute
 from flows.cli.requests import open_ledger
 from sau.cli.app import app
-from sau.cli.console import COLOURS, AsJson, out, print_json, progress
+from sau.cli.console import COLOURS, AsJson, out, plain, print_json, progress
 from sau.errors import RequestError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def reproduce(
         print_json(result.model_dump() | {"equal": result.equal})
     else:
         done = "was restored already, and is whole" if result.was_there else "restored"
-        out.print(f"[bold]{result.tag}[/] {done}: {result.folder}", soft_wrap=True)
+        out.print(f"[bold]{result.tag}[/] {done}: {plain(result.folder)}", soft_wrap=True)
         out.print(f"weights digest {result.weights_digest}", soft_wrap=True)
         if result.difference:
             _print_difference(result)
@@ -105,7 +105,7 @@ def _print_difference(result: "Reproduction") -> None:
         out.print(f"made again: the weights [red]DIFFER[/]: {how}")
     if found.side_files:
         names = ", ".join(found.files) or "the prompt"
-        out.print(f"beside the weights [yellow]differ[/]: {names}", soft_wrap=True)
+        out.print(f"beside the weights [yellow]differ[/]: {plain(names)}", soft_wrap=True)
     for name, (then, now) in result.surroundings.items():
         out.print(f"  {name}: {then} then, {now} now", highlight=False)
 

@@ -13,9 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
-from sau.cli.console import err
+from sau.cli.console import err, plain
 from sau.errors import ConfigError, SauError
 
 ADDING = "sau.commands"
@@ -60,7 +59,8 @@ def main() -> None:
 
 
 def _say(error: Exception, words: str) -> None:
-    err.print(f"[bold red]{type(error).__name__}[/]: {escape(words)}", highlight=False, soft_wrap=True)
+    """One line, whatever an engine or a path put into it."""
+    err.print(f"[bold red]{type(error).__name__}[/]: {plain(' '.join(words.split()))}", highlight=False, soft_wrap=True)
 
 
 def _log(error: Exception) -> str:

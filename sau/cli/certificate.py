@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from sau.cli.app import app
-from sau.cli.console import COLOURS, AsJson, out, print_json
+from sau.cli.console import COLOURS, AsJson, out, plain, print_json
 from sau.errors import CertificateError
 
 if TYPE_CHECKING:
@@ -87,16 +86,16 @@ def certificate_show(file: Record, as_json: AsJson = False) -> None:
     }
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
-        table.add_row(f"[dim]{name}[/]", escape(value))
+        table.add_row(f"[dim]{name}[/]", plain(value))
     out.print(table)
     checks = Table("check", "n", "value", "before", "verdict", "reason")
     for check in found.checks:
         colour = COLOURS.get(check.verdict, "dim")
         numbers = ("" if value is None else f"{value:.3g}" for value in (check.statistic, check.before))
-        checks.add_row(check.id, str(check.n), *numbers, f"[{colour}]{check.verdict}[/]", escape(check.reason))
+        checks.add_row(check.id, str(check.n), *numbers, f"[{colour}]{check.verdict}[/]", plain(check.reason))
     out.print(checks)
     for reason in (*found.reasons, *found.not_covered, *found.limits):
-        out.print(f"  {escape(reason)}", highlight=False)
+        out.print(f"  {plain(reason)}", highlight=False)
     out.print("[dim]not verified; sau certificate verify FILE --public-key K does that[/]")
 
 
@@ -121,14 +120,15 @@ def certificate_challenge(
     if as_json:
         print_json(found.model_dump() | {"nonce": drawn})
         return
-    out.print(f"nonce {drawn}: with it anybody comes to the same choice", highlight=False)
+    out.print(f"nonce {plain(drawn)}: with it anybody comes to the same choice", highlight=False)
     for name, outs in found.stages.items():
         out.print(
-            f"run again: git checkout {found.version} && dvc pull && dvc repro --force --single-item {name}",
+            f"run again: git checkout {plain(found.version)} && dvc pull && "
+            f"dvc repro --force --single-item {plain(name)}",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
         for path, md5 in outs.items():
-            out.print(f"  dvc.lock has to say {md5} for {path} again", soft_wrap=True, highlight=False)
+            out.print(f"  dvc.lock has to say {plain(md5)} for {plain(path)} again", soft_wrap=True, highlight=False)
     for part, places in found.rows.items():
         out.print(f"rows of {part} to be shown: {', '.join(map(str, places))}", highlight=False)
 
@@ -188,9 +188,9 @@ def _said(entry: "Entry") -> dict[str, object]:
 def _line(entry: "Entry") -> str:
     said = _said(entry)
     colour = COLOURS[str(said["verdict"])]
-    signed = f"{entry.evidence.issued_at:%Y-%m-%d %H:%M} UTC by {str(said['signer'])[:16]}"
+    signed = f"{entry.evidence.issued_at:%Y-%m-%d %H:%M} UTC by {plain(str(said['signer'])[:16])}"
     leads = "in use when it was signed" if said["leads"] else "not in use when it was signed"
     return (
-        f"request {said['request']} on {said['version']}: [bold {colour}]{said['verdict']}[/], {leads}; "
+        f"request {plain(said['request'])} on {plain(said['version'])}: [bold {colour}]{said['verdict']}[/], {leads}; "
         f"signed {signed}, record {entry.digest[:16]}"
     )

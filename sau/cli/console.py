@@ -43,7 +43,7 @@ class _Progress(logging.Handler):
         self.printed = time.time()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = escape(record.getMessage())
+        text = plain(record.getMessage())
         if record.levelno >= logging.INFO:
             err.print(
                 f"[dim]{self.formatter.formatTime(record, '%H:%M:%S') if self.formatter else ''}[/] {text}",
@@ -117,4 +117,4 @@ def print_checks(verification: "Verification") -> None:
     against = f"against {verification.judged_against}"
     out.print(f"verdict [bold {COLOURS[verdict]}]{verdict}[/] by policy {verification.policy}, {against}")
     for reason in verification.reasons:
-        out.print(f"  {escape(reason)}", highlight=False)
+        out.print(f"  {plain(reason)}", highlight=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sau.cli.app import app
-from sau.cli.console import out
+from sau.cli.console import out, plain
 
 if TYPE_CHECKING:
     from sau.checkpoint.card import Story
@@ -72,8 +72,9 @@ def export(
     if delta:
         save_delta(checkpoint, Path(folder_of(delta)), target, tried=True)
         out.print(
-            f"delta of {num_bytes(target):,} bytes ({num_bytes(checkpoint):,} whole) written to {target}; sau restore "
-            f"{target} OUT --base FOLDER gives weights digest {read_manifest(checkpoint).weights_digest}",
+            f"delta of {num_bytes(target):,} bytes ({num_bytes(checkpoint):,} whole) written to {plain(target)}; "
+            f"sau restore {plain(target)} OUT --base FOLDER gives weights digest "
+            f"{read_manifest(checkpoint).weights_digest}",
             soft_wrap=True,
         )
         return
@@ -81,14 +82,14 @@ def export(
     write(checkpoint, target, dtype=dtype, card=lambda manifest: card_of(manifest, story_of(model)))
     chosen = dtype or stored.dtype
     out.print(
-        f"written to {target} in {chosen}; stock transformers opens it, nothing missing or unexpected, "
+        f"written to {plain(target)} in {chosen}; stock transformers opens it, nothing missing or unexpected, "
         f"{stored.sparsity:.2%} of {stored.num_weights:,} weights zero",
         soft_wrap=True,
     )
     if chosen not in (stored.dtype, "float32"):
         out.print(
-            f"its numbers are rounded: no verdict on {model} speaks of it. Judge it by itself:\n"
-            f"sau verify --model {target} --before PARENT --forget ROWS --retain ROWS --holdout ROWS",
+            f"its numbers are rounded: no verdict on {plain(model)} speaks of it. Judge it by itself:\n"
+            f"sau verify --model {plain(target)} --before PARENT --forget ROWS --retain ROWS --holdout ROWS",
             soft_wrap=True,
         )
 
@@ -106,4 +107,4 @@ def restore(
     from sau.checkpoint.delta import apply_delta
 
     manifest = apply_delta(stored, Path(folder_of(base)), target) if base else write(stored, target)
-    out.print(f"restored to {target}, weights digest {manifest.weights_digest}", soft_wrap=True)
+    out.print(f"restored to {plain(target)}, weights digest {manifest.weights_digest}", soft_wrap=True)

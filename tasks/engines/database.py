@@ -6,18 +6,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import create_engine, event, func, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sau.errors import RequestError
 from tasks.engines.migrations import HEAD, migrate, revision_of, tables_in
+from tasks.engines.settings import settings
 from tasks.engines.tables import Base, Utc
 
 _MAKING = 0x5A0  # PostgreSQL's lock of whoever makes the tables
+_WAITING_DRIVERS = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
 
 @contextlib.contextmanager
@@ -29,8 +31,17 @@ def _mapped(what: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise RequestError(f"ledger: {what} (Python module {error.name} is not installed)") from None
+    except Timeout:
+        raise RequestError(f"ledger: {what} (another process has held it for SAU_DATABASE_WAIT_S)") from None
     except (SQLAlchemyError, OSError, ValueError) as error:
         raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
+
+
+def waiting(url: URL, seconds: float) -> dict[str, float]:
+    """What a database's driver is told, so that one that is locked or silent is waited for so long; else for ever."""
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": seconds}
+    return {"connect_timeout": round(seconds)} if url.get_driver_name() in _WAITING_DRIVERS else {}
 
 
 class Database:
@@ -46,17 +57,17 @@ class Database:
             is_sqlite = parsed.get_backend_name() == "sqlite"
             if local := is_sqlite and parsed.database:
                 Path(local).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(parsed, hide_parameters=True)
+            wait_s = settings().database_wait_s
+            self.engine = create_engine(parsed, hide_parameters=True, connect_args=waiting(parsed, wait_s))
         if is_sqlite:
 
             @event.listens_for(self.engine, "connect")
             def _pragmas(connection: Any, _record: Any) -> None:
-                connection.execute("PRAGMA busy_timeout=30000")  # first: the next one may have to wait
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA foreign_keys=ON")
 
         # SQLite does not wait for a file that is being made, or changed to WAL: one process at a time.
-        first = FileLock(f"{local}.lock") if local else contextlib.nullcontext()
+        first = FileLock(f"{local}.lock", timeout=wait_s) if local else contextlib.nullcontext()
         with _mapped("the database cannot be opened, see SAU_DATABASE_URL"), first:
             self._make()
 

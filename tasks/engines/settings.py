@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sau.errors import ConfigError
@@ -20,10 +20,16 @@ def find_checkout() -> Path:
     """The project's git checkout that holds the current folder.
 
     Raises:
-        ConfigError: not inside one.
+        ConfigError: not inside one, or there is no git.
     """
-    found = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True)
+    try:
+        command = ["git", "rev-parse", "--show-toplevel"]
+        found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except OSError as error:
+        raise ConfigError(f"git: cannot be run ({error.strerror}), and this runs from a git checkout") from None
     root = Path(found.stdout.strip())
+    if found.returncode and "not a git repository" not in found.stderr:
+        raise ConfigError(f"{Path.cwd()}: git: {found.stderr.strip()}")  # whose folder it is, say, and what helps
     if found.returncode or not (root / "params.yaml").is_file() or not (root / "dvc.yaml").is_file():
         raise ConfigError(f"{Path.cwd()}: not inside a checkout of the project (git, with params.yaml and dvc.yaml)")
     return root
@@ -40,6 +46,7 @@ class Settings(BaseSettings):
     mlflow_wait_s: float = Field(30, ge=3, le=3600, description="how long a silent MLflow server is waited for, in all")
     lease_s: float = Field(60, ge=3, le=3600, description="an attempt that is silent for so long has lost its line")
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
+    database_wait_s: float = Field(30, ge=1, le=3600, description="how long a locked or silent ledger is waited for")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
     purge_after_days: int | None = Field(
         None, ge=0, description="the rollback window; none: nothing is purged by itself"
@@ -75,8 +82,17 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.state}/ledger.db"
 
     @property
+    def remote_folder(self) -> Path | None:
+        """The DVC remote, where it is a folder of this machine; a relative one is below the checkout."""
+        if "://" in self.dvc_remote:
+            return None
+        if not self.dvc_remote:
+            return self.state / "remote"
+        return Path(os.path.abspath(self.root / Path(self.dvc_remote).expanduser()))
+
+    @property
     def remote_url(self) -> str:
-        return self.dvc_remote or str(self.state / "remote")
+        return str(self.remote_folder or self.dvc_remote)
 
 
 def _make_private(given: Settings) -> None:
@@ -104,9 +120,22 @@ def _close_to_others(path: Path) -> None:
 
 @cache
 def settings() -> Settings:
-    """The settings of this process; makes the state folder and sets the engines' environment."""
-    loaded = Settings()
-    _make_private(loaded)
+    """The settings of this process; makes the state folder and sets the engines' environment.
+
+    Raises:
+        ConfigError: a setting that is not what it has to be, no checkout here, or a state folder that cannot be used.
+    """
+    try:
+        loaded = Settings()
+    except ValidationError as error:  # of values, which may be secrets, nothing is said
+        words = (f"SAU_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_url=False))
+        raise ConfigError("; ".join(words)) from None
+    try:
+        _make_private(loaded)
+    except OSError as error:
+        where = Path(error.filename or loaded.state)
+        hint = ", see SAU_HOME" if where == loaded.state or loaded.state in where.parents else ""
+        raise ConfigError(f"{where}: cannot be used ({error.strerror}){hint}") from None
     defaults = {
         "PREFECT_HOME": str(loaded.state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -6,6 +6,7 @@ make orphans inside task threads. Only ids, digests and numbers are logged.
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -31,10 +32,12 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from sau.errors import TrackingError
-from tasks.engines.database import Database
+from sau.errors import SauError, TrackingError
+from tasks.engines.database import Database, waiting
 from tasks.engines.leases import fence, name_of
 from tasks.engines.settings import Settings, settings
 from tasks.engines.workspace import Pin
@@ -45,6 +48,10 @@ _PRODUCT = {"product": "sau"}
 _LEDGER = "sau.ledger"
 """Tag of a run: the ledger whose leases exclude what else runs on its line."""
 _MAX_PARAM = 500
+_SEE = "see SAU_MLFLOW_TRACKING_URI"
+_OPENINGS = 4
+"""Others who open a local store first, and make its tables, may take so many times what a server is given."""
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs, not on traces
 
 
@@ -52,20 +59,55 @@ _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page 
 def _mapped(what: str) -> Iterator[None]:
     try:
         yield
+    except SauError:
+        raise
     except MlflowException as error:
         raise TrackingError(f"MLflow: {what}: {_reason(error)}") from None
     except ImportError as error:
         raise TrackingError(f"MLflow: {what}: Python module {error.name} is not installed") from None
+    except Timeout:
+        raise TrackingError(f"MLflow: {what}: another process has been opening it all the while") from None
     except (OSError, SQLAlchemyError, ValueError) as error:
         raise TrackingError(f"MLflow: {what}: {type(error).__name__}") from None
+    except Exception as error:  # the client takes an answer apart as it comes
+        raise TrackingError(f"MLflow: {what}: {_odd(type(error).__name__)}") from None
 
 
 def _reason(error: MlflowException) -> str:
     """In a few words, without the request's content."""
-    if str(error).startswith("API request to"):  # the client's own words for a server that cannot be reached
-        server = urlsplit(settings().tracking_uri)
-        return f"no answer from {server.hostname}:{server.port or server.scheme}, see SAU_MLFLOW_TRACKING_URI"
-    return error.error_code
+    if not _is_no_answer(error):
+        return error.error_code
+    if status := re.search(r"(?:failed with error code|too many) (\d+)", str(error)):
+        return _odd(f"status {status[1]}")
+    return _odd("no JSON") if "valid JSON" in str(error) else f"no answer from {_server()}, {_SEE}"
+
+
+def _is_no_answer(error: MlflowException) -> bool:
+    """Whether it is the client's own words for a server that cannot be reached, or is none of MLflow's."""
+    return str(error).startswith("API request to")
+
+
+def _odd(how: str) -> str:
+    return f"{_server()} does not answer as MLflow does ({how}), {_SEE}"
+
+
+def _server() -> str:
+    server = urlsplit(settings().tracking_uri)
+    return f"{server.hostname}:{server.port or server.scheme}" if server.hostname else "the store"
+
+
+def _try_database(uri: str, seconds: float) -> None:
+    """Open a store that is a database once: where that fails, MLflow would try it again for an hour."""
+    if uri.partition(":")[0].partition("+")[0] not in _DATABASES:
+        return
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, hide_parameters=True, connect_args=waiting(url, seconds))
+    try:
+        inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -91,8 +133,9 @@ class Tracking:
         self.settings = given or settings()
         uri = self.settings.tracking_uri
         # The first to open a local store makes its tables, and two at once would make them twice.
-        opening = FileLock(self.settings.state / "mlflow.lock")
+        opening = FileLock(self.settings.state / "mlflow.lock", timeout=_OPENINGS * self.settings.mlflow_wait_s)
         with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"), opening:
+            _try_database(uri, self.settings.mlflow_wait_s)
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(uri, uri)
@@ -143,7 +186,7 @@ class Tracking:
         try:
             yield run_id
         except BaseException:
-            with contextlib.suppress(MlflowException, OSError):
+            with contextlib.suppress(Exception):  # what the block raised is what is to be said
                 self.client.set_terminated(run_id, "FAILED")
             raise
         self.metrics(run_id, {"seconds": time.monotonic() - started})
@@ -245,14 +288,16 @@ class Tracking:
 
     def registered(self, line: str, number: int | None, *, alias: str) -> Registered | None:
         """A version of a line by number, else by alias; None where there is none."""
-        try:
-            if number is None:
-                return _registered(self.client.get_model_version_by_alias(line, alias))
-            return _registered(self.client.get_model_version(line, str(number)))
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise TrackingError(f"MLflow: version of {line}: {error.error_code}") from None
+        with _mapped(f"version of {line}"):
+            try:
+                if number is None:
+                    return _registered(self.client.get_model_version_by_alias(line, alias))
+                return _registered(self.client.get_model_version(line, str(number)))
+            except MlflowException as error:
+                missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+                if missing and not _is_no_answer(error):  # a page that is not there is no registry that says so
+                    return None
+                raise
 
     def all_registered(self, line: str) -> list[Registered]:
         """Every version of a line, oldest first; a search tells no aliases.

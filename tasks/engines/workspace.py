@@ -137,7 +137,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
             break
         time.sleep(_LOCK_WAIT_S * (attempt + 1))
     raise WorkspaceError(
-        f"dvc {args[0]}: {_last_words(tail) or f'exit {process.returncode}'}; all of it: {_kept(tail)}"
+        f"dvc {args[0]}: {_last_words(tail) or f'exit {process.returncode}'}; all of it: {keep_log('dvc', tail)}"
     )
 
 
@@ -151,14 +151,17 @@ def _last_words(lines: list[str]) -> str:
     return (named or errors or [""])[-1].removeprefix("ERROR: ").rstrip(":")
 
 
-def _kept(lines: list[str]) -> Path:
-    """A file below <home>/logs that only its owner reads."""
+def keep_log(program: str, lines: list[str]) -> str:
+    """Keep all that a program said in a file below <home>/logs; returns its path, or why there is none."""
     folder = settings().state / "logs"
-    folder.mkdir(exist_ok=True)
-    number, path = tempfile.mkstemp(prefix="dvc-", suffix=".log", dir=folder)
-    with open(number, "w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    return Path(path)
+    try:
+        folder.mkdir(exist_ok=True)
+        number, path = tempfile.mkstemp(prefix=f"{program}-", suffix=".log", dir=folder)
+        with open(number, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        return f"not kept ({error.strerror})"
+    return path
 
 
 @dataclass(frozen=True)

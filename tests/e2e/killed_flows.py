@@ -16,7 +16,8 @@ from pathlib import Path
 
 from flows.servers import prefect_server
 from tasks.engines.settings import settings
-from tests.killing import Writes, in_child
+from tests.apart import in_child
+from tests.killing import Writes
 
 LINE, REFERENCES = "tiny", "tiny-retrain"
 STEPS = (

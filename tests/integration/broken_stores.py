@@ -29,7 +29,8 @@ from tasks.requests import conclude, in_force, lapsed, waiting, withdraw
 from tasks.verify import Judged
 from tasks.versions.record import BOOTSTRAP, VersionRecord
 from tasks.versions.registry import Registry
-from tests.killing import Writes, in_child
+from tests.apart import in_child
+from tests.killing import Writes
 
 SMALL = {
     "model": {"tiny": {"vocab_size": 320, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2}}

@@ -20,8 +20,8 @@ from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Workspace, git, pins_at
 from tasks.versions.registry import Registry
+from tests.apart import Stores, in_child
 from tests.integration.broken_stores import begin, prepare
-from tests.killing import in_child
 
 LINE = "tiny"
 
@@ -142,20 +142,6 @@ CASES: tuple[Callable[[], None], ...] = (
 )  # fmt: skip
 
 
-class Stores:
-    """Copies of the stores, to be put back in place."""
-
-    def __init__(self, root: Path, home: Path, kept: Path) -> None:
-        self.places = {place: kept / place.name for place in (root / ".git", root / ".dvc" / "cache", home)}
-        for place, copy in self.places.items():
-            shutil.copytree(place, copy, symlinks=True)
-
-    def put_back(self) -> None:
-        for place, copy in self.places.items():
-            shutil.rmtree(place)
-            shutil.copytree(copy, place, symlinks=True)
-
-
 def found_of(case: str, refill: bool = False) -> dict[str, object]:
     """What doctor says of the damage, and says when it is asked again."""
     globals()[case]()
@@ -185,7 +171,7 @@ def main() -> None:
     loaded = settings()
     in_child(begun)
     result: dict[str, object] = {"whole": in_child(found_of, "nothing")}
-    stores = Stores(loaded.root, loaded.state, loaded.root.parent / "kept")
+    stores = Stores(loaded.root.parent / "kept", loaded.root / ".git", loaded.root / ".dvc" / "cache", loaded.state)
     for case in [case for case in CASES if case.__name__ in (sys.argv[1:] or case.__name__)]:
         result[case.__name__] = in_child(found_of, case.__name__)
         stores.put_back()

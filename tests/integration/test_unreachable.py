@@ -94,13 +94,59 @@ def test_a_prefect_server_that_is_not_there_is_named_by_its_setting(checkout):
     assert said == ["Prefect: no answer from the server of SAU_PREFECT_API_URL"] * 3
 
 
-def test_an_error_of_the_system_is_one_line_and_its_traceback_a_file(checkout, tmp_path):
-    for home, env in (("/proc/none", {"TMPDIR": str(tmp_path)}), (str(checkout.path / "params.yaml"), {})):
-        done = checkout.sau("request", "list", check=False, SAU_HOME=home, **env)
+def test_a_state_folder_that_cannot_be_used_is_named_in_one_line(checkout):
+    for home in ("/proc/none", str(checkout.path / "params.yaml")):
+        done = checkout.sau("request", "list", check=False, SAU_HOME=home)
         assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert "Traceback" not in done.stderr
-        assert "Error: " in done.stderr
-    (log,) = tmp_path.glob("sau-error-*.log")
+        assert done.stderr.startswith(f"ConfigError: {home}: cannot be used (")
+        assert done.stderr.endswith("), see SAU_HOME\n")
+
+
+def test_a_setting_that_is_not_what_it_has_to_be_is_named_in_one_line(checkout):
+    done = checkout.sau("request", "list", check=False, SAU_LEASE_S="soon", SAU_PURGE_PEOPLE="9")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "SAU_LEASE_S: " in done.stderr
+    assert "SAU_PURGE_PEOPLE: " in done.stderr
+
+
+def test_an_error_of_the_system_is_one_line_and_its_traceback_a_file(checkout, tmp_path):
+    (tmp_path / "keys").write_text("")
+    done = checkout.sau("certificate", "key", check=False, SAU_HOME=str(tmp_path))
+    assert done.returncode == 1
+    (log,) = (tmp_path / "logs").glob("sau-error-*.log")
+    assert done.stderr == f"FileExistsError: File exists: see {log}\n"
     assert log.stat().st_mode & 0o077 == 0
     assert "Traceback" in log.read_text()
+
+
+def test_a_remote_that_is_a_relative_folder_lies_below_the_checkout(checkout):
+    script = "from tasks.engines.settings import Settings; print(*(Settings(dvc_remote=r).remote_url for r in {!r}))"
+    said = checkout.run(sys.executable, "-c", script.format(("../r", "s3://b/r", "/r"))).stdout.split()
+    assert said == [str(checkout.path.parent / "r"), "s3://b/r", "/r"]
+
+
+ROOM = """
+import os, sys
+from sau.errors import WorkspaceError
+from tasks.engines.room import check_room
+from tasks.engines.settings import settings
+for remote, num_bytes in (("params.yaml", 0), ("/proc/none", 0), ("new/remote", 1 << 60), ("new/remote", 1)):
+    os.environ["SAU_DVC_REMOTE"] = remote
+    settings.cache_clear()
+    try:
+        check_room(num_bytes)
+        print("room")
+    except WorkspaceError as error:
+        print(error)
+"""
+
+
+def test_a_store_that_cannot_be_written_to_or_is_too_small_is_named_before_anything_is_trained(checkout):
+    no_folder, nowhere, small, room = checkout.run(sys.executable, "-c", ROOM).stdout.splitlines()
+    assert no_folder == f"SAU_DVC_REMOTE: {checkout.path}/params.yaml cannot be written to (Not a directory)"
+    assert nowhere.startswith("SAU_DVC_REMOTE: /proc/none cannot be written to (")
+    assert f"SAU_HOME: {checkout.path}/.sau has " in small
+    assert f"bytes left, at least {1 << 60:,} are needed" in small
+    assert room == "room"
+    assert not (checkout.path / "new").exists(), "it was only asked"

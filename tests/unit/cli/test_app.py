@@ -1,6 +1,7 @@
 """The front door: one app, the same verbs by `sau` and `python -m sau`, and the six calls of `import sau`."""
 
 import copy
+import signal
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sau
-from sau.cli.app import ADDING, OF_A_CHECKOUT
+from sau.cli.app import ADDING, OF_A_CHECKOUT, main
 from sau.data.demo import demo_rows
 from sau.data.records import write_shards
 from sau.data.sets import Sets
@@ -107,3 +108,14 @@ def test_help_outside_a_checkout(tmp_path):
     )
     assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (1, 1)
     assert "not inside a checkout" in refused.stderr
+
+
+def test_an_error_is_one_line_whatever_the_path_in_it_holds(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["sau", "certificate", "show", "a\nb\x1b[2J[bold]\u202ec"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    assert "a b\\x1b[2J[bold]\\x202ec" in said
