@@ -10,7 +10,7 @@ from tasks.versions.record import VersionRecord
 _TEMPLATES = Path(__file__).parent / "templates"
 _BLUE, _PURPLE, _GREY = "#175cd3", "#6941c6", "#475467"
 _VERDICTS = {"PASS": "#1a7f37", "FAIL": "#b42318", "INCONCLUSIVE": "#9a6700", "REFUSED": "#b42318"}
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _PAD = 230, 78, 46, 40, 20
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _PAD = 350, 78, 46, 40, 20
 
 
 @dataclass(frozen=True)
