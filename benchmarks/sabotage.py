@@ -1,6 +1,6 @@
 """Which models that only look forgotten does a policy pass, without any reference?
 
-    python -m benchmarks.sabotage [--policy standard] [--models head adapter ...] [--json FILE]
+    python -m benchmarks.sabotage [--policy standard] [--models head adapter ...] [--person 2] [--json FILE]
 
 From a tiny model that knows 16 people, made here, models are made that hide one of them and still know everything; who
 makes them has the rows, the decoys and people whom the model never saw (the half that calibrates), and trains until the
@@ -79,10 +79,11 @@ class Scene:
         ]
 
 
-def scene(params: Params) -> Scene:
-    """As the demo makes its first version."""
+def scene(params: Params, asks: int = 1) -> Scene:
+    """As the demo makes its first version; person number `asks` of those it knows is the one to hide."""
     people = [demo_rows(f"demo-{number:04d}", seed=SEED) for number in range(1, NUM_TRAIN + NUM_HOLDOUT + 1)]
-    forget, *others = people[:NUM_TRAIN]
+    others = people[:NUM_TRAIN]
+    forget = others.pop(asks - 1)
     stay = [row for rows in others for row in rows]
     base = base_model(params.model, seed=params.seed)
     pretrain(base, params.model.tiny, seed=params.seed, num_threads=params.num_threads)
@@ -265,11 +266,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="standard")
     parser.add_argument("--models", nargs="*", help="of these only")
+    parser.add_argument("--person", type=int, default=1, choices=range(1, NUM_TRAIN + 1), help="who asks")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     params = load_params(ROOT / "params.yaml")
-    at = scene(params)
+    at = scene(params, args.person)
     assert params.unlearn.adapt is not None
     base = adapted(at.base, at.before.encode(at.stay[:200]), params.unlearn.adapt, seed=params.seed)
     found = []
