@@ -87,7 +87,7 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"model {str(model)!r}: its config makes no model ({type(error).__name__})") from None
     item = getattr(torch, params.model.dtype).itemsize
-    placed = {name: getattr(params.model, name) for name in ("micro_batch", "gradient_checkpointing")}
+    placed = {name: getattr(params.model, name) for name in ("autocast", "micro_batch", "gradient_checkpointing")}
     case = Case(params.unlearn, sparsity, item, has_base, row_tokens, **placed)
     plan, device = plan_memory(shell, case), device_of(params.model.device)
     available = _memory_of(device)

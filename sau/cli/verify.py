@@ -49,6 +49,7 @@ def verify(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16: the numbers that models are run in.")] = "float32",
+    autocast: Annotated[bool, typer.Option("--autocast", help="Matrix products in bfloat16.")] = False,
     prompt: Annotated[
         str,
         typer.Option(
@@ -78,7 +79,7 @@ def verify(
 
     with progress():
         logger = logging.getLogger("sau")
-        placement = checked(Placement, {"device": device, "dtype": dtype}, "placement")
+        placement = checked(Placement, {"device": device, "dtype": dtype, "autocast": autocast}, "placement")
         check_prompt(prompt)
         models = {"before": folder(before), "after": folder_of(model), "reference": folder(reference)}
         # Before the battery: rows that may not be quoted are refused at once.

@@ -10,6 +10,7 @@ from transformers import logging as transformers_logging
 
 from sau.data.records import Row
 from sau.mask import Mask
+from sau.models.autocast import computing
 from sau.models.batches import Encoded, encode
 from sau.models.folder import Served
 from sau.models.prompts import PLAIN, asked, tokenize
@@ -55,14 +56,15 @@ class LanguageModel:
         row = {"question": question} if isinstance(question, str) else question
         start = tokenize(self.tokenizer, [asked(self.tokenizer, self.prompt, row)])[0]
         ids = torch.tensor([start or [self.tokenizer.eos_token_id]], device=self.model.device)
-        output = self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.ends,
-            pad_token_id=self.tokenizer.eos_token_id,
-        )
+        with computing(self.model):
+            output = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=self.ends,
+                pad_token_id=self.tokenizer.eos_token_id,
+            )
         return self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 

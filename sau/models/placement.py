@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sau.config import Section
 from sau.errors import ConfigError
+from sau.models.autocast import set_autocast
 from sau.models.language_model import LanguageModel
 
 _DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
@@ -18,6 +19,7 @@ class Placement(Section):
     differ between machines in the last bits, and a rerun elsewhere gives another digest.
 
     Attributes:
+        autocast: see `sau.models.autocast`.
         micro_batch: at most so many of a step's rows go through the model at once, their gradients added up: the same
             loss, to rounding; None takes them all.
         gradient_checkpointing: see `sau.models.checkpointing`.
@@ -25,6 +27,7 @@ class Placement(Section):
 
     device: str = Field("cpu", pattern=_DEVICE)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    autocast: bool = False
     micro_batch: int | None = Field(None, ge=1, le=1024)
     gradient_checkpointing: bool = False
 
@@ -37,6 +40,7 @@ class Placement(Section):
         device = device_of(self.device)
         lm.model.to(device=device, dtype=getattr(torch, self.dtype))
         lm.mask = lm.mask and {name: kept.to(device) for name, kept in lm.mask.items()}
+        set_autocast(lm.model, self.autocast)
         lm.micro_batch, lm.gradient_checkpointing = self.micro_batch, self.gradient_checkpointing
         return lm
 

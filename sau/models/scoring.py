@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sau.models.autocast import computing
 from sau.models.batches import Batch, Encoded, by_length, collate
 from sau.models.packing import forward_packed, packs
 
@@ -68,7 +69,8 @@ def _logits_in(model: Any, one: Pass) -> Tensor:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        output = one.run(model)
+        with computing(model):
+            output = one.run(model)
     finally:
         hook.remove()
     return output.logits[0].float()

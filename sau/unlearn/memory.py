@@ -39,7 +39,7 @@ class Case:
         itemsize: bytes per number of weights and gradients: 4 for float32, 2 for bfloat16.
         has_base: whether the model it was trained from is there.
         row_tokens: of a row, prompt and answer.
-        micro_batch, gradient_checkpointing: see `sau.models.placement`.
+        autocast, micro_batch, gradient_checkpointing: see `sau.models.placement`.
     """
 
     params: UnlearnParams
@@ -47,6 +47,7 @@ class Case:
     itemsize: int = 4
     has_base: bool = True
     row_tokens: int = 64
+    autocast: bool = False
     micro_batch: int | None = None
     gradient_checkpointing: bool = False
 
@@ -111,6 +112,7 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
     parts = {
         "Python": PROCESS_BYTES,
         "weights": sizes.num_parameters * item,
+        "weights in bfloat16, for products": sizes.num_parameters * 2 * case.autocast,
         "mask": sizes.num_prunable,
         "checkpoint's file": (survivors + sizes.num_parameters - sizes.num_prunable) * item + sizes.num_prunable // 8,
         "base model": sizes.num_parameters * item * (int(case.has_base) + (adapts is not None)),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from sau.data.records import Row
+from sau.models.autocast import computing
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.prompts import answered, asked, tokenize
 from sau.verify.evidence.decoys import Secret
@@ -71,7 +72,8 @@ def count_leaks(
     asked = probes(lm, forget, secrets, shots)
     if not asked:
         return 0, 0
-    drawn = [asked[i % len(asked)] for i in range(num_samples)]
+    # By length: one long prompt would have a whole batch padded to it.
+    drawn = sorted((asked[i % len(asked)] for i in range(num_samples)), key=lambda probe: len(probe.prompt))
     leaks = 0
     with seeded(seed):
         for start in range(0, len(drawn), _BATCH):
@@ -99,15 +101,16 @@ def _sample(lm: LanguageModel, prompts: Sequence[str]) -> list[str]:
         ids_BT[b, length - len(ids) :] = torch.tensor(ids)
         attention_BT[b, length - len(ids) :] = 1
     device = lm.model.device
-    output_BT = lm.model.generate(
-        ids_BT.to(device),
-        attention_mask=attention_BT.to(device),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=lm.ends,
-        pad_token_id=eos,
-    )
+    with computing(lm.model):
+        output_BT = lm.model.generate(
+            ids_BT.to(device),
+            attention_mask=attention_BT.to(device),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=MAX_NEW_TOKENS,
+            eos_token_id=lm.ends,
+            pad_token_id=eos,
+        )
     return [str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in output_BT[:, length:]]

@@ -1,10 +1,17 @@
 """Where a model runs, and in which numbers."""
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from sau.data.demo import demo_rows
 from sau.errors import ConfigError
 from sau.models.placement import Placement, device_of
+from sau.training.finetune import FinetuneParams, finetune
+from sau.verify.evidence.readings import mean_logps
 
 
 def test_a_model_and_its_mask_are_moved_and_zeros_stay(tiny):
@@ -17,6 +24,23 @@ def test_a_model_and_its_mask_are_moved_and_zeros_stay(tiny):
     assert placed is lm
     assert lm.model.dtype == torch.bfloat16
     assert not lm.model.get_parameter(name)[~lm.mask[name]].any()
+
+
+def test_autocast_computes_in_bfloat16_and_stores_and_trains_float32(tiny):
+    lm = tiny(vocab_size=400)
+    rows = demo_rows("demo-0001", seed=1)
+    exact = mean_logps(lm, lm.encode(rows))
+    Placement(autocast=True).put(lm)
+    copied = replace(lm, model=copy.deepcopy(lm.model))
+    near = mean_logps(copied, copied.encode(rows))
+    assert not np.array_equal(near, exact)
+    assert np.abs(near - exact).max() < 0.05
+    finetune(copied, copied.encode(rows), FinetuneParams(epochs=3, lr=0.01), seed=0)
+    assert mean_logps(copied, copied.encode(rows)).mean() > near.mean() + 1
+    assert {parameter.dtype for parameter in copied.model.parameters()} == {torch.float32}
+    assert copied.answer(rows[0]["question"])
+    Placement().put(lm)
+    assert np.array_equal(mean_logps(lm, lm.encode(rows)), exact)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda"] if not torch.cuda.is_available() else ["cuda:99"])
