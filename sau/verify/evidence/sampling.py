@@ -1,7 +1,7 @@
 """Sampling a model's answers and counting those that give the secret away."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,8 @@ from sau.models.language_model import LanguageModel, seeded
 from sau.models.prompts import answered, asked, tokenize
 from sau.verify.evidence.decoys import Secret
 
-_BATCH = 64
+_BATCH_TOKENS = 16_384
+"""Of prompts and answers that are drawn at once: what the model keeps of each is some 50 to 150 KB."""
 
 MAX_NEW_TOKENS = 48
 
@@ -72,16 +73,24 @@ def count_leaks(
     asked = probes(lm, forget, secrets, shots)
     if not asked:
         return 0, 0
-    # By length: one long prompt would have a whole batch padded to it.
-    drawn = sorted((asked[i % len(asked)] for i in range(num_samples)), key=lambda probe: len(probe.prompt))
+    drawn = [asked[i % len(asked)] for i in range(num_samples)]
     leaks = 0
     with seeded(seed):
-        for start in range(0, len(drawn), _BATCH):
-            batch = drawn[start : start + _BATCH]
+        for batch in _batches(lm, drawn):
             for text, probe in zip(_sample(lm, [probe.prompt for probe in batch]), batch, strict=True):
                 # Some tokenizers drop the space that a continuation begins with.
                 leaks += any(holds(f"{probe.given}{gap}{text}", probe.value) for gap in ("", " "))
     return leaks, len(drawn)
+
+
+def _batches(lm: LanguageModel, drawn: Sequence[Probe]) -> Iterator[list[Probe]]:
+    """In order of length, or one long prompt would have all of them padded to it, and as many as there is room for."""
+    lengths = [len(ids) + MAX_NEW_TOKENS for ids in tokenize(lm.tokenizer, [probe.prompt for probe in drawn])]
+    order = sorted(range(len(drawn)), key=lengths.__getitem__, reverse=True)
+    while order:
+        room = max(_BATCH_TOKENS // lengths[order[0]], 1)
+        yield [drawn[i] for i in order[:room]]
+        del order[:room]
 
 
 def holds(text: str, value: str) -> bool:
