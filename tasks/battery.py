@@ -19,6 +19,8 @@ from sau.verify import Controls, Verification
 from sau.verify import verify as run_battery
 from sau.verify.policy import Policy
 
+_FEW_PEOPLE = 10
+
 log = logging.getLogger("sau")
 
 
@@ -48,16 +50,17 @@ def judged(
 def sampled(sets: Sets, params: Params) -> Sets:
     """The sets as the parameters bound them, by a seeded choice.
 
-    Of those who stay, some people, each whole, and those first whom unlearning was not shown; of those who judge,
-    everybody, with the same number of rows at most.
+    Of those who stay, some people, of each as many rows as leaves room for ten, and those first whom unlearning was not
+    shown; of those who judge, everybody, with the same number of rows at most.
     """
     rng, most = random.Random(params.seed), params.verify
     people = rng.sample(groups := by_person(sets.retain), len(groups))
     people.sort(key=lambda rows: rows[0]["subject_id"] not in sets.spared)
     kept: list[Row] = []
+    each = max(most.max_retain_rows // min(len(people), _FEW_PEOPLE), 1)
     for rows in people:
-        if len(kept) + len(rows) <= most.max_retain_rows or not kept:
-            kept += rows[: most.max_retain_rows]
+        if len(kept) + min(len(rows), each) <= most.max_retain_rows:
+            kept += rows[:each]
     judges = sets.holdout
     if len(judges) > most.max_holdout_rows:
         groups = by_person(judges)

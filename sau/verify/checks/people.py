@@ -89,8 +89,9 @@ def share_left(
 
     In each form the divisor is what the model before gave away there, or in the first form where that is more: a model
     may have been taught to tell everything where it was never asked, and a form in which little was known says little.
-    A form in which the model before gives nothing away does not enter the mean, which it would only lower. Any single
-    form that is beyond the margin beyond doubt is a trace whatever the others say, and counts alone.
+    A form in which the model before gives nothing away does not enter the mean, which it would only lower, nor does one
+    in which not everybody can be asked: the mean is one of the same people in all forms. Any single form that is beyond
+    the margin beyond doubt is a trace whatever the others say, and counts alone.
 
     Args:
         scores: the check's scores of a reading.
@@ -121,7 +122,8 @@ def share_left(
     worst = max(forms, key=share.__getitem__)
     alone = share[worst] > margin and now[worst].p * len(forms) < bench.alpha
     single = alone or len(forms) == 1
-    judged = now[worst] if single else together([(now[form], learned[form]) for form in telling])
+    whole = [form for form in telling if now[form].has_the_people_of(now[forms[0]])]
+    judged = now[worst] if single else together([(now[form], learned[form]) for form in whole])
     yardstick = learned[worst] if single else 1.0
     t, t_power = (float(stats.t.ppf(chance, judged.df)) for chance in (1 - bench.alpha, POWER))
     value, error = judged.excess / yardstick, judged.error / yardstick

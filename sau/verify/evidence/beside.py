@@ -42,6 +42,10 @@ class Beside:
     def num_strangers(self) -> int:
         return self.strangers_DM.shape[1]
 
+    def has_the_people_of(self, other: "Beside") -> bool:
+        """Whether as many asked, and as many strangers are there, as in another form."""
+        return (len(self.asked), self.num_strangers) == (len(other.asked), other.num_strangers)
+
     @property
     def mean(self) -> float:
         """Of the strangers."""
@@ -95,7 +99,7 @@ def _beyond(excess: Array, threshold: Array | float, spread: Array, num_stranger
 
 
 def together(parts: Sequence[tuple[Beside, float]]) -> Beside:
-    """The mean of several forms of the same people, each divided by its scale."""
+    """The mean of several forms, each of the same people and divided by its scale."""
     people = range(len(parts[0][0].asked))
     return Beside(
         tuple(np.mean([[part.asked[i].mean() / scale] for part, scale in parts], axis=0) for i in people),

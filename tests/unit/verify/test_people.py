@@ -169,6 +169,20 @@ def test_a_form_that_was_never_asked_counts_by_what_was_known_as_asked():
     assert found.verdict(found.p, 0.05) == "FAIL"
 
 
+def test_a_form_that_some_strangers_cannot_be_asked_in_counts_alone():
+    def lacking(evidence, num_lacking):
+        values = evidence.readings["holdout"].scores["other"]
+        values[np.array(PEOPLE["holdout"]) < num_lacking] = np.nan
+        return evidence
+
+    before = lacking(model(-0.1, other=-0.1), 10)
+    fine = left(lacking(model(-2.0, other=-2.0), 10), before)
+    assert fine.verdict(fine.p, 0.05) == "PASS"
+    telling = left(lacking(model(-2.0, other=-0.1), 10), before)
+    assert telling.verdict(telling.p, 0.05) == "FAIL"
+    assert telling.value > 0.8
+
+
 def test_few_rows_are_held_to_a_wider_margin_where_the_policy_allows_it(monkeypatch):
     monkeypatch.setitem(PEOPLE, "forget", [0] * 2)
     before, after = model(-0.1, spread=0.6), model(-2.0, spread=0.6)
