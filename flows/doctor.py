@@ -1,10 +1,20 @@
-"""Doctor: compare the stores of a line on demand, and mend what can be mended."""
+"""Doctor: compare the stores of a line on demand, and mend what can be mended; and what a person decides of a line."""
+
+from datetime import UTC, datetime
 
 from flows.attempt import line_lock
 from flows.retrain import reference_line
 from sau.errors import SauError
+from tasks.engines.decisions import MAX_NAME, checked_text
+from tasks.engines.ledger import Ledger
+from tasks.engines.settings import settings
 from tasks.examine import examine
+from tasks.from_git import take_from_git
+from tasks.giving_up import Given, give_up
 from tasks.reconcile import Finding, reconcile
+from tasks.requests import lapsed
+from tasks.versions.record import VersionRecord
+from tasks.versions.registry import Registry
 
 
 def doctor(line: str, *, bytes_too: bool = True, refill: bool = False) -> list[Finding]:
@@ -27,3 +37,31 @@ def doctor(line: str, *, bytes_too: bool = True, refill: bool = False) -> list[F
         except SauError as error:
             findings.append(Finding(what=str(error), way_out="what comes after it was not looked at", stops=True))
     return findings
+
+
+def set_champion(line: str, number: int, by: str) -> tuple[VersionRecord, list[str]]:
+    """Make a version lead; returns it, and the requests that are in force no more.
+
+    Args:
+        by: who decided it; as in the others.
+
+    Raises:
+        RequestError: it may not lead.
+    """
+    ledger, by = Ledger(settings().ledger_url), checked_text("by", by, MAX_NAME)
+    with line_lock(line, "set-champion"):
+        record = Registry().lead(line, number, by=f"{by}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+        ledger.note_line(line, "champion set", by, version=number)
+    return record, lapsed(ledger.list(line))
+
+
+def adopt_version(line: str, number: int, by: str) -> VersionRecord:
+    """Take a version that only git and DVC have into this registry; see `take_from_git`."""
+    with line_lock(line, "adopt-version"):
+        return take_from_git(line, number, checked_text("by", by, MAX_NAME))
+
+
+def forget_line(line: str, by: str) -> Given:
+    """Give a line up; see `give_up`."""
+    with line_lock(line, "forget-line"):
+        return give_up(line, reference_line(line), checked_text("by", by, MAX_NAME))

@@ -101,7 +101,12 @@ def _lacking(request_id: str) -> int:
 
 def is_purged(request_id: str) -> bool:
     """Whether a purge of a request has been finished; one that died on the way has not."""
-    return vault().state(request_id) == "shredded" and not _journal(request_id).exists()
+    return vault().state(request_id) == "shredded" and not is_begun(request_id)
+
+
+def is_begun(request_id: str) -> bool:
+    """Whether a purge of a request was begun and has not been finished."""
+    return _journal(request_id).exists()
 
 
 def check_purge(request_id: str) -> None:
@@ -112,7 +117,7 @@ def check_purge(request_id: str) -> None:
             approved by as many people as the settings ask for.
     """
     request = Ledger(settings().ledger_url).get(request_id)
-    if _journal(request_id).exists():
+    if is_begun(request_id):
         return  # begun: to be finished
     if is_purged(request_id):
         raise RequestError(f"request {request_id}: was purged already")

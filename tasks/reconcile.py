@@ -6,6 +6,7 @@ finished from where it was; the order of what is mended is the order in which an
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,13 +18,13 @@ from tasks.engines.workspace import sweep, tag_name, tag_version, tagged_version
 from tasks.publish import tell
 from tasks.recipients import tell_recipients
 from tasks.register import complete
-from tasks.requests import conclude, lapsed
+from tasks.requests import conclude, given_up_as, lapsed
 from tasks.retry import Try, tries_after
 from tasks.suppression import Suppression
 from tasks.verify import verification_of
 from tasks.versions.expiry import expired
 from tasks.versions.lineage import carried_out
-from tasks.versions.record import BOOTSTRAP, VersionRecord
+from tasks.versions.record import BOOTSTRAP, MAY_LEAD, UNJUDGED, VersionRecord
 from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
@@ -62,6 +63,7 @@ def reconcile(line: str, reference_line: str) -> Iterator[Finding]:
         TrackingError: MLflow refuses, has somebody else's model of that name, or the chain of parents has a gap.
     """
     registry = Registry()
+    yield from _given_up(line)
     for name in (line, reference_line):
         yield from _tags(registry, name)
     yield from _leader(registry, line)
@@ -103,9 +105,14 @@ def check_new(line: str, reference_line: str) -> VersionRecord | None:
         RequestError: it has versions, or git has tags of versions that this MLflow store does not have.
         TrackingError: MLflow has somebody else's model of that name.
     """
+    for finding in _given_up(line):
+        raise RequestError(finding.words)
     registry = Registry()
     if (versions := registry.all(line)) and not _is_unfinished_first(registry, versions):
-        raise RequestError(f"line {line}: has versions already, a line is bootstrapped once")
+        raise RequestError(
+            f"line {line}: has versions already, a line is bootstrapped once; another name with --line, or "
+            f"`sau line forget-line {line}` gives this one up"
+        )
     for name in (line, reference_line):
         for finding in _unknown_tags(name, registry.all(name)):
             raise RequestError(finding.words)
@@ -113,7 +120,18 @@ def check_new(line: str, reference_line: str) -> VersionRecord | None:
 
 
 def _is_unfinished_first(registry: Registry, versions: list[VersionRecord]) -> bool:
-    return [(v.number, v.verdict) for v in versions] == [(1, BOOTSTRAP)] and registry.find(versions[0].line) is None
+    begun = [(v.number, v.verdict, v.taken_from_git) for v in versions] == [(1, BOOTSTRAP, "")]
+    return begun and registry.find(versions[0].line) is None
+
+
+def _given_up(line: str) -> Iterator[Finding]:
+    """Nobody has begun to give the line up."""
+    if name := given_up_as(line):
+        yield Finding(
+            what=f"line {line}: is being given up, as {name}",
+            way_out=f"`sau line forget-line {line}` goes on with it",
+            stops=True,
+        )
 
 
 def _tags(registry: Registry, line: str) -> Iterator[Finding]:
@@ -150,8 +168,10 @@ def _unknown_tags(line: str, versions: list[VersionRecord]) -> Iterator[Finding]
         tags = " ".join(tag_name(line, number) for number in unknown)
         yield Finding(
             what=f"line {line}: git has tags of versions that this MLflow store does not have ({tags})",
-            way_out="set SAU_HOME or SAU_MLFLOW_TRACKING_URI to the store they are in, take another name with --line, "
-            f"or give them up: `git tag -d {tags}`",
+            way_out="set SAU_HOME or SAU_MLFLOW_TRACKING_URI to the store they are in; or "
+            f"`sau line adopt-version {line} {unknown[0]}` takes them into this one, one by one; or give them up, the "
+            f"line with `sau line forget-line {line}`, single ones with `git tag -d {tags}`; or take another name with "
+            "--line",
             stops=True,
         )
 
@@ -177,9 +197,17 @@ def _leader(registry: Registry, line: str) -> Iterator[Finding]:
             what=f"is champion, {gone.words}" if gone else was,
             way_out=f"`sau line set-champion {line} {able[-1].number}` makes {able[-1].tag} the champion"
             if able
-            else "no version of it passed",
+            else _hopeless(versions),
             stops=True,
         )
+
+
+def _hopeless(versions: list[VersionRecord]) -> str:
+    """The way out of a line none of whose versions may lead."""
+    line = versions[0].line
+    unjudged = [f"{line} {record.number}" for record in versions if record.verdict == UNJUDGED]
+    way_out = f"no version of it passed: `sau line forget-line {line}` gives it up"
+    return f"{way_out}; or `sau line set-champion {unjudged[-1]}`, without evidence" if unjudged else way_out
 
 
 def _requests(registry: Registry, line: str) -> Iterator[Finding]:
@@ -192,6 +220,8 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
         ids = record.request_ids
         if not ids or record.parent != leader.number or not set(ids) <= waiting.keys():
             continue
+        if record.verdict == UNJUDGED or not _judged_by_the_last(ledger, record):
+            continue
         # One that did not pass only where its attempt died: an open request is to be tried again.
         if record.may_lead or all(waiting[i].state == State.RUNNING for i in ids):
             yield _finished(registry, record)
@@ -200,7 +230,7 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     for number in sorted({done[i] for i in waiting if i in done}):
         record = registry.get(line, number)
         unsigned = _certified(record)
-        if conclude(record, leads=True):
+        if conclude(record, leads=record.verdict in MAY_LEAD):
             registry.tracking.finish(record.judged_in)
             tell(record)
             yield Finding(
@@ -211,7 +241,7 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     left = [request.id for request in ledger.list(line, [State.RUNNING])]
     if died := ledger.move_all(left, [State.RUNNING], State.OPEN, last_error="died"):
         yield Finding(what=f"{' '.join(died)}: the attempt died, open again")
-    known = {request.id for request in ledger.list(line)}
+    known = {request.id for request in ledger.list()}  # also of a line of this name that was given up
     for entry in Suppression().all():
         if entry.line == line and entry.request_id not in known and entry.request_id not in done:
             yield Finding(
@@ -226,6 +256,15 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
             what=f"{request_id}: forgotten, and not in force on {leader.tag}, which leads",
             way_out=f"the next `sau forget --line {line}` carries it out again",
         )
+
+
+def _judged_by_the_last(ledger: Ledger, record: VersionRecord) -> bool:
+    """Whether a version's verdict is of the last attempt on its requests: an earlier one says nothing of what that
+    attempt was to judge by. Versions of before that was written down are taken to be."""
+    if not record.judged_at:
+        return True
+    claims = (at for id_ in record.request_ids for at, state in ledger.events(id_) if state == State.RUNNING)
+    return datetime.fromisoformat(record.judged_at) >= max(claims, default=datetime.min.replace(tzinfo=UTC))
 
 
 def _finished(registry: Registry, record: VersionRecord) -> Finding:

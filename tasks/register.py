@@ -2,6 +2,7 @@
 
 import json
 import logging
+from datetime import UTC, datetime
 
 from sau.checkpoint.manifest import check_files
 from sau.errors import CheckpointError, TrackingError
@@ -85,8 +86,10 @@ def register(
             verdict=judged.verdict if judged else BOOTSTRAP,
             policy=judged.policy if judged else "",
             policy_digest=judged.policy_digest if judged else "",
+            null=judged.null if judged else "",
             judged_against=judged.judged_against if judged else "",
             reference=judged.reference if judged else "",
+            judged_at=datetime.now(UTC).isoformat(),
         )
         description = f"**{record.verdict}**, {record.origin}"
         record = registry.add(record, ws.path / "checkpoint", run_id=attempt.run_id, description=description)

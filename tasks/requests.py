@@ -15,7 +15,7 @@ from sau.data.records import load_records
 from sau.data.shards import has_own_shard, rows_of, shard_names
 from sau.errors import RequestError
 from tasks.engines.cache import is_whole, listing
-from tasks.engines.ledger import LINE, Ledger, Request, State, subject_of
+from tasks.engines.ledger import GIVEN, GIVING, LINE, Ledger, Request, State, subject_of
 from tasks.engines.people import People, internal_id, internal_ids
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
@@ -178,6 +178,12 @@ def check(line: str, subject: str) -> "Foresight":
         holdout = load_records(ws.path / "data" / "holdout").to_list()
     lm = params.model.put(open_sparse(Registry().download(champion)))
     return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
+
+
+def given_up_as(line: str) -> str:
+    """The name that everything of a line gets that is being given up; "" where nobody has begun that."""
+    events = [event for event in Ledger(settings().ledger_url).line_events(line) if event.kind in (GIVING, GIVEN)]
+    return (events[-1].note or "") if events and events[-1].kind == GIVING else ""
 
 
 def _leading(line: str) -> "VersionRecord":

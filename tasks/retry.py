@@ -16,7 +16,7 @@ from sau.verify import Verification
 from sau.verify.record import Finding
 from tasks.engines.settings import settings
 from tasks.engines.workspace import git
-from tasks.versions.record import VersionRecord
+from tasks.versions.record import UNJUDGED, VersionRecord
 from tasks.versions.registry import Registry
 
 _FURTHER_NATS = 0.3
@@ -74,11 +74,8 @@ def tries(request_ids: Sequence[str], verification: Verification, params: Unlear
 def failed_before(line: str, request_ids: Iterable[str], weights_digest: str) -> list[str]:
     """The tags of other versions of a line that were made for all of these requests and may not lead."""
     asked = set(request_ids)
-    return [
-        v.tag
-        for v in Registry().all(line)
-        if not v.may_lead and v.weights_digest != weights_digest and asked <= set(v.request_ids)
-    ]
+    others = [v for v in Registry().all(line) if v.weights_digest != weights_digest and v.verdict != UNJUDGED]
+    return [v.tag for v in others if not v.may_lead and asked <= set(v.request_ids)]
 
 
 def advised(checks: Sequence[Finding], params: UnlearnParams) -> dict[str, Any]:

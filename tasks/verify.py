@@ -49,7 +49,7 @@ class Judged(BaseModel):
     Attributes:
         weights_digest: what the verdict speaks of.
         manifest_digest: of every byte of the checkpoint that was judged.
-        judged_against: the null, in words.
+        null, judged_against: what it was read against, the second in words.
         people: by request id, the verdict on each of several people who asked together.
         reference: the retrained version beside it, "" where there was none.
     """
@@ -61,6 +61,7 @@ class Judged(BaseModel):
     policy_digest: str
     weights_digest: str
     manifest_digest: str
+    null: str = ""
     judged_against: str
     people: dict[str, str] = {}
     reference: str
@@ -134,6 +135,7 @@ def verify(
         policy_digest=verification.policy_digest,
         weights_digest=verification.weights_digest,
         manifest_digest=manifest.manifest_digest,
+        null=verification.null,
         judged_against=verification.judged_against,
         people={person.label: person.verdict for person in verification.people},
         reference=reference.tag if reference else "",

@@ -16,8 +16,9 @@ from tasks.engines.ledger import Ledger
 MLFLOW = (
     "create_logged_model", "log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version",
     "set_registered_model_alias", "set_model_version_tag", "update_model_version", "log_text", "set_terminated",
+    "rename_registered_model", "rename_experiment", "delete_model_version",
 )  # fmt: skip
-GIT = ("commit-tree", "tag")
+GIT = ("commit-tree", "tag", "update-ref")
 
 
 class Writes:

@@ -1,21 +1,23 @@
 """`sau doctor` and `sau line`: what the stores say of a line, and the ways out where they contradict each other."""
 
-import getpass
-from datetime import UTC, datetime
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from flows.cli.options import Line
-from flows.cli.requests import open_ledger
+from flows.cli.options import By, Line, who
 from sau.cli.app import app
-from sau.cli.console import COLOURS, AsJson, out, plain, print_json, progress
+from sau.cli.console import COLOURS, AsJson, err, out, plain, print_json, progress
+from sau.errors import ConfigError
 
 if TYPE_CHECKING:
     from tasks.reconcile import Finding
 
-line_app = typer.Typer(help="Show a model line, or say by hand which version leads.", no_args_is_help=True)
+line_app = typer.Typer(
+    help="Show a model line, or decide of it by hand: which version leads, what is taken in, what is given up.",
+    no_args_is_help=True,
+)
 app.add_typer(line_app, name="line")
 
 Named = Annotated[str, typer.Argument(help="The model line.")]
@@ -51,9 +53,10 @@ def print_findings(findings: "list[Finding]") -> None:
 
 @line_app.command("show")
 def line_show(line: Named, as_json: AsJson = False) -> None:
-    """List a line's versions, oldest first, with what the stores say of each."""
+    """List a line's versions, oldest first, with what the stores say of each, and what people decided of the line."""
+    from tasks.engines.ledger import Ledger
     from tasks.engines.settings import settings
-    from tasks.engines.workspace import tagged_versions
+    from tasks.engines.workspace import tag_name, tagged_versions
     from tasks.versions.registry import Registry
 
     registry = Registry()
@@ -64,7 +67,8 @@ def line_show(line: Named, as_json: AsJson = False) -> None:
         return
     table = Table("version", "aliases", "verdict", "made from", "requests", "git tag", "weights")
     for record in records:
-        verdict = f"[{COLOURS.get(record.verdict, 'blue')}]{record.verdict}[/]"
+        verdict = f"[{COLOURS.get(record.verdict, 'blue')}]{plain(record.judged.words)}[/]"
+        verdict += "".join(f"\n[dim]before: {plain(before.words)}[/]" for before in reversed(record.verdicts[:-1]))
         table.add_row(
             record.tag,
             ", ".join(record.aliases),
@@ -75,18 +79,73 @@ def line_show(line: Named, as_json: AsJson = False) -> None:
             record.weights_digest[:16],
         )
     out.print(table if records else f"no version of {plain(line)}")
+    for event in Ledger(settings().ledger_url).line_events(line):
+        what = " ".join([event.kind, *([tag_name(line, event.version)] if event.version else []), event.note or ""])
+        out.print(f"{event.at:%Y-%m-%d %H:%M} UTC  {plain(what.strip())}, by {plain(event.actor)}", highlight=False)
+
+
+Number = Annotated[int, typer.Argument(min=1, help="Of the version.")]
 
 
 @line_app.command("set-champion")
-def line_set_champion(line: Named, number: Annotated[int, typer.Argument(min=1, help="Of the version.")]) -> None:
-    """Make a version that passed lead the line, and say which requests are in force no more."""
-    from flows.attempt import line_lock
-    from tasks.requests import lapsed
-    from tasks.versions.registry import Registry
+def line_set_champion(line: Named, number: Number, by: By = "") -> None:
+    """Make a version lead the line, and say which requests are in force no more: one that passed, or one that was taken
+    from git without evidence, on your word."""
+    with progress():
+        from flows.doctor import set_champion
 
-    decided = f"{getpass.getuser()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    with progress(), line_lock(line, "set-champion"):
-        record = Registry().lead(line, number, by=decided)
+        record, gone = set_champion(line, number, who(by))
     out.print(f"[bold]{record.tag}[/] is champion")
-    if gone := lapsed(open_ledger().list(line)):
+    if record.verdict == "UNJUDGED":
+        out.print(f"on the word of {plain(who(by))}: nothing here shows how it was judged", highlight=False)
+    if gone:
         out.print(f"not in force on it: {' '.join(gone)}; the next `sau forget --line {line}` carries them out again")
+
+
+@line_app.command("adopt-version")
+def line_adopt_version(line: Named, number: Number, by: By = "", as_json: AsJson = False) -> None:
+    """Take a version that git and DVC have into this MLflow store, oldest first. It does not lead by that."""
+    with progress():
+        from flows.doctor import adopt_version
+
+        record = adopt_version(line, number, who(by))
+    if as_json:
+        print_json(record)
+        return
+    out.print(f"[bold]{record.tag}[/] is registered, {record.verdict}")
+    if record.number != number:
+        out.print(f"MLflow gave number {number} away before, and gives none twice: it has a git tag of its own now")
+    out.print(f"`sau line set-champion {line} {record.number}` makes it lead", highlight=False)
+
+
+@line_app.command("forget-line")
+def line_forget_line(
+    line: Named,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    by: By = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give a line up: everything of it goes under a name that nothing is begun under. Refused while requests wait."""
+    from flows.doctor import forget_line
+    from flows.retrain import reference_line
+    from tasks.giving_up import plan
+
+    planned = plan(line, reference_line(line))
+    said = f"{line}: {planned.tags} git tags, MLflow's versions and {planned.requests} requests"
+    if not yes:
+        err.print(f"{said} go under a name such as {planned.name}", highlight=False, soft_wrap=True)
+        if not (sys.stdin.isatty() and typer.confirm("give it up?", err=True)):
+            raise ConfigError("forget-line: nothing was done; add --yes where nobody can be asked")
+    with progress():
+        given = forget_line(line, who(by))
+    if as_json:
+        print_json(given)
+        return
+    out.print(f"{line} is given up: what was of it is [bold]{given.name}[/] now", highlight=False)
+    if given.unpurged:
+        out.print(
+            f"its versions still have the rows of {' '.join(given.unpurged)}: "
+            f"`sau purge {given.unpurged[0]} --line {given.name}` removes them",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    out.print("tags that were pushed to a git remote are still there: `git push --delete` them too", highlight=False)

@@ -28,11 +28,30 @@ from sau.data.people import canonical
 from sau.errors import DataError, RequestError
 from tasks.engines.database import Database
 from tasks.engines.leases import fence
-from tasks.engines.tables import Event, Law, Notice, Reason, Request, RowDecision, State, deadline
+from tasks.engines.tables import (
+    UNANSWERED,
+    Event,
+    Law,
+    LineEvent,
+    Notice,
+    PeopleKey,
+    Person,
+    Reason,
+    Request,
+    RowDecision,
+    State,
+    deadline,
+)
 
 REQUEST_ID = re.compile(r"^r-[0-9a-f]{16}\Z")
 
 LINE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # `$` would let a newline at the end pass
+
+GIVEN_UP = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.given-up-\d{8}T\d{6}(-retrain)?\Z")
+"""The name of a line that was given up: nothing is begun under it."""
+
+GIVING, GIVEN = "giving up", "given up"
+"""Kinds of a line's events: begun, and done."""
 
 _OVER = (State.WITHDRAWN, State.REFUSED)
 
@@ -277,6 +296,37 @@ class Ledger(Database):
         query = select(RowDecision).where(RowDecision.request_id == request_id).order_by(RowDecision.id)
         with self.session() as session:
             return {row.record_id: row for row in session.scalars(query)}
+
+    def note_line(self, line: str, kind: str, actor: str, *, version: int | None = None, note: str = "") -> None:
+        """Write down what a person decided of a line."""
+        event = LineEvent(line=line, at=datetime.now(UTC), kind=kind, version=version, actor=actor, note=note or None)
+        with self.session() as session:
+            fence(session)
+            session.add(event)
+
+    def line_events(self, line: str) -> "list_of[LineEvent]":
+        """What was decided of a line, in order."""
+        with self.session() as session:
+            return list_of(session.scalars(select(LineEvent).where(LineEvent.line == line).order_by(LineEvent.id)))
+
+    def give_up(self, line: str, name: str, actor: str) -> "list_of[str]":
+        """Put everything of a line under another name, for good; nothing changes where one of its requests waits.
+
+        Returns:
+            The ids of the requests that wait, or are under a legal hold.
+        """
+        at, mine = datetime.now(UTC), Request.line == line
+        with self.session() as session:
+            fence(session)
+            waits = select(Request.id).where(mine, or_(Request.state.in_(UNANSWERED), Request.held_at.is_not(None)))
+            if waiting := list_of(session.scalars(waits)):
+                return waiting
+            for request in list_of(session.scalars(select(Request).where(mine))):
+                session.add(Event(request_id=request.id, at=at, state=request.state, kind="line given up", actor=actor))
+            for table in (Request, Person, PeopleKey, Notice):
+                session.execute(update(table).where(table.line == line).values(line=name))
+            session.add(LineEvent(line=line, at=at, kind=GIVEN, actor=actor, note=name))
+        return []
 
     def last_notice(self, line: str) -> int | None:
         """The version that recipients were told of last; None where they were told of none."""

@@ -194,6 +194,26 @@ class Notice(Base):
     at: Mapped[datetime]
 
 
+class LineEvent(Base):
+    """What a person decided of a line as a whole. Never changed afterwards.
+
+    Attributes:
+        kind: champion set, version adopted, giving up, or given up.
+        version: the number it is about, where it is about one.
+        note: of a line that is given up, the name that everything of it gets.
+    """
+
+    __tablename__ = "line_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    line: Mapped[str] = mapped_column(index=True)
+    at: Mapped[datetime]
+    kind: Mapped[str]
+    version: Mapped[int | None]
+    actor: Mapped[str]
+    note: Mapped[str | None]
+
+
 class PeopleKey(Base):
     """A line's key for the digests of its people, see `tasks.engines.people`."""
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy import create_engine, inspect
@@ -299,19 +299,38 @@ class Tracking:
                     return None
                 raise
 
+    def _model(self, line: str) -> RegisteredModel | None:
+        with _mapped(f"versions of {line}"):
+            found = self.client.search_registered_models(f"name = '{line}'")
+        return found[0] if found else None
+
+    def has_line(self, line: str) -> bool:
+        """Whether MLflow knows a line: by a registered model of ours, or an experiment.
+
+        Raises:
+            TrackingError: the registered model is somebody else's.
+        """
+        self._check_ours(line)
+        with _mapped(f"experiment {line}"):
+            return self._model(line) is not None or self.client.get_experiment_by_name(line) is not None
+
+    def _check_ours(self, line: str) -> None:
+        """Refuse a registered model that is somebody else's."""
+        model = self._model(line)
+        if model and model.tags.items().isdisjoint(_PRODUCT.items()):
+            raise TrackingError(
+                f"MLflow: the registered model {line} is not this product's (no tag product=sau): "
+                "take another name with --line"
+            )
+
     def all_registered(self, line: str) -> list[Registered]:
         """Every version of a line, oldest first; a search tells no aliases.
 
         Raises:
             TrackingError: the registry has somebody else's model of that name.
         """
+        self._check_ours(line)
         with _mapped(f"versions of {line}"):
-            models = self.client.search_registered_models(f"name = '{line}'")
-            if models and models[0].tags.items().isdisjoint(_PRODUCT.items()):
-                raise TrackingError(
-                    f"MLflow: the registered model {line} is not this product's (no tag product=sau): "
-                    "take another name with --line"
-                )
             found = self.client.search_model_versions(f"name = '{line}'")
         return sorted(map(_registered, found), key=lambda entry: entry.number)
 
@@ -324,10 +343,15 @@ class Tracking:
         tags: Mapping[str, str],
         parent_source: str | None,
         description: str,
+        number: int | None = None,
     ) -> Registered:
         """Store a checkpoint as a logged model and register it as the line's next version.
 
         The run gets the new model as output and the parent version's model as input.
+
+        Args:
+            number: the one to register it under. MLflow gives numbers in order and none twice: those before it stay
+                empty, and where it was given already, the next one is taken.
 
         Raises:
             LeaseError: meanwhile another attempt has the line; so may whatever moves an alias or tags a version.
@@ -344,7 +368,8 @@ class Tracking:
             fence()
             with contextlib.suppress(MlflowException):  # it exists from the second version on
                 self.client.create_registered_model(line, tags=_PRODUCT)
-            version = self.client.create_model_version(
+            register = partial(
+                self.client.create_model_version,
                 line,
                 f"models:/{model.model_id}",
                 run_id,
@@ -352,7 +377,41 @@ class Tracking:
                 description=description,
                 model_id=model.model_id,
             )
+            version = register()
+            while number and int(version.version) < number:
+                self.client.delete_model_version(line, version.version)
+                version = register()
         return _registered(version)
+
+    def delete_version(self, line: str, number: int) -> None:
+        """Take a version out of the registry; its model stays stored."""
+        fence()
+        with _mapped(f"deleting {line} version {number}"):
+            self.client.delete_model_version(line, str(number))
+
+    def rename_line(self, line: str, name: str) -> None:
+        """Give a line's registered model and experiment another name; what has it already, or is not there, stays.
+
+        Raises:
+            TrackingError: the registered model is somebody else's.
+        """
+        self._check_ours(line)
+        fence()
+        with _mapped(f"renaming {line}"):
+            if self._model(line):
+                self.client.rename_registered_model(line, name)
+            if found := self.client.get_experiment_by_name(line):
+                if found.lifecycle_stage == LifecycleStage.DELETED:  # it would keep the name to itself
+                    self.client.restore_experiment(found.experiment_id)
+                self.client.rename_experiment(found.experiment_id, name)
+
+    def judged_runs(self, line: str, weights_digest: str) -> list[tuple[str, Mapping[str, str]]]:
+        """Runs of a line that hold a verdict on these weights, newest first: their ids and tags."""
+        if (experiment := self._experiment(line)) is None:
+            return []
+        with _mapped(f"runs of {line}"):
+            found = self.client.search_runs([experiment], f"tags.weights_digest = '{weights_digest}'")
+        return [(run.info.run_id, run.data.tags) for run in found]
 
     def tag_version(self, line: str, number: int, tags: Mapping[str, str]) -> None:
         fence()
@@ -367,9 +426,8 @@ class Tracking:
 
     def line_tags(self, line: str) -> Mapping[str, str]:
         """A line's own tags; none where it has no version."""
-        with _mapped(f"tags of {line}"):
-            found = self.client.search_registered_models(f"name = '{line}'")
-        return found[0].tags if found else {}
+        model = self._model(line)
+        return model.tags if model else {}
 
     def describe_version(self, line: str, number: int, text: str) -> None:
         """Set a version's description, Markdown."""

@@ -32,7 +32,9 @@ from tasks.engines.settings import settings
 
 log = logging.getLogger("sau")
 
-TAG = re.compile(r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63})@v(?P<number>[1-9]\d*)\Z")
+TAG = re.compile(
+    r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.given-up-\d{8}T\d{6}(-retrain)?)?)@v(?P<number>[1-9]\d*)\Z"
+)
 
 _LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
 
@@ -56,13 +58,15 @@ def parse_tag(tag: str) -> tuple[str, int]:
     return match["line"], int(match["number"])
 
 
-def git(root: Path, *args: str, env: dict[str, str] | None = None) -> str:
+def git(root: Path, *args: str, env: dict[str, str] | None = None, stdin: str = "") -> str:
     """git's standard output, stripped.
 
     Raises:
         WorkspaceError: git's own words (paths and refs, never file contents).
     """
-    done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    done = subprocess.run(
+        ["git", *args], cwd=root, input=stdin, capture_output=True, text=True, env={**os.environ, **(env or {})}
+    )
     if done.returncode:
         raise WorkspaceError(f"git {args[0]}: {done.stderr.strip() or f'exit {done.returncode}'}")
     return done.stdout.strip()
@@ -498,6 +502,54 @@ def tagged_versions(root: Path, line: str) -> dict[int, str]:
     listed = git(root, "for-each-ref", f"--format=%(refname:strip=2) {commit}", f"refs/tags/{line}@v*")
     named = dict(entry.split(" ") for entry in listed.splitlines())
     return {int(match["number"]): named[tag] for tag in named if (match := TAG.match(tag))}
+
+
+@dataclass(frozen=True)
+class VersionCommit:
+    """What a version's commit says by itself.
+
+    Attributes:
+        parents: the commit whose code ran, and that of the version before, where there is one.
+        request_ids: what it was made for.
+    """
+
+    parents: tuple[str, ...]
+    request_ids: tuple[str, ...]
+
+
+def commit_of(root: Path, commit: str) -> VersionCommit:
+    """A version's commit as it was written: also where a shallow clone cuts its parents off.
+
+    Raises:
+        WorkspaceError: no version's.
+    """
+    head, _, message = git(root, "cat-file", "commit", commit).partition("\n\n")
+    parents = tuple(line.removeprefix("parent ") for line in head.splitlines() if line.startswith("parent "))
+    if not 1 <= len(parents) <= 2:
+        raise WorkspaceError(f"commit {commit[:12]}: has {len(parents)} parents, and is no version")
+    return VersionCommit(parents, tuple(re.findall(r"\br-[0-9a-f]{16}\b", message)))
+
+
+def rename_tags(root: Path, line: str, name: str) -> list[str]:
+    """Give all of a line's tags another line's name, in one transaction; those that say what has expired as well.
+
+    Returns:
+        The tags as they were.
+    """
+    listed = git(root, "for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags/")
+    moves: dict[str, tuple[str, str]] = {}
+    for entry in listed.splitlines():
+        tag, _, made = entry.rpartition(" ")
+        kept, version = ("expired/", tag[8:]) if tag.startswith("expired/") else ("", tag)
+        if (match := TAG.match(version)) and match["line"] == line:
+            moves[tag] = (f"{kept}{tag_name(name, int(match['number']))}", made)
+    if moves:
+        fence()
+        lines = [
+            f"create refs/tags/{new} {made}\ndelete refs/tags/{old} {made}\n" for old, (new, made) in moves.items()
+        ]
+        git(root, "update-ref", "--stdin", stdin="".join(lines))
+    return list(moves)
 
 
 def tag_version(root: Path, tag: str, commit: str, message: str) -> None:

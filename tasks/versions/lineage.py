@@ -32,7 +32,10 @@ def chain(line: str, number: int) -> list[VersionRecord]:
         if record is None:
             if child is None:
                 raise RequestError(f"version {tag_name(line, current)}: not in this MLflow store")
-            raise TrackingError(f"lineage: {tag_name(line, current)}, the parent of {child.tag}, is missing")
+            raise TrackingError(
+                f"lineage: {tag_name(line, current)}, the parent of {child.tag}, is missing; "
+                f"`sau line adopt-version {line} {current}` takes it back from git"
+            )
         if child is not None and child.parent_digest != record.weights_digest:
             raise TrackingError(f"lineage: {record.tag} is not the model its child was made from")
         links.append(record)

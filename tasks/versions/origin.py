@@ -25,6 +25,14 @@ def dense_pin(tag: str) -> Pin | None:
     return pins.get(_TRAINED_DENSE)
 
 
+def adopted_from(tag: str) -> str:
+    """SHA-256 of the weights that a first version was adopted from; "" where it was made here."""
+    root = settings().root
+    if not git(root, "ls-tree", "--name-only", tag, "metrics/adopt.json"):
+        return ""
+    return str(json.loads(git(root, "show", f"{tag}:metrics/adopt.json"))["adopted"])
+
+
 def check_retrainable(record: VersionRecord, overrides: Mapping[str, Any] | None = None) -> None:
     """Refuse to train a line's model without somebody's rows where nobody has said how.
 

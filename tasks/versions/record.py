@@ -1,12 +1,13 @@
 """The record of a version: what made it, what it is, how it was judged. MLflow keeps it as tags of the version."""
 
+import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 
 from sau.checkpoint.manifest import DENSE
 from sau.errors import TrackingError
@@ -14,11 +15,46 @@ from tasks.engines.tracking import CHAMPION, Registered
 from tasks.engines.workspace import tag_name
 
 BOOTSTRAP = "BOOTSTRAP"
+UNJUDGED = "UNJUDGED"
+"""Taken from git, and nothing shows how it was judged: it leads where a person says so."""
 MAY_LEAD = ("PASS", BOOTSTRAP)
 _LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "scipy", "datasets")
-_NOT_TAGS = {"line", "number", "aliases", "run_id", "source", "tag"}
+_NOT_TAGS = {"line", "number", "aliases", "run_id", "source", "tag", "verdicts"}
+_VERDICTS = "verdicts"
+"""The tag with all verdicts on a version as a JSON list, so that one write changes which one counts: the last."""
 _OF_BEFORE = {"parent_digest": "parent_digest", "weights_digest": "model_digest", "side_digest": ""}
 """Tags that versions of before the weights had a digest of their own have by another name, or lack."""
+
+
+class Verdict(BaseModel):
+    """One verdict on a version's weights; a further one by the same policy and null takes its place.
+
+    Attributes:
+        null: population or retrained; "" where nothing was judged, or where it was kept in words alone.
+        judged_at: ISO 8601, UTC.
+        verdict_run: the run that holds it, where that is a later one than the version's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: str
+    policy: str = ""
+    policy_digest: str = ""
+    null: str = ""
+    judged_against: str = ""
+    reference: str = ""
+    judged_at: str = ""
+    verdict_run: str = ""
+
+    @property
+    def judge(self) -> tuple[str, str]:
+        """By what it was given: policy digest and null."""
+        return self.policy_digest, self.null
+
+    @property
+    def words(self) -> str:
+        """The verdict with its policy, where it has one."""
+        return f"{self.verdict} ({self.policy})" if self.policy else self.verdict
 
 
 class VersionRecord(BaseModel):
@@ -38,9 +74,12 @@ class VersionRecord(BaseModel):
             are in both.
         code_commit, git_commit, checkout_dirty: the code that ran, and the commit with the recipe.
         verdict, policy, policy_digest: how it was judged.
-        judged_against, reference: by what null, in words, and beside which retrained version.
+        null, judged_against, reference: by what null, the same in words, and beside which retrained version.
+        judged_at, verdict_run: see `Verdict`.
+        verdicts: all that were given, the one that counts last; empty where it is the only one.
         audited, audit: when a retrained model was put beside it, and what came of that, in words.
-        verdict_run: the run that holds the verdict, where that is a later one than `run_id`.
+        made_champion_by: who made it lead by hand last, and when.
+        taken_from_git: who took it into this registry from git's tag, and when.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,11 +112,16 @@ class VersionRecord(BaseModel):
     verdict: str
     policy: str = ""
     policy_digest: str = ""
+    null: str = ""
     judged_against: str = ""
     reference: str = ""
+    judged_at: str = ""
+    verdict_run: str = ""
+    verdicts: tuple[Verdict, ...] = ()
     audited: str = ""
     audit: str = ""
-    verdict_run: str = ""
+    made_champion_by: str = ""
+    taken_from_git: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -87,8 +131,8 @@ class VersionRecord(BaseModel):
 
     @property
     def may_lead(self) -> bool:
-        """Whether its verdict allows it to be champion."""
-        return self.verdict in MAY_LEAD
+        """Whether its verdict allows it to be champion, or a person has said so of one that nothing is known of."""
+        return self.verdict in MAY_LEAD or (self.verdict == UNJUDGED and bool(self.made_champion_by))
 
     @property
     def leads(self) -> bool:
@@ -100,9 +144,9 @@ class VersionRecord(BaseModel):
         return self.judged_against or self.reference or "nothing"
 
     @property
-    def judged(self) -> dict[str, str]:
-        """What a further verdict on the same weights changes."""
-        return self.model_dump(include={"verdict", "policy", "policy_digest", "judged_against", "reference"})
+    def judged(self) -> Verdict:
+        """The verdict that counts."""
+        return Verdict(**self.model_dump(include=set(Verdict.model_fields)))
 
     @property
     def judged_in(self) -> str:
@@ -131,6 +175,12 @@ class VersionRecord(BaseModel):
         mine, others = ((r.request_ids, r.parent, r.weights_digest) for r in (self, other))
         return mine == others
 
+    def judged_again(self, judged: Verdict) -> dict[str, str]:
+        """The tags that a further verdict on these weights changes; those of before stay beside it."""
+        others = [v for v in self.verdicts or (self.judged,) if v.judge != judged.judge]
+        said = json.dumps([verdict.model_dump() for verdict in (*others, judged)])
+        return {_VERDICTS: said} | judged.model_dump()
+
     def to_tags(self) -> dict[str, str]:
         """As MLflow's tags, strings by name; `parent` as `parent_version`."""
         values = self.model_dump(exclude=_NOT_TAGS)
@@ -149,6 +199,8 @@ class VersionRecord(BaseModel):
             tags.setdefault(name, tags.get(before, ""))
         where = tag_name(registered.line, registered.number)
         try:
+            verdicts = _ALL.validate_json(tags.get(_VERDICTS) or "[]")
+            tags |= verdicts[-1].model_dump() if verdicts else {}
             return cls(
                 line=registered.line,
                 number=registered.number,
@@ -160,6 +212,7 @@ class VersionRecord(BaseModel):
                 sparsity=float(tags["sparsity"]),
                 covered=float(tags.get("covered") or 0),
                 checkout_dirty=tags["checkout_dirty"] == "true",
+                verdicts=verdicts,
                 **{name: tags.get(name, "") for name in _TEXTS if name in _OPTIONAL},
                 **{name: tags[name] for name in _TEXTS if name not in _OPTIONAL},
             )
@@ -171,6 +224,7 @@ class VersionRecord(BaseModel):
             raise TrackingError(f"{where}: its tags are malformed") from None
 
 
+_ALL = TypeAdapter(tuple[Verdict, ...])
 _TEXTS = [
     name for name, field in VersionRecord.model_fields.items() if field.annotation is str and name not in _NOT_TAGS
 ]

@@ -7,7 +7,7 @@ from sau.errors import RequestError
 from tasks.engines.tracking import CHAMPION, Tracking
 from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import expired
-from tasks.versions.record import VersionRecord
+from tasks.versions.record import UNJUDGED, VersionRecord
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # no + in it, which MLflow does not take
 _LED = "led."
@@ -54,15 +54,21 @@ class Registry:
         """Every version of a line, oldest first; their aliases are left out."""
         return [VersionRecord.from_registered(entry) for entry in self.tracking.all_registered(line)]
 
-    def add(self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str) -> VersionRecord:
+    def add(
+        self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str, number: int | None = None
+    ) -> VersionRecord:
         """Register a version; the parent's model becomes an input of the run.
 
-        A version that an earlier attempt registered is taken up, with the verdict that is given now.
+        A version that an earlier attempt registered is taken up: the verdict that is given now counts from now on, and
+        stands beside those of other policies and nulls.
+
+        Args:
+            number: of one that had a number before; see `Tracking.register`.
         """
         for found in self.all(record.line):
             if found.is_same_as(record):
-                judged = record.judged | {"verdict_run": run_id if run_id != found.run_id else ""}
-                self.tracking.tag_version(record.line, found.number, judged)
+                judged = record.judged.model_copy(update={"verdict_run": run_id if run_id != found.run_id else ""})
+                self.tracking.tag_version(record.line, found.number, found.judged_again(judged))
                 return self.get(record.line, found.number)
         parent = self.get(record.line, record.parent) if record.parent else None
         entry = self.tracking.register(
@@ -72,6 +78,7 @@ class Registry:
             tags=record.to_tags(),
             parent_source=parent.source if parent else None,
             description=description,
+            number=number,
         )
         return VersionRecord.from_registered(entry)
 
@@ -79,13 +86,14 @@ class Registry:
         """Make a version the line's champion.
 
         Args:
-            by: who decided it, where that was a person; kept as a tag of the version.
+            by: who decided it, where that was a person; kept as a tag of the version. A person may also say it of one
+                that was taken from git without evidence.
 
         Raises:
             RequestError: there is none, its verdict does not allow it, or a purge has removed its bytes.
         """
         record = self.get(line, number)
-        if not record.may_lead:
+        if not record.may_lead and not (by and record.verdict == UNJUDGED):
             raise RequestError(f"{record.tag}: its verdict is {record.verdict}, only a version that passed may lead")
         if gone := expired(self.tracking.settings.root, record.tag):
             raise RequestError(gone.words)

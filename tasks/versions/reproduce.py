@@ -64,10 +64,8 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
         raise WorkspaceError(f"version {tag}: no such git tag here (git fetch --tags?)")
     if gone := expired(root, tag):
         raise WorkspaceError(gone.words)
-    last = list(yaml.safe_load(git(root, "show", f"{tag}:dvc.yaml"))["stages"])[-1]  # what makes the checkpoint
-    recorded = json.loads(git(root, "show", f"{tag}:metrics/{last}.json"))
     if was_there := target.exists() and any(target.iterdir()):
-        _check(tag, check_files(target), recorded)
+        check_as_recorded(tag, check_files(target))
     difference = None
     if rerun or not was_there:
         with scratch(f"reproduce-{tag}", tag) as ws:
@@ -78,7 +76,7 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
                     f"{tag}: cannot be made again, {' and '.join(lacking)} were removed by a purge; its own bytes are "
                     "there (leave out --rerun)"
                 )
-            _check(tag, check_files(ws.path / "checkpoint"), recorded)
+            check_as_recorded(tag, check_files(ws.path / "checkpoint"))
             if not was_there:
                 _put(ws.path / "checkpoint", target)
             if rerun:
@@ -115,8 +113,16 @@ def _put(source: Path, target: Path) -> None:
                 raise
 
 
-def _check(tag: str, found: SparseCheckpoint, recorded: dict[str, str]) -> None:
-    """Refuse other bytes than the version recorded; the first versions recorded one digest of everything."""
+def check_as_recorded(tag: str, found: SparseCheckpoint) -> None:
+    """Refuse other bytes than the version recorded in git; the first versions recorded one digest of everything.
+
+    Raises:
+        CheckpointError: they are others.
+        WorkspaceError: the tag's commit is no version.
+    """
+    root = settings().root
+    last = list(yaml.safe_load(git(root, "show", f"{tag}:dvc.yaml"))["stages"])[-1]  # what makes the checkpoint
+    recorded = json.loads(git(root, "show", f"{tag}:metrics/{last}.json"))
     pairs = [
         ("model digest", found.manifest_digest, recorded.get("model_digest")),
         ("weights digest", found.weights_digest, recorded.get("weights_digest")),

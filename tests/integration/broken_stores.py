@@ -2,7 +2,7 @@
 
 Every case has a line of its own in the same stores, whose first version leads and which has one request.
 
-    python tests/integration/broken_stores.py some|every-write
+    python tests/integration/broken_stores.py some|every-write|by-hand
 """
 
 import json
@@ -23,6 +23,8 @@ from tasks.engines.ledger import Ledger, Request, State
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace, git, tagged_versions
+from tasks.from_git import take_from_git
+from tasks.giving_up import give_up
 from tasks.reconcile import check_new, mend
 from tasks.register import complete, promote, register
 from tasks.requests import conclude, in_force, lapsed, waiting, withdraw
@@ -47,7 +49,7 @@ def prepare() -> None:
     (ws.path / "data.dvc").unlink()
     (ws.path / "data" / "train").mkdir(parents=True)
     (ws.path / "data" / "train" / "a.jsonl").write_text("{}\n")
-    (ws.path / "dvc.yaml").write_text("stages: {}\n")
+    (ws.path / "dvc.yaml").write_text("stages: {package: {cmd: 'true'}}\n")
     (ws.path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {}}))
     (ws.path / "metrics").mkdir()
     (ws.path / "metrics" / "package.json").write_text("{}\n")
@@ -57,7 +59,8 @@ def prepare() -> None:
 def begin(lines: list[str]) -> None:
     """A first version that leads, and a request, for every line."""
     registry, ledger, ws = Registry(), Ledger(settings().ledger_url), Workspace("attempt")
-    commit = ws.commit("first", parents=[], surroundings={})
+    commit = ws.commit("first version", parents=[], surroundings={})
+    ws.push()
     stored = check_files(ws.path / "checkpoint")
     for line in lines:
         record = VersionRecord(
@@ -72,13 +75,15 @@ def begin(lines: list[str]) -> None:
         ledger.submit(line, "a")
 
 
-def finish_attempt(line: str, verdict: str, last: int | None = None, retry_review: bool = False) -> list[str]:
+def finish_attempt(
+    line: str, verdict: str, last: int | None = None, retry_review: bool = False, policy: str = ""
+) -> list[str]:
     """An attempt's end: register, promote, ledger; returns the names of its writes, the last of which may kill it."""
     ledger, tracking = Ledger(settings().ledger_url), Tracking()
     stored = check_files(Workspace("attempt").path / "checkpoint")
     (request,) = ledger.claim(line, retry_review=retry_review, lapsed=lapsed(requests(line)))
     judged = Judged(
-        verdict=verdict, policy="", policy_digest="", judged_against="", reference="",
+        verdict=verdict, policy="", policy_digest=policy, judged_against="", reference="",
         weights_digest=stored.weights_digest, manifest_digest=stored.manifest_digest,
     )  # fmt: skip
     with Writes(last) as writes:
@@ -240,16 +245,128 @@ def failed_and_open(line: str) -> dict[str, object]:
     return mended(line)
 
 
+def lost_registry(line: str) -> dict[str, object]:
+    """Another MLflow store beside the same git tags: a person takes both versions in, and then says who leads."""
+    finish_attempt(line, "PASS")
+    client().delete_registered_model(line)
+    found = {"refused": refusal(mend, line, "r"), "second_first": refusal(take_from_git, line, 2, "ada")}
+    taken = [take_from_git(line, number, "ada") for number in (1, 2)]
+    again = take_from_git(line, 2, "eve")
+    found |= {"verdicts": [record.verdict for record in taken], "parent": taken[1].parent, "once": again == taken[1]}
+    found |= {"nobody": refusal(mend, line, "r"), "by_itself": refusal(Registry().lead, line, 2)}
+    found["by"] = Registry().lead(line, 2, by="ada").taken_from_git.partition(",")[0]
+    found["events"] = [(e.kind, e.version, e.actor) for e in Ledger(settings().ledger_url).line_events(line)]
+    return found | {"mended": mended(line), "in_force": list(in_force(requests(line)).values())}
+
+
+def deleted_version(line: str) -> dict[str, object]:
+    """In MLflow's page, of a version that another one was made from: its number is given no more."""
+    finish_attempt(line, "PASS")
+    client().delete_model_version(line, "1")
+    refused = refusal(mend, line, "r")
+    taken = take_from_git(line, 1, "ada")
+    known = refusal(take_from_git, line, 1, "ada")
+    mend(line, "r")
+    tagged = tagged_versions(settings().root, line)
+    same_commit = tagged[1] == tagged[taken.number]
+    return {
+        "refused": refused, "number": taken.number, "same_commit": same_commit, "known": known,
+        "leader": Registry().champion(line).number, "parent": Registry().get(line, 2).parent,
+        "in_force": list(in_force(requests(line)).values()),
+    }  # fmt: skip
+
+
+def gap_in_the_numbers(line: str) -> dict[str, object]:
+    """The tag of the second version alone is wanted, and the first one's is gone."""
+    root = settings().root
+    git(root, "tag", f"{line}-gap@v3", f"{line}@v1")
+    begun = take_from_git(f"{line}-gap", 3, "ada")
+    return {"number": begun.number, "versions": len(Registry().all(f"{line}-gap")), "verdict": begun.verdict}
+
+
+def given_up(line: str) -> dict[str, object]:
+    """With a request that waits it is refused; then the name is free, and what was of it is together elsewhere."""
+    waiting = refusal(give_up, line, f"{line}-retrain", "ada")
+    finish_attempt(line, "PASS")
+    given = give_up(line, f"{line}-retrain", "ada")
+    gone = refusal(give_up, line, f"{line}-retrain", "ada")
+    (request,) = requests(given.name)
+    git(settings().root, "tag", "--list", f"{line}@v*")
+    check_new(line, "r")
+    return {
+        "waiting": waiting, "gone": gone, "archived": archived(line), "state": request.state,
+        "in_force": list(in_force([request]).values()), "doctor": mended(given.name)["leader"],
+        "event": Ledger(settings().ledger_url).history(request.id)[-1].actor,
+    }  # fmt: skip
+
+
+def archived(line: str) -> dict[str, object]:
+    """What is left of a line under its name, and what there is under the other one."""
+    ledger, tracking = Ledger(settings().ledger_url), Tracking()
+    events = [event for event in ledger.line_events(line) if event.note]
+    (name,) = {event.note for event in events}
+    return {
+        "left": [tracking.has_line(line), len(tagged_versions(settings().root, line)), len(ledger.list(line))],
+        "there": [len(Registry().all(name)), len(tagged_versions(settings().root, name)), len(ledger.list(name))],
+        "leader": Registry().champion(name).number,
+        "events": [(event.kind, event.actor) for event in events],
+    }
+
+
+def give_up_once(line: str, last: int | None) -> list[str]:
+    with Writes(last) as writes:
+        give_up(line, f"{line}-retrain", "ada")
+    return writes.names
+
+
+def killed_giving_up() -> dict[str, object]:
+    """A line that is given up by two, the first of whom dies after each of the writes."""
+    in_child(begin, ["up0"])
+    in_child(finish_attempt, "up0", "PASS")
+    names = in_child(give_up_once, "up0", None)
+    found = {"uninterrupted": in_child(archived, "up0")}
+    for number, name in enumerate(names, 1):
+        line = f"up{number}"
+        in_child(begin, [line])
+        in_child(finish_attempt, line, "PASS")
+        assert in_child(give_up_once, line, number) is None, f"{name}: was not killed"
+        refused = in_child(refusal, check_new, line, "r")
+        assert "is being given up" in refused, refused
+        in_child(give_up_once, line, None)
+        found[f"{number} {name}"] = in_child(archived, line)
+    return found
+
+
+def another_policy(line: str) -> dict[str, object]:
+    """The same weights judged by two policies: both verdicts stay, the last one decides, and a stale one nothing."""
+    finish_attempt(line, "PASS", policy="lenient")
+    Registry().lead(line, 1, by="a person")
+    finish_attempt(line, "FAIL", policy="strict")
+    record = Registry().get(line, 2)
+    found = {"verdicts": [verdict.words for verdict in record.verdicts], "leader": Registry().champion(line).number}
+    finish_attempt(line, "PASS", policy="lenient", retry_review=True)
+    found["after"] = [verdict.words for verdict in Registry().get(line, 2).verdicts]
+    found["then"] = Registry().champion(line).number
+    Registry().lead(line, 1, by="a person")
+    Ledger(settings().ledger_url).claim(line, lapsed=lapsed(requests(line)))  # an attempt that dies before its verdict
+    mend(line, "r")
+    return found | {"stale": Registry().champion(line).number, "state": requests(line)[0].state}
+
+
 CONTRADICTIONS = (
+    lost_registry, given_up, another_policy,
     rolled_back, champion_deleted, champion_failed, begun_and_killed, tag_deleted, tag_moved, tag_of_another_store,
     model_of_somebody_else, experiment_deleted, judged_again, failed_after_promotion, failed_and_open,
 )  # fmt: skip
 
 
-def contradicted() -> dict[str, object]:
+BY_HAND = (deleted_version, gap_in_the_numbers)
+
+
+def cases(wanted: tuple[Callable[[str], dict[str, object]], ...]) -> dict[str, object]:
     """What is said of each contradiction, and what the stores say after it."""
-    begin([each.__name__ for each in CONTRADICTIONS])
-    return {each.__name__: each(each.__name__) for each in CONTRADICTIONS}
+    begin([each.__name__ for each in wanted])
+    return {each.__name__: each(each.__name__) for each in wanted}
 
 
 def main(mode: str) -> None:
@@ -258,9 +375,14 @@ def main(mode: str) -> None:
     if mode == "every-write":
         registered = ("mlflow create_model_version", "git tag", "ledger review")
         found = {"PASS": killed("PASS", ()), "FAIL": killed("FAIL", registered)}
+    elif mode == "by-hand":
+        found = {"killed": killed_giving_up()} | in_child(cases, BY_HAND)
     else:
         writes = ("mlflow log_model_artifacts", "mlflow create_model_version", "mlflow set_registered_model_alias")
-        found = {"PASS": killed("PASS", writes), "contradicted": in_child(contradicted)}
+        found = {
+            "PASS": killed("PASS", writes),
+            "contradicted": in_child(cases, CONTRADICTIONS),
+        }
     sys.stdout.write(json.dumps(found))
 
 

@@ -76,7 +76,11 @@ def test_the_same_weights_judged_again_are_the_same_version_with_the_new_verdict
         ("champion_deleted", ("none leads", "sau line set-champion champion_deleted 2")),
         ("champion_failed", ("champion_failed@v2: is champion with verdict FAIL", "set-champion champion_failed 1")),
         ("tag_moved", ("git tag tag_moved@v1 names commit", "git tag -d tag_moved@v1")),
-        ("tag_of_another_store", ("does not have (tag_of_another_store-new@v1)", "SAU_HOME", "git tag -d")),
+        (
+            "tag_of_another_store",
+            ("does not have (tag_of_another_store-new@v1)", "SAU_HOME", "git tag -d", "-new 1` takes", "forget-line"),
+        ),
+        ("lost_registry", ("(lost_registry@v1 lost_registry@v2)", "`sau line adopt-version lost_registry 1`")),
         ("model_of_somebody_else", ("is not this product's", "--line")),
         ("experiment_deleted", ("was deleted", "mlflow experiments restore --experiment-id")),
     ],
@@ -92,6 +96,55 @@ def test_the_way_out_is_one(contradicted):
     found = contradicted["champion_deleted"]
     assert "run `sau doctor --line champion_deleted`" in found["asked"]
     assert {key: found[key] for key in FINISHED} == FINISHED
+
+
+def test_a_version_that_only_git_has_is_taken_in_and_leads_on_a_persons_word(contradicted):
+    found = contradicted["lost_registry"]
+    assert "was made from lost_registry@v1" in found["second_first"]
+    assert "`sau line adopt-version lost_registry 1`" in found["second_first"]
+    assert (found["verdicts"], found["parent"], found["once"]) == (["BOOTSTRAP", "UNJUDGED"], 1, True)
+    assert "none leads; `sau line set-champion lost_registry 1`" in found["nobody"]
+    assert "its verdict is UNJUDGED" in found["by_itself"]
+    assert found["by"] == "ada"
+    assert found["events"] == [["version adopted", 1, "ada"], ["version adopted", 2, "ada"]]
+    assert {key: found["mended"][key] for key in ("state", "leader", "versions", "tags")} == {
+        "state": "forgotten", "leader": 2, "versions": 2, "tags": True,
+    }  # fmt: skip
+    assert found["in_force"] == [True]
+
+
+@pytest.mark.long
+def test_what_was_deleted_by_hand_comes_back_and_what_was_given_up_halfway_is_gone(copy_checkout, tmp_path):
+    by_hand = said(copy_checkout, tmp_path, "by-hand")
+    found = by_hand["deleted_version"]
+    for words in ("deleted_version@v1, the parent of", "`sau line adopt-version deleted_version 1`"):
+        assert words in found["refused"]
+    assert (found["number"], found["parent"], found["same_commit"]) == (3, 3, True)
+    assert found["known"] == ""  # what has been done is done
+    assert (found["leader"], found["in_force"]) == (2, [True])
+    assert by_hand["gap_in_the_numbers"] == {"number": 3, "versions": 1, "verdict": "BOOTSTRAP"}
+    cells = by_hand["killed"]
+    right = cells.pop("uninterrupted")
+    assert right == {
+        "left": [False, 0, 0], "there": [2, 2, 1], "leader": 2, "events": [["giving up", "ada"], ["given up", "ada"]],
+    }  # fmt: skip
+    assert len(cells) >= 3
+    assert cells == dict.fromkeys(cells, right)
+
+
+def test_a_line_is_given_up_when_nobody_of_it_waits(contradicted):
+    found = contradicted["given_up"]
+    assert "requests of it wait" in found["waiting"]
+    assert "no store knows it" in found["gone"]
+    assert found["archived"]["left"] == [False, 0, 0]
+    assert (found["state"], found["in_force"], found["doctor"], found["event"]) == ("forgotten", [True], 2, "ada")
+
+
+def test_a_verdict_belongs_to_weights_and_policy(contradicted):
+    assert contradicted["another_policy"] == {
+        "verdicts": ["PASS", "FAIL"], "leader": 1, "after": ["FAIL", "PASS"], "then": 2,
+        "stale": 1, "state": "open",
+    }  # fmt: skip
 
 
 @pytest.mark.crash

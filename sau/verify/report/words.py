@@ -14,6 +14,7 @@ HEADLINES: dict[str, str] = {
     "INCONCLUSIVE": "The evidence does not suffice for a verdict.",
     "REFUSED": "The request was not verified.",
     "BOOTSTRAP": "A first version: nobody has asked to be forgotten yet.",
+    "UNJUDGED": "Taken from git: nothing here shows how it was judged.",
 }
 _WARNED = "Within the margins of this policy, but a check that it does not count found a trace."
 COLUMNS = {
