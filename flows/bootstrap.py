@@ -77,15 +77,15 @@ def check_adopt(
         raise ConfigError(
             "--remask and --no-remask say what becomes of zeros when an adapter is merged: --merge-adapter"
         )
-    given, base = adoption.model, adoption.base
-    folders = [open_adapter(given).folder if adoption.merge else check_takeable(given)]
-    if adoption.merge and not base:
-        base = open_adapter(given).base
-        try:
-            check_takeable(base)
-        except ModelError as error:
-            raise ModelError(f"{error}; the adapter names that as its base, say with --base where it is") from None
-    folders += [check_takeable(base)] if base else []
+    adapter = open_adapter(adoption.model) if adoption.merge else None
+    base = adoption.base or (adapter.base if adapter else "")
+    folders = [adapter.folder if adapter else check_takeable(adoption.model)]
+    try:
+        folders += [check_takeable(base)] if base or adapter else []
+    except ModelError as error:
+        if adoption.base:
+            raise
+        raise ModelError(f"{error}; the adapter names that as its base, say with --base where it is") from None
     return adoption.model_copy(update={"base": base, "fingerprint": " ".join(map(fingerprint, folders))})
 
 

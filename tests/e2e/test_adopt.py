@@ -2,12 +2,14 @@
 
 import json
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from sau.checkpoint.digests import dense_digest
 from sau.data.demo import demo_rows
+from sau.models.dense import open_dense
 from sau.models.language_model import quiet
 from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.pruners import PruneParams, prune
@@ -90,3 +92,24 @@ def test_a_model_is_adopted_forgets_and_comes_back(copy_checkout, brought, tmp_p
     assert "p1" not in card
     again = json.loads(checkout.sau("reproduce", "own@v1", "--rerun", "--json").stdout)
     assert again["equal"]
+
+
+def test_an_adapter_is_adopted_merged_and_its_record_says_so(copy_checkout, brought, tmp_path):
+    checkout, base = copy_checkout(tmp_path / "checkout"), str(brought / "model")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    tuned = peft.get_peft_model(open_dense(base, prompt="plain").model, config)
+    tuned.peft_config["default"].base_model_name_or_path = base
+    tuned.save_pretrained(tmp_path / "adapter")
+    asked = ("adopt", "--line", "tuned", "--data", str(brought / "rows.jsonl"), "--merge-adapter", "--json")
+    asked += ("--holdout", str(brought / "holdout.jsonl"), "--model", str(tmp_path / "adapter"))
+
+    refused = checkout.sau(*asked, check=False)
+    assert refused.returncode == 1
+    assert "in 2 of 14 matrices: --remask makes them zero again" in refused.stderr
+    first = json.loads(checkout.sau(*asked, "--remask").stdout)
+    assert (first["tag"], first["structure"], first["sparsity"]) == ("tuned@v1", "2:4", 0.5)
+    assert "in 2 matrices, were filled and set to zero again" in first["merged"]
+    assert first["adopted"] != dense_digest(brought / "model")
+    checkout.sau("export", "tuned@v1", str(tmp_path / "v1"))
+    assert dense_digest(tmp_path / "v1") == first["adopted"]
+    assert "were filled and set to zero again" in (tmp_path / "v1" / "README.md").read_text()
