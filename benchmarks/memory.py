@@ -56,7 +56,7 @@ def _make(folder: Path, layers: int) -> None:
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     lm = LanguageModel(model_from_state(config, state), tokenizer, "{question}")
     prune(lm, [], PruneParams.model_validate({"pruner": "magnitude"}))
-    save_sparse(lm, folder)
+    save_sparse(lm, folder, structure="unstructured")
 
 
 def _rows(lm: LanguageModel, row_tokens: int, number: int) -> list[dict[str, Any]]:

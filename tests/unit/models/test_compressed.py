@@ -68,7 +68,7 @@ def test_what_a_config_says_of_compression_is_refused_by_what_it_is(config, why)
 
 
 def test_weights_that_are_plain_lose_the_config_that_calls_them_compressed(folder, tmp_path):
-    """As llm-compressor writes a pruned model without compressing it."""
+    """A config that says of everything that it is dense."""
     source, _ = folder
     says(source, quantization_config=said("dense"))
     check_takeable(str(source))
