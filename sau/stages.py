@@ -227,17 +227,11 @@ def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics
 
 def _stored(saved: SparseCheckpoint) -> Metrics:
     """Sizes and digests of a line's checkpoint."""
-    return {
-        "sparsity": saved.sparsity,
+    told = ("sparsity", "num_weights", "num_nonzeros", "num_bytes", "dense_bytes")
+    digests = ("weights_digest", "side_digest", "mask_digest")
+    return {name: getattr(saved, name) for name in (*told, *digests)} | {
         "share_covered": saved.covered,
-        "num_weights": saved.num_weights,
-        "num_nonzeros": saved.num_nonzeros,
-        "num_bytes": saved.num_bytes,
-        "dense_bytes": saved.dense_bytes,
         "size_ratio": saved.num_bytes / saved.dense_bytes,
-        "weights_digest": saved.weights_digest,
-        "side_digest": saved.side_digest,
-        "mask_digest": saved.mask_digest,
     }
 
 

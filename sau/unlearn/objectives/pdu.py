@@ -41,7 +41,8 @@ class Pdu(Objective):
 
     def retain_loss(self, retain: Outputs, state: _Dual) -> Tensor:
         excess = retain.mean_nll - self.eps
-        state.excess += retain.share * float(excess.detach())
+        earlier = state.excess if retain.share < 1 else 0.0  # of a step's other micro-batches
+        state.excess = earlier + retain.share * float(excess.detach())
         return state.multiplier * excess
 
     def after_step(self, state: _Dual) -> None:

@@ -188,6 +188,7 @@ def test_pdu_by_hand_and_its_dual_moves_once_per_step():
     assert objective.retain_loss(outputs_of([[0.5]]), state).item() == pytest.approx(2.0 * -0.5)
     for _ in range(20):
         objective.after_step(state)
+        objective.retain_loss(outputs_of([[0.5]]), state)
     assert state.multiplier == 0.0
 
 
