@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import platform
-import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -38,6 +37,7 @@ from sau.errors import ConfigError
 from tasks.engines.orchestration import NO_CACHE, ThreadPoolTaskRunner, as_completed, flow, task
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import git
 
 log = logging.getLogger("sau")
 LINE = "benchmark"
@@ -226,13 +226,9 @@ def _budget(spec: Spec, cells: list[Cell]) -> dict[str, Any]:
 
 def _commit() -> str:
     """HEAD of the checkout, with `-dirty` where tracked files differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(settings().root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    root = settings().root
+    changed = git(root, "status", "--porcelain", "--untracked-files=no")
+    return git(root, "rev-parse", "HEAD") + "-dirty" * bool(changed)
 
 
 def _hardware() -> str:

@@ -17,8 +17,8 @@ from tasks.certify import certify
 from tasks.deadlines import announce
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.orchestration import flow
+from tasks.engines.registered import CHAMPION
 from tasks.engines.settings import settings
-from tasks.engines.tracking import CHAMPION
 from tasks.prepare import prepare_forget
 from tasks.publish import publish
 from tasks.recipients import tell_recipients

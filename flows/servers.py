@@ -1,5 +1,6 @@
 """Servers as children of this process: Prefect's where none is given, and the two web pages."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from sau.errors import TrackingError
 from tasks.engines.settings import settings
-from tasks.engines.tracking import Tracking
+from tasks.engines.workspace import ORPHANED
 
 _START_S = 180.0
 _ANSWER_S = 10.0
@@ -49,17 +50,23 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], what: str) -> None:
 
 
 @contextlib.contextmanager
-def child(what: str, command: list[str], url: str, env: dict[str, str] | None = None) -> Iterator[None]:
-    """A server as a child process, logging below <home>/logs, ended with its whole group when the block ends."""
+def child(what: str, command: list[str], url: str, env: dict[str, str]) -> Iterator[Callable[[], None]]:
+    """A server as a child process, logging below <home>/logs, ended with all it started when the block ends, and with
+    this process however that ends; what is yielded waits until it answers.
+
+    Args:
+        command: a module with its arguments.
+        env: on top of this process's.
+    """
     logs = settings().state / "logs"
     logs.mkdir(exist_ok=True)
     with (logs / f"{what}.log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, **(env or {})}, start_new_session=True
-        )
+            [sys.executable, ORPHANED, *command],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **env}, start_new_session=True,
+        )  # fmt: skip
         try:
-            _wait_for(url, process, what)
-            yield
+            yield lambda: _wait_for(url, process, what)
         finally:
             end_group(process, _END_S)
 
@@ -84,13 +91,34 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
     port = port or _free_port()
     api = f"http://127.0.0.1:{port}/api"
     env = {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_API_URL": api}
-    command = [tool("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with child("prefect", command, f"{api}/health", env):
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with child("prefect", command, f"{api}/health", env) as wait:
+        wait()
         os.environ["PREFECT_API_URL"] = api
         try:
             yield api
         finally:
             os.environ.pop("PREFECT_API_URL", None)
+
+
+def embedded_server() -> Callable[[], None]:
+    """A Prefect server for this process alone, where none is given; what is returned waits for whichever it is.
+
+    It starts while the engines are imported: Prefect after it, which reads the address once and at this process's exit
+    sends what it has left. Prefect's own embedded server is the same, and goes on for ever where its process is killed.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return check_prefect
+    port = str(_free_port())
+    api = f"http://127.0.0.1:{port}/api"
+    command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", port]
+    command += ["--log-level", "error", "--lifespan", "on"]
+    env = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    wait = stack.enter_context(child("prefect", command, f"{api}/health", env))
+    os.environ["PREFECT_API_URL"] = api
+    return wait
 
 
 def prefect_answers() -> bool:
@@ -127,10 +155,12 @@ def check_prefect() -> None:
 
 def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:
     """MLflow's and Prefect's pages on this machine's stores, until interrupted."""
+    from tasks.engines.tracking import Tracking
+
     loaded = settings()
     page = f"http://127.0.0.1:{mlflow_port}"
     command = [
-        tool("mlflow"), "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
         "--backend-store-uri", loaded.tracking_uri, "--artifacts-destination", str(loaded.state / "mlartifacts"),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -138,7 +168,7 @@ def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None])
             page = loaded.mlflow_tracking_uri
         else:
             env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-            stack.enter_context(child("mlflow", command, f"{page}/health", env))
+            stack.enter_context(child("mlflow", command, f"{page}/health", env))()
         api = stack.enter_context(prefect_server(prefect_port))
         tracking = Tracking()
         for line in tracking.lines():

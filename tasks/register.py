@@ -8,8 +8,8 @@ from sau.checkpoint.manifest import check_files
 from sau.errors import CheckpointError, TrackingError
 from sau.params import load_params
 from tasks.engines.orchestration import task
+from tasks.engines.registered import CANDIDATE
 from tasks.engines.settings import settings
-from tasks.engines.tracking import CANDIDATE
 from tasks.engines.workspace import Attempt, Workspace, git, tag_version
 from tasks.memory import in_words
 from tasks.verify import Judged

@@ -240,7 +240,7 @@ def in_force(requests: Iterable[Request]) -> dict[str, bool]:
     forgotten = [request for request in requests if request.state == State.FORGOTTEN]
     if not forgotten:
         return {}
-    from tasks.versions.lineage import carried_out  # MLflow: only where there is something to ask
+    from tasks.versions.lineage import carried_out  # only where there is something to ask
 
     done = {line: carried_out(line) for line in {request.line for request in forgotten}}
     return {request.id: request.id in done[request.line] for request in forgotten}

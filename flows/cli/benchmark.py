@@ -29,11 +29,13 @@ def benchmark(
     data: Annotated[str, typer.Option(help="demo, or TOFU's folder or hub name.")] = "demo",
 ) -> None:
     """Compare SAU with its rivals, everyone with the same budget and measured sparse. Exit 0: it ran, whoever won."""
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.benchmark import benchmark as run
-        from flows.servers import check_prefect
 
-        check_prefect()
+        server_is_up()
         result = run(size, json_file, pattern=cells, num_seeds=seeds, data=absolute(data))
     table = Table("pruner", "sparsity", "order", "SAU / rival", "over seeds", title="distance to retraining")
     for row in result["ratio"]:

@@ -50,11 +50,13 @@ def purge(
         return
     if not yes and not (sys.stdin.isatty() and typer.confirm("purge, for good?", err=True)):
         raise ConfigError("purge: nothing was done; add --yes where nobody can be asked")
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.purge import purge as run
-        from flows.servers import check_prefect
 
-        check_prefect()
+        server_is_up()
         done = run(line, tuple(named), getpass.getuser() if requests else "", after_days)
     if as_json:
         print_json([purged.model_dump(mode="json") | {"partial": purged.partial} for purged in done])

@@ -46,9 +46,11 @@ def bootstrap_line(
     as_json: AsJson = False,
 ) -> None:
     """Make a line's first version: train, prune, recover, package, register v1 as champion."""
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.bootstrap import bootstrap, check_bootstrap
-        from flows.servers import check_prefect
 
         laid_over = overrides(profile, set_, prompt_format)
         source = absolute(data)
@@ -61,7 +63,7 @@ def bootstrap_line(
             subject_column=subject_column,
         )
         check_bootstrap(line, source, options, laid_over)
-        check_prefect()
+        server_is_up()
         record = bootstrap(line, source, options, laid_over)
     if as_json:
         print_json(record)
@@ -102,9 +104,11 @@ def adopt_line(
     as_json: AsJson = False,
 ) -> None:
     """Make the model you have a line's first version, not one weight changed: its mask is read from its zeros."""
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.bootstrap import adopt, check_adopt
-        from flows.servers import check_prefect
         from tasks.prepare import Adoption
         from tasks.versions.origin import check_retrainable
 
@@ -119,7 +123,7 @@ def adopt_line(
         given = Adoption(model=absolute(model), base=absolute(base) if base else "", merge=merge_adapter, remask=remask)
         source = absolute(data)
         check_adopt(line, given, source, options, laid_over)
-        check_prefect()
+        server_is_up()
         record = adopt(line, given, source, options, laid_over)
     if as_json:
         print_json(record)
@@ -155,11 +159,13 @@ def forget_line(
             print_findings(findings)
         print_json({"requests": [], "version": None}) if as_json else out.print(f"no open request on {line}")
         raise typer.Exit(any(finding.stops for finding in findings))
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.forget import forget
-        from flows.servers import check_prefect
 
-        check_prefect()
+        server_is_up()
         outcome = forget(line, reference, retry_review, laid_over, show_answers)
     if outcome.version is None:  # another run has taken them
         print_json(outcome) if as_json else out.print(f"no open request on {line}")
@@ -180,11 +186,13 @@ def audit_line(
 ) -> None:
     """Judge everybody forgotten since the last audit again, beside a model retrained without them. Exit 3 where the two
     nulls disagree."""
+    from flows.servers import embedded_server
+
+    server_is_up = embedded_server()
     with progress():
         from flows.audit import audit
-        from flows.servers import check_prefect
 
-        check_prefect()
+        server_is_up()
         found = audit(line, again)
     if as_json:
         print_json(found)
@@ -209,10 +217,14 @@ def demo(
     set_: Set = None,
 ) -> None:
     """The whole path once: a first version, one forget request, the verdict, and what to open next."""
-    from flows.cli.demo import run_demo
+    from flows.servers import embedded_server
 
     laid_over = overrides(profile, set_)
     options = data_options(laid_over, forget=forget_split, num_retain=retain_rows, num_holdout=holdout_rows)
+    server_is_up = embedded_server()
+    from flows.cli.demo import run_demo
+
+    server_is_up()
     run_demo(profile, absolute(data), options, laid_over)
 
 

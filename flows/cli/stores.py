@@ -57,9 +57,9 @@ def line_show(line: Named, as_json: AsJson = False) -> None:
     from tasks.engines.ledger import Ledger
     from tasks.engines.settings import settings
     from tasks.engines.workspace import tag_name, tagged_versions
-    from tasks.versions.registry import Registry
+    from tasks.versions.registry import Versions
 
-    registry = Registry()
+    registry = Versions()
     tagged = tagged_versions(settings().root, line)
     records = [registry.get(line, found.number) for found in registry.all(line)]
     if as_json:

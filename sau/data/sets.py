@@ -5,8 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sau.data.records import Row
 from sau.errors import DataError
 
@@ -85,6 +83,8 @@ def halves(holdout: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     Unlearning brings the forgotten rows to where it sees rows of people the model never saw: it must not see those that
     the verdict is read against. One person alone calibrates, and nobody judges.
     """
+    import numpy as np  # not where only the names of this package are needed
+
     people = sorted({row["subject_id"] for row in holdout})
     order = np.random.default_rng(seed).permutation(len(people))
     calibrating = {people[i] for i in order[: max(len(people) // 2, 1)]}

@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sau.errors import ConfigError
 
+_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+"""What git sets for its hooks and aliases: it would name their repository and index wherever git is run."""
+
 
 def find_checkout() -> Path:
     """The project's git checkout that holds the current folder.
@@ -22,14 +25,17 @@ def find_checkout() -> Path:
     Raises:
         ConfigError: not inside one, or there is no git.
     """
+    for name in _OF_A_HOOK:
+        os.environ.pop(name, None)
     try:
         command = ["git", "rev-parse", "--show-toplevel"]
         found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     except OSError as error:
         raise ConfigError(f"git: cannot be run ({error.strerror}), and this runs from a git checkout") from None
-    root = Path(found.stdout.strip())
+    root = Path(found.stdout.removesuffix("\n"))
     if found.returncode and "not a git repository" not in found.stderr:
-        raise ConfigError(f"{Path.cwd()}: git: {found.stderr.strip()}")  # whose folder it is, say, and what helps
+        said = " ".join(found.stderr.split())
+        raise ConfigError(f"{Path.cwd()}: git: {said}")  # whose folder it is, say, and what helps
     if found.returncode or not (root / "params.yaml").is_file() or not (root / "dvc.yaml").is_file():
         raise ConfigError(f"{Path.cwd()}: not inside a checkout of the project (git, with params.yaml and dvc.yaml)")
     return root
@@ -130,6 +136,11 @@ def settings() -> Settings:
     except ValidationError as error:  # of values, which may be secrets, nothing is said
         words = (f"SAU_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigError("; ".join(words)) from None
+    if odd := set("?%") & set(str(loaded.state)):
+        raise ConfigError(
+            f"SAU_HOME {loaded.state}: no folder's name in it may have {' or '.join(sorted(odd))}, which stores' URLs "
+            "take for something else"
+        )
     try:
         _make_private(loaded)
     except OSError as error:

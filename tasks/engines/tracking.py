@@ -6,10 +6,11 @@ make orphans inside task threads. Only ids, digests and numbers are logged.
 
 import contextlib
 import json
+import logging
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sau.errors import SauError, TrackingError
 from tasks.engines.database import Database, waiting
 from tasks.engines.leases import fence, name_of
+from tasks.engines.moved import put_right
+from tasks.engines.registered import PRODUCT, Registered
 from tasks.engines.settings import Settings, settings
 from tasks.engines.workspace import Pin
 
-CHAMPION, CANDIDATE = "champion", "candidate"
+log = logging.getLogger("sau")
 
-_PRODUCT = {"product": "sau"}
 _LEDGER = "sau.ledger"
 """Tag of a run: the ledger whose leases exclude what else runs on its line."""
 _MAX_PARAM = 500
@@ -67,7 +69,7 @@ def _mapped(what: str) -> Iterator[None]:
         raise TrackingError(f"MLflow: {what}: Python module {error.name} is not installed") from None
     except Timeout:
         raise TrackingError(f"MLflow: {what}: another process has been opening it all the while") from None
-    except (OSError, SQLAlchemyError, ValueError) as error:
+    except (OSError, sqlite3.Error, SQLAlchemyError, ValueError) as error:
         raise TrackingError(f"MLflow: {what}: {type(error).__name__}") from None
     except Exception as error:  # the client takes an answer apart as it comes
         raise TrackingError(f"MLflow: {what}: {_odd(type(error).__name__)}") from None
@@ -110,18 +112,6 @@ def _try_database(uri: str, seconds: float) -> None:
         engine.dispose()
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A version as MLflow's registry has it."""
-
-    line: str
-    number: int
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...]
-    run_id: str
-    source: str
-
-
 class Tracking:
     """The MLflow side of one process.
 
@@ -136,6 +126,9 @@ class Tracking:
         opening = FileLock(self.settings.state / "mlflow.lock", timeout=_OPENINGS * self.settings.mlflow_wait_s)
         with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"), opening:
             _try_database(uri, self.settings.mlflow_wait_s)
+            if root := self.settings.artifact_root:
+                for before in put_right(self.settings.state / "mlflow.db", Path(root)):
+                    log.warning("MLflow's files were in %s, and are named where they are now", before)
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             self.client = MlflowClient(uri, uri)
@@ -317,7 +310,7 @@ class Tracking:
     def _check_ours(self, line: str) -> None:
         """Refuse a registered model that is somebody else's."""
         model = self._model(line)
-        if model and model.tags.items().isdisjoint(_PRODUCT.items()):
+        if model and PRODUCT not in model.tags.items():
             raise TrackingError(
                 f"MLflow: the registered model {line} is not this product's (no tag product=sau): "
                 "take another name with --line"
@@ -367,7 +360,7 @@ class Tracking:
                 self.client.log_inputs(run_id, models=[LoggedModelInput(parent_source.removeprefix("models:/"))])
             fence()
             with contextlib.suppress(MlflowException):  # it exists from the second version on
-                self.client.create_registered_model(line, tags=_PRODUCT)
+                self.client.create_registered_model(line, tags=dict([PRODUCT]))
             register = partial(
                 self.client.create_model_version,
                 line,

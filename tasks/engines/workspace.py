@@ -58,17 +58,38 @@ def parse_tag(tag: str) -> tuple[str, int]:
     return match["line"], int(match["number"])
 
 
+_NEUTRAL = {
+    "core.hooksPath": os.devnull,  # a hook of DVC's would check out data in every worktree
+    "core.attributesFile": os.devnull,
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.safecrlf": "false",
+    "core.sparseCheckout": "false",
+    "core.fsmonitor": "false",
+    "core.quotePath": "false",
+    "color.ui": "false",
+    "column.ui": "never",
+    "submodule.recurse": "false",
+    "tag.gpgSign": "false",
+    "tag.forceSignAnnotated": "false",
+}
+"""What a user may have configured otherwise for their own work, and would change ours: the bytes of a worktree are
+hashed, and nobody is there to type a passphrase."""
+
+
 def git(root: Path, *args: str, env: dict[str, str] | None = None, stdin: str = "") -> str:
-    """git's standard output, stripped.
+    """git's standard output, stripped; whatever the user's configuration and hooks say.
 
     Raises:
         WorkspaceError: git's own words (paths and refs, never file contents).
     """
+    neutral = [word for name, value in _NEUTRAL.items() for word in ("-c", f"{name}={value}")]
     done = subprocess.run(
-        ["git", *args], cwd=root, input=stdin, capture_output=True, text=True, env={**os.environ, **(env or {})}
-    )
+        ["git", *neutral, *args], cwd=root, input=stdin, capture_output=True, text=True,
+        env={**os.environ, "GIT_ATTR_NOSYSTEM": "1", **(env or {})},
+    )  # fmt: skip
     if done.returncode:
-        raise WorkspaceError(f"git {args[0]}: {done.stderr.strip() or f'exit {done.returncode}'}")
+        raise WorkspaceError(f"git {args[0]}: {' '.join(done.stderr.split()) or f'exit {done.returncode}'}")
     return done.stdout.strip()
 
 
@@ -222,7 +243,8 @@ class Workspace:
         self.close()
         self._own()
         git(root, "worktree", "add", "--detach", "--quiet", str(self.path), commit)
-        self._configure("cache", dir=str(root / ".dvc" / "cache"))
+        self._configure("core", autostage="false", check_update="false")
+        self._configure("cache", dir=str(root / ".dvc" / "cache"), type="reflink,copy")
         self._configure('remote "store"', url=self.settings.remote_url, verify="true")
         return self
 
@@ -231,6 +253,16 @@ class Workspace:
         config = ConfigObj(str(self.path / ".dvc" / "config.local"), encoding="utf-8")
         config[section] = options
         config.write()
+
+    @property
+    def is_of_this_checkout(self) -> bool:
+        """Whether git keeps it below this checkout, which may have been moved or copied with the state folder in it."""
+        try:
+            kept = Path((self.path / ".git").read_text(encoding="utf-8").partition("gitdir: ")[2].strip())
+            common = self.settings.root / git(self.settings.root, "rev-parse", "--git-common-dir")
+            return kept.is_dir() and kept.parent.parent.samefile(common)
+        except OSError:
+            return False
 
     @property
     def prepared(self) -> bool:
@@ -453,7 +485,8 @@ def take_up(kind: str, line: str, inputs: str) -> str:
         inputs: a digest of them, 12 hex digits.
     """
     name, key = f"{kind}-{line}-{inputs}-{secrets.token_hex(4)}", f"{kind}-{line}-{inputs}"
-    same = [ws for ws in _left(kind, line) if ws.path.name.startswith(key) and ws.prepared]
+    left = [ws for ws in _left(kind, line) if ws.path.name.startswith(key) and ws.prepared]
+    same = [ws for ws in left if ws.is_of_this_checkout]
     for ws in same[:1]:
         ws.become(name)
     sweep(kind, line, but=name)

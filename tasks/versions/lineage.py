@@ -3,7 +3,7 @@
 from sau.errors import RequestError, TrackingError
 from tasks.engines.workspace import tag_name
 from tasks.versions.record import VersionRecord
-from tasks.versions.registry import Registry
+from tasks.versions.registry import Versions
 
 
 def carried_out(line: str) -> dict[str, int]:
@@ -12,23 +12,24 @@ def carried_out(line: str) -> dict[str, int]:
     Raises:
         TrackingError: the chain has a gap.
     """
-    leader = Registry().find(line)
-    links = chain(line, leader.number) if leader else []
+    versions = Versions()
+    leader = versions.find(line)
+    links = chain(line, leader.number, versions) if leader else []
     return {request_id: link.number for link in links for request_id in link.request_ids}
 
 
-def chain(line: str, number: int) -> list[VersionRecord]:
+def chain(line: str, number: int, versions: Versions | None = None) -> list[VersionRecord]:
     """A version and all its parents, newest first.
 
     Raises:
         RequestError: no such version.
         TrackingError: a parent is missing, or its digest is not the one its child recorded: the chain has a gap.
     """
-    registry = Registry()
+    versions = versions or Versions()
     links: list[VersionRecord] = []
     current: int | None = number
     while current is not None:
-        record, child = registry.find(line, current), links[-1] if links else None
+        record, child = versions.find(line, current), links[-1] if links else None
         if record is None:
             if child is None:
                 raise RequestError(f"version {tag_name(line, current)}: not in this MLflow store")

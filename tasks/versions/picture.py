@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sau.verify.report.page import html_template
-from tasks.engines.tracking import CHAMPION
+from tasks.engines.registered import CHAMPION
 from tasks.versions.record import VersionRecord
 
 _TEMPLATES = Path(__file__).parent / "templates"

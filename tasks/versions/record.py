@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 
-from sau.checkpoint.manifest import DENSE
 from sau.errors import TrackingError
-from tasks.engines.tracking import CHAMPION, Registered
+from tasks.engines.registered import CHAMPION, Registered
 from tasks.engines.workspace import tag_name
 
 BOOTSTRAP = "BOOTSTRAP"
@@ -165,6 +164,8 @@ class VersionRecord(BaseModel):
     @property
     def sparse_in_words(self) -> str:
         """Sparsity, structure, and how much of the model that is about."""
+        from sau.checkpoint.manifest import DENSE  # safetensors and more: not for a list of versions
+
         if self.structure == DENSE:
             return "dense, no mask yet"
         share = f" of {self.covered:.0%} of the model" if self.covered else ""

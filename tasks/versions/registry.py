@@ -2,31 +2,35 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sau.errors import RequestError
-from tasks.engines.tracking import CHAMPION, Tracking
+from tasks.engines.registered import CHAMPION, Reader, Tables
 from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import expired
 from tasks.versions.record import UNJUDGED, VersionRecord
+
+if TYPE_CHECKING:
+    from tasks.engines.tracking import Tracking
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # no + in it, which MLflow does not take
 _LED = "led."
 """Tags of the registered model, one for each move: when, which version, by whom."""
 
 
-class Registry:
-    """The registry behind `tracking`.
+class Versions:
+    """What the registry has, read in the least time that its store allows; see `Tables`.
 
     Raises:
         TrackingError: the store refuses, or a version of that name is not this product's; every method may.
     """
 
-    def __init__(self, tracking: Tracking | None = None) -> None:
-        self.tracking = tracking or Tracking()
+    def __init__(self, reader: Reader | None = None) -> None:
+        self._reader = reader or Tables()
 
     def find(self, line: str, number: int | None = None) -> VersionRecord | None:
         """A version by number, else the champion; None where there is none."""
-        found = self.tracking.registered(line, number, alias=CHAMPION)
+        found = self._reader.registered(line, number, alias=CHAMPION)
         return VersionRecord.from_registered(found) if found else None
 
     def get(self, line: str, number: int) -> VersionRecord:
@@ -52,7 +56,28 @@ class Registry:
 
     def all(self, line: str) -> list[VersionRecord]:
         """Every version of a line, oldest first; their aliases are left out."""
-        return [VersionRecord.from_registered(entry) for entry in self.tracking.all_registered(line)]
+        return [VersionRecord.from_registered(entry) for entry in self._reader.all_registered(line)]
+
+    def moves(self, line: str) -> list[tuple[str, int, str]]:
+        """(when, version, by whom) of every move of the alias champion that was noticed, oldest first."""
+        tags = self._reader.line_tags(line)
+        found = sorted((key.removeprefix(_LED), value) for key, value in tags.items() if key.startswith(_LED))
+        split = [(at, value.partition("|")) for at, value in found]
+        return [(at, int(number), by) for at, (number, _, by) in split]
+
+
+class Registry(Versions):
+    """The registry behind `tracking`, which is asked anew each time, and written.
+
+    Raises:
+        TrackingError: as of `Versions`.
+    """
+
+    def __init__(self, tracking: "Tracking | None" = None) -> None:
+        from tasks.engines.tracking import Tracking  # MLflow: not where only the name of this class is needed
+
+        self.tracking = tracking or Tracking()
+        super().__init__(self.tracking)
 
     def add(
         self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str, number: int | None = None
@@ -108,13 +133,6 @@ class Registry:
         moves = self.moves(line)
         if not moves or moves[-1][1] != number:
             self.tracking.tag_line(line, f"{_LED}{datetime.now(UTC):{_TIME}}", f"{number}|{by}")
-
-    def moves(self, line: str) -> list[tuple[str, int, str]]:
-        """(when, version, by whom) of every move of the alias champion that was noticed, oldest first."""
-        tags = self.tracking.line_tags(line)
-        found = sorted((key.removeprefix(_LED), value) for key, value in tags.items() if key.startswith(_LED))
-        split = [(at, value.partition("|")) for at, value in found]
-        return [(at, int(number), by) for at, (number, _, by) in split]
 
     def download(self, record: VersionRecord) -> Path:
         """A version's stored checkpoint on this machine (the store's own folder where it is local).

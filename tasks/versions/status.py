@@ -11,7 +11,7 @@ from tasks.engines.settings import settings
 from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import expired
 from tasks.versions.record import VersionRecord
-from tasks.versions.registry import Registry
+from tasks.versions.registry import Versions
 
 
 class VersionStatus(BaseModel):
@@ -66,7 +66,7 @@ def status(line: str) -> Status:
         RequestError: it has no versions.
         TrackingError: MLflow cannot be asked.
     """
-    registry = Registry()
+    registry = Versions()
     records = {found.number: found for found in registry.all(line)}
     if not records:
         raise RequestError(f"line {line}: no versions, run `sau bootstrap` first")
@@ -104,7 +104,7 @@ def history(line: str) -> list[Led]:
 
     A move behind the product's back is written when the next run or `sau doctor` finds it.
     """
-    moves = Registry().moves(line)
+    moves = Versions().moves(line)
     return [Led(version=tag_name(line, number), at=datetime.fromisoformat(at), by=by) for at, number, by in moves]
 
 

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 PREFECT = """
@@ -15,8 +17,9 @@ print(found.home, found.server.analytics_enabled)
 MLFLOW = """
 import os, sys
 import sau.cli, flows.cli
-assert not {"mlflow", "prefect", "torch"} & sys.modules.keys()
-import tasks.versions.lineage
+import tasks.versions.status
+assert not {"mlflow", "prefect", "torch", "datasets", "transformers", "scipy"} & sys.modules.keys()
+import tasks.engines.tracking
 print(os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["MLFLOW_TRACKING_URI"])
 """
 WORKTREE = """
@@ -27,6 +30,15 @@ command = [sys.executable, "-m", "dvc", "config", "remote.store.url"]
 said = subprocess.run(command, cwd=ws.path, capture_output=True, text=True)
 print(said.stdout.strip())
 ws.close()
+"""
+KILLED = """
+import os, signal
+import psutil
+from flows.servers import embedded_server
+embedded_server()
+(server,) = psutil.Process().children()
+print(server.pid, os.environ["PREFECT_API_URL"], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 FAILING = """
 from pathlib import Path
@@ -75,6 +87,16 @@ def test_what_a_step_or_dvc_refuses_is_one_line_and_all_it_said_a_file(checkout)
         assert log.parent == checkout.path / ".sau" / "logs"
         assert log.stat().st_mode & 0o077 == 0
         assert words in log.read_text()
+
+
+def test_the_prefect_server_of_a_command_that_is_killed_ends_with_it(checkout):
+    said = checkout.run(sys.executable, "-c", KILLED, check=False).stdout.split()
+    server = int(said[0])
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(server) and psutil.Process(server).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert said[1].startswith("http://127.0.0.1:")
 
 
 def test_two_commands_may_be_the_first_to_open_a_store(checkout, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from sau.errors import TrackingError
-from tasks.engines.tracking import Registered
+from tasks.engines.registered import Registered
 from tasks.versions.record import VersionRecord, changed_surroundings, surroundings
 
 RECORD = VersionRecord(

@@ -1,0 +1,156 @@
+"""Where a checkout lies and what its user has configured changes nothing of what is made in it."""
+
+import json
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+
+import pytest
+
+from tasks.engines.moved import put_right
+from tests.small_line import PERSON, options
+
+ODD = 'a #1, b\'s "ü" [x]'
+HOSTILE = """
+[core]
+    autocrlf = true
+    eol = crlf
+    hooksPath = {hooks}
+    attributesFile = {hooks}/attributes
+    excludesFile = {hooks}/excludes
+    sparseCheckout = true
+[commit]
+    gpgsign = true
+[tag]
+    gpgSign = true
+    forceSignAnnotated = true
+[gpg]
+    program = /bin/false
+[init]
+    defaultBranch = trunk
+[color]
+    ui = always
+[column]
+    ui = always
+[status]
+    showUntrackedFiles = no
+"""
+WORKTREE = """
+import sys
+from tasks.engines.settings import settings
+from tasks.engines.workspace import Workspace, git, pins_at, tag_version, tagged_versions
+ws = Workspace("bootstrap-odd-000000000000-00000000").open()
+root = settings().root
+print((ws.path / "params.yaml").read_bytes() == git(root, "show", "HEAD:params.yaml").encode() + b"\\n")
+tag_version(root, "odd@v1", git(root, "rev-parse", "HEAD"), "odd@v1")
+tag_version(root, "odd@v2", git(root, "rev-parse", "HEAD"), "odd@v2")
+print(sorted(tagged_versions(root, "odd")), git(root, "tag", "--list", "odd@*").split())
+ws.mark_prepared()
+"""
+TAKEN_UP = """
+from tasks.engines.workspace import Workspace, take_up
+left = Workspace("bootstrap-odd-000000000000-00000000")
+name = take_up("bootstrap", "odd", "000000000000")
+print(Workspace(name).path.exists(), left.path.exists())
+"""
+
+
+def hostile(folder):
+    """A user's own git configuration: its path, and that of what its hooks write."""
+    hooks = folder / "hooks"
+    hooks.mkdir()
+    for name in ("post-checkout", "post-commit", "reference-transaction"):
+        hook = hooks / name
+        hook.write_text(f"#!/bin/sh\ntouch '{folder}/ran-{name}'\nexit 1\n")
+        hook.chmod(0o755)
+    (hooks / "attributes").write_text("* text eol=crlf\n")
+    (hooks / "excludes").write_text("*.yaml\n*.json\nmetrics\n")
+    config = folder / "gitconfig"
+    config.write_text(HOSTILE.format(hooks=hooks))
+    return str(config)
+
+
+@pytest.fixture(scope="module")
+def checkout(copy_checkout, tmp_path_factory):
+    return copy_checkout(tmp_path_factory.mktemp("places") / ODD / "checkout")
+
+
+def test_a_users_own_git_configuration_changes_no_byte_and_a_copy_leaves_the_original_alone(checkout, tmp_path):
+    config = hostile(tmp_path)
+    said = checkout.run(sys.executable, "-c", WORKTREE, GIT_CONFIG_GLOBAL=config).stdout.split("\n")
+    assert said[:2] == ["True", "[1, 2] ['odd@v1', 'odd@v2']"]
+    assert not list(tmp_path.glob("ran-*"))
+    copied = type(checkout)(tmp_path / "copied")
+    shutil.copytree(checkout.path, copied.path, symlinks=True)
+    # In the copy the worktree is still the original's, and here it is what a killed attempt has left.
+    assert copied.run(sys.executable, "-c", TAKEN_UP).stdout.split() == ["False", "False"]
+    assert checkout.run(sys.executable, "-c", TAKEN_UP).stdout.split() == ["True", "False"]
+
+
+def test_who_may_not_use_a_checkout_is_told_what_git_says(checkout, tmp_path):
+    done = checkout.sau("request", "list", check=False, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    for words in ("dubious ownership", "git config --global --add safe.directory"):
+        assert words in line
+    odd = checkout.sau("request", "list", check=False, SAU_HOME=str(tmp_path / "50%?"))
+    assert "no folder's name in it may have % or ?" in odd.stderr
+    assert not (tmp_path / "50%?").exists()
+    # As from one of git's own hooks, which would name another repository.
+    said = checkout.sau("request", "list", GIT_DIR=str(tmp_path), GIT_INDEX_FILE=str(tmp_path / "index")).stdout
+    assert said.strip() == "no requests"
+
+
+def test_a_store_that_was_moved_finds_its_files(tmp_path):
+    database, artifacts = tmp_path / "mlflow.db", tmp_path / "new" / "mlartifacts"
+    (artifacts / "tiny").mkdir(parents=True)
+    with closing(sqlite3.connect(database)) as opened:
+        for table, column in (
+            ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+            ("model_versions", "storage_location"),
+        ):  # fmt: skip
+            opened.execute(f"create table {table} ({column} text)")
+            places = ("/old/mlartifacts/tiny", "/old/mlruns/0", "s3://bucket/x", None)
+            opened.executemany(f"insert into {table} values (?)", [(place,) for place in places])
+        opened.commit()
+        assert put_right(database, artifacts) == ["/old/mlartifacts"]
+        for table, column in (("experiments", "artifact_location"), ("model_versions", "storage_location")):
+            found = [place for (place,) in opened.execute(f"select {column} from {table}")]
+            assert found == [str(artifacts / "tiny"), *places[1:]]
+    assert put_right(database, artifacts) == []
+    assert put_right(tmp_path / "none.db", artifacts) == []
+    assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.long
+def test_a_line_is_made_moved_and_judged_in_an_odd_place_with_hostile_settings(copy_checkout, tmp_path):
+    config, folder = hostile(tmp_path), tmp_path / ODD
+    checkout, home = copy_checkout(folder / "checkout"), folder / "home #2, ö'"
+    env = {"GIT_CONFIG_GLOBAL": config, "SAU_HOME": str(home)}
+    checkout.sau("bootstrap", *options(tmp_path), **env)
+    (request,) = [json.loads(checkout.sau("request", "submit", "--subject", PERSON, "--json", **env).stdout)]
+
+    moved = type(checkout)(tmp_path / "moved, ß" / "checkout")
+    moved.path.parent.mkdir()
+    checkout.path.rename(moved.path)
+    new_home = tmp_path / "moved, ß" / "home"
+    home.rename(new_home)
+    env["SAU_HOME"] = str(new_home)
+    assert "the stores agree" in moved.sau("doctor", **env).stdout
+    outcome = json.loads(moved.sau("forget", "--reference", "--json", **env).stdout)
+    assert (outcome["tag"], outcome["verdict"], outcome["champion"]) == ("tiny@v2", "PASS", True)
+    assert not list(tmp_path.glob("ran-*"))
+    assert moved.git("status", "--porcelain") == ""
+    assert not [path for path in folder.rglob("*") if path.is_file()]  # nothing was written where it was before
+
+    # The version is deleted in MLflow's page: what its run has recorded is its verdict when it is taken back.
+    delete = "from mlflow import MlflowClient as C; import tasks.engines.tracking as t; t.Tracking().client"
+    moved.run(sys.executable, "-c", f"{delete}.delete_model_version('tiny', '2')", **env)
+    taken = json.loads(moved.sau("line", "adopt-version", "tiny", "2", "--by", "ada", "--json", **env).stdout)
+    assert (taken["number"], taken["verdict"], taken["policy"]) == (3, "PASS", "wide")
+    assert taken["verdict_run"] == outcome["run_id"]
+    moved.sau("line", "set-champion", "tiny", "3", **env)
+    (listed,) = json.loads(moved.sau("request", "list", "--json", **env).stdout)
+    assert (listed["id"], listed["state"], listed["in_force"]) == (request["id"], "forgotten", True)
+    assert "restored" in moved.sau("reproduce", "tiny@v2", "--out", str(tmp_path / "restored #1"), **env).stdout
