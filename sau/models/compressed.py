@@ -34,7 +34,10 @@ Decompress = Callable[[Tensor, Tensor, list[int]], Tensor]
 def packed_as(config: Mapping[str, Any]) -> str | None:
     """How the zeros are stored of a model with this config.json: a format, or None where nothing is compressed."""
     said = _said(config)
-    return None if said is None else str((said.get("sparsity_config") or {}).get("format", "dense"))
+    if said is None:
+        return None
+    sparse = said.get("sparsity_config") or {}
+    return str(sparse.get("format", "dense")) if isinstance(sparse, dict) else "an unknown one"
 
 
 def why_not_plain(config: Mapping[str, Any]) -> str | None:

@@ -54,6 +54,7 @@ def says(folder, **fields):
         (said("os.system"), "in a format that is not known"),
         (said("sparse-bitmask", config_groups={"group_0": {"weights": {"num_bits": 4}}}), "are quantised"),
         (said("dense", format="pack-quantized"), "are quantised"),
+        (said("dense", sparsity_config="sparse-bitmask"), "in a format that is not known"),
         ({"quant_method": "gptq"}, r"are quantised \(gptq\)"),
         ("gptq", "are quantised"),
     ],
