@@ -28,7 +28,7 @@ class ResidualKnowledgeCheck(PeopleCheck):
     sets: ClassVar[tuple[str, ...]] = ("forget",)
 
     margin: float = Field(0.3, gt=0, lt=1)
-    over_margin: float = Field(1.0, gt=0, le=10)
+    over_margin: float = Field(1.0, gt=0, le=1000)
 
     def beside_strangers(self, model: Evidence, bench: Bench) -> Measure:
         return share_left(
