@@ -136,11 +136,12 @@ def settings() -> Settings:
     except ValidationError as error:  # of values, which may be secrets, nothing is said
         words = (f"SAU_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigError("; ".join(words)) from None
-    if odd := set("?%") & set(str(loaded.state)):
-        raise ConfigError(
-            f"SAU_HOME {loaded.state}: no folder's name in it may have {' or '.join(sorted(odd))}, which stores' URLs "
-            "take for something else"
-        )
+    for name, place, breaks in (("SAU_HOME", loaded.state, "?%'"), ("checkout", loaded.root, "'")):
+        if odd := set(breaks) & set(str(place)):
+            raise ConfigError(
+                f"{name} {place}: no folder's name in it may have {' or '.join(sorted(odd))}, which MLflow and SQLite "
+                "take for something else"
+            )
     try:
         _make_private(loaded)
     except OSError as error:

@@ -109,6 +109,7 @@ def child(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command,
         cwd=folder,
+        env=os.environ | {"GIT_CONFIG_GLOBAL": os.devnull},  # DVC refuses what a user's own excludes would hide
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ import pytest
 from tasks.engines.moved import put_right
 from tests.small_line import PERSON, options
 
-ODD = 'a #1, b\'s "ü" [x]'
+ODD = 'a #1, b "ü" [x]'
 HOSTILE = """
 [core]
     autocrlf = true
@@ -126,7 +126,7 @@ def test_a_store_that_was_moved_finds_its_files(tmp_path):
 @pytest.mark.long
 def test_a_line_is_made_moved_and_judged_in_an_odd_place_with_hostile_settings(copy_checkout, tmp_path):
     config, folder = hostile(tmp_path), tmp_path / ODD
-    checkout, home = copy_checkout(folder / "checkout"), folder / "home #2, ö'"
+    checkout, home = copy_checkout(folder / "checkout"), folder / "home #2, ö"
     env = {"GIT_CONFIG_GLOBAL": config, "SAU_HOME": str(home)}
     checkout.sau("bootstrap", *options(tmp_path), **env)
     (request,) = [json.loads(checkout.sau("request", "submit", "--subject", PERSON, "--json", **env).stdout)]
