@@ -30,7 +30,10 @@ CANARIES = {
 KILLED_AT = ("purge: DVC remote", "purge: databases")
 UNSIGNED = """
 import os, sys
+from flows.servers import embedded_server
+server_is_up = embedded_server()
 import flows.purge, tasks.purge
+server_is_up()
 tasks.purge._sign = lambda *_: os._exit(9)
 flows.purge.purge(sys.argv[1], (sys.argv[2],), "somebody")
 """
