@@ -20,7 +20,10 @@ def tried(copy_checkout, tmp_path_factory):
     checkout.sau("bootstrap", *options(folder))
     checkout.sau("request", "submit", "--subject", PERSON)
     (folder / "harsh.yaml").write_text(yaml.safe_dump(HARSH))
-    return checkout, checkout.sau("forget", "--set", f"verify.policy={folder}/harsh.yaml", "--json", check=False)
+    return checkout, checkout.sau(
+        "forget", "--set", f"verify.policy={folder}/harsh.yaml", "--set", "unlearn.stop.utility_floor=0.1", "--json",
+        check=False,
+    )  # fmt: skip
 
 
 def test_it_is_tried_once_more_pushed_more_softly_and_goes_to_review(tried):
