@@ -28,7 +28,7 @@ from tasks.requests import claim, conclude
 from tasks.retry import Try, tries_after
 from tasks.scope import decided_rows
 from tasks.stage import run_stage
-from tasks.verify import verification_of, verify
+from tasks.verify import verify
 from tasks.versions.origin import check_retrainable
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -168,4 +168,4 @@ def _new_version(
         champion = promote(record)
         publish(record)
         certify(record)
-    return record, champion, tries_after(record, verification_of(record))
+    return record, champion, tries_after(record)

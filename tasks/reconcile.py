@@ -21,7 +21,6 @@ from tasks.register import complete
 from tasks.requests import conclude, given_up_as, lapsed
 from tasks.retry import Try, tries_after
 from tasks.suppression import Suppression
-from tasks.verify import verification_of
 from tasks.versions.expiry import expired
 from tasks.versions.lineage import carried_out
 from tasks.versions.record import BOOTSTRAP, MAY_LEAD, UNJUDGED, VersionRecord
@@ -286,10 +285,8 @@ def _finished(registry: Registry, record: VersionRecord) -> Finding:
 
 def _tries(record: VersionRecord) -> list[Try]:
     """What it leaves to be tried; nothing where its run cannot say how it was judged."""
-    if record.may_lead:
-        return []
     try:
-        return tries_after(record, verification_of(record))
+        return tries_after(record)
     except TrackingError:
         return []
 

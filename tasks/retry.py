@@ -3,7 +3,7 @@
 Everything follows from the registry and a version's verdict, so an attempt that died decides as one that did not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -16,8 +16,9 @@ from sau.verify import Verification
 from sau.verify.record import Finding
 from tasks.engines.settings import settings
 from tasks.engines.workspace import git
-from tasks.versions.record import UNJUDGED, VersionRecord
-from tasks.versions.registry import Registry
+from tasks.verify import verification_of
+from tasks.versions.lineage import failed_before
+from tasks.versions.record import VersionRecord
 
 _FURTHER_NATS = 0.3
 _ENOUGH_POWER = 0.8
@@ -33,17 +34,17 @@ class Try(BaseModel):
     changes: dict[str, Any] = {}
 
 
-def tries_after(record: VersionRecord, verification: Verification) -> list[Try]:
-    """What a version leaves to be tried at once, see `tries`.
+def tries_after(record: VersionRecord) -> list[Try]:
+    """What a version leaves to be tried at once, see `tries`; nothing where it may lead.
 
-    Args:
-        verification: of this version.
+    Raises:
+        TrackingError: its run has no verification.
     """
     if record.may_lead or not record.request_ids:
         return []
     text = git(settings().root, "show", f"{record.git_commit}:params.yaml")
     params = checked(Params, yaml.safe_load(text), "parameters")
-    left = tries(record.request_ids, verification, params.unlearn)
+    left = tries(record.request_ids, verification_of(record), params.unlearn)
     return [
         another
         for another in left
@@ -69,13 +70,6 @@ def tries(request_ids: Sequence[str], verification: Verification, params: Unlear
     without = [Try(request_ids=met)] if met else []
     changes = advised(checks, params)
     return [*without, Try(request_ids=others, changes=changes)] if changes else without
-
-
-def failed_before(line: str, request_ids: Iterable[str], weights_digest: str) -> list[str]:
-    """The tags of other versions of a line that were made for all of these requests and may not lead."""
-    asked = set(request_ids)
-    others = [v for v in Registry().all(line) if v.weights_digest != weights_digest and v.verdict != UNJUDGED]
-    return [v.tag for v in others if not v.may_lead and asked <= set(v.request_ids)]
 
 
 def advised(checks: Sequence[Finding], params: UnlearnParams) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace
-from tasks.retry import failed_before
 from tasks.versions.expiry import expired
+from tasks.versions.lineage import failed_before
 from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -50,7 +50,6 @@ class Judged(BaseModel):
         weights_digest: what the verdict speaks of.
         manifest_digest: of every byte of the checkpoint that was judged.
         null, judged_against: what it was read against, the second in words.
-        people: by request id, the verdict on each of several people who asked together.
         reference: the retrained version beside it, "" where there was none.
     """
 
@@ -63,7 +62,6 @@ class Judged(BaseModel):
     manifest_digest: str
     null: str = ""
     judged_against: str
-    people: dict[str, str] = {}
     reference: str
 
 
@@ -137,7 +135,6 @@ def verify(
         manifest_digest=manifest.manifest_digest,
         null=verification.null,
         judged_against=verification.judged_against,
-        people={person.label: person.verdict for person in verification.people},
         reference=reference.tag if reference else "",
     )
 

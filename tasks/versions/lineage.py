@@ -1,8 +1,10 @@
 """Lineage: request -> data -> mask -> parent version -> new version, link by link from the registry."""
 
+from collections.abc import Iterable
+
 from sau.errors import RequestError, TrackingError
 from tasks.engines.workspace import tag_name
-from tasks.versions.record import VersionRecord
+from tasks.versions.record import UNJUDGED, VersionRecord
 from tasks.versions.registry import Versions
 
 
@@ -42,3 +44,10 @@ def chain(line: str, number: int, versions: Versions | None = None) -> list[Vers
         links.append(record)
         current = record.parent
     return links
+
+
+def failed_before(line: str, request_ids: Iterable[str], weights_digest: str) -> list[str]:
+    """The tags of other versions of a line that were made for all of these requests and may not lead."""
+    asked = set(request_ids)
+    others = [v for v in Versions().all(line) if v.weights_digest != weights_digest and v.verdict != UNJUDGED]
+    return [v.tag for v in others if not v.may_lead and asked <= set(v.request_ids)]
