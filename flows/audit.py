@@ -8,7 +8,7 @@ from flows.attempt import attempt, line_lock
 from flows.retrain import reference_line, retrain
 from tasks.audit import Audited, audit_version, prepare_audit
 from tasks.engines.ledger import Ledger, State
-from tasks.engines.orchestration import flow
+from tasks.engines.orchestration import flow, once_for_all_missed
 from tasks.engines.settings import settings
 from tasks.publish import publish
 from tasks.purge import is_purged
@@ -33,7 +33,7 @@ class Audit(BaseModel):
     requests: tuple[Audited, ...] = ()
 
 
-@flow(name="audit", flow_run_name="audit {line}")
+@flow(name="audit", flow_run_name="audit {line}", on_running=[once_for_all_missed])
 def audit(line: str, again: bool = False) -> Audit:
     """Retrain one model without everybody forgotten since the last audit, and judge each of them again beside it.
 

@@ -1,12 +1,14 @@
 """Doctor: compare the stores of a line on demand, and mend what can be mended; and what a person decides of a line."""
 
+import logging
 from datetime import UTC, datetime
 
 from flows.attempt import line_lock
 from flows.retrain import reference_line
-from sau.errors import SauError
+from sau.errors import RequestError, SauError
 from tasks.engines.decisions import MAX_NAME, checked_text
 from tasks.engines.ledger import Ledger
+from tasks.engines.orchestration import flow, once_for_all_missed
 from tasks.engines.settings import settings
 from tasks.examine import examine
 from tasks.from_git import take_from_git
@@ -15,6 +17,8 @@ from tasks.reconcile import Finding, reconcile
 from tasks.requests import lapsed
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
+
+log = logging.getLogger("sau")
 
 
 def doctor(line: str, *, bytes_too: bool = True, refill: bool = False) -> list[Finding]:
@@ -36,6 +40,21 @@ def doctor(line: str, *, bytes_too: bool = True, refill: bool = False) -> list[F
                 findings.extend(examine(line, refill=refill))
         except SauError as error:
             findings.append(Finding(what=str(error), way_out="what comes after it was not looked at", stops=True))
+    return findings
+
+
+@flow(name="doctor", flow_run_name="doctor {line}", on_running=[once_for_all_missed])
+def check_stores(line: str) -> list[Finding]:
+    """`doctor` as a scheduled run, which fails where a person has to decide.
+
+    Raises:
+        RequestError: what it is about, and the ways out.
+    """
+    findings = doctor(line)
+    for finding in findings:
+        log.info("%s", finding.words)
+    if stops := [finding.words for finding in findings if finding.stops]:
+        raise RequestError(f"{line}: a person has to decide: {'; '.join(stops)}")
     return findings
 
 

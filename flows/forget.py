@@ -16,7 +16,7 @@ from sau.stages import RECIPES
 from tasks.certify import certify
 from tasks.deadlines import announce
 from tasks.engines.ledger import Ledger, State
-from tasks.engines.orchestration import flow
+from tasks.engines.orchestration import flow, once_for_all_missed
 from tasks.engines.registered import CHAMPION
 from tasks.engines.settings import settings
 from tasks.prepare import prepare_forget
@@ -63,7 +63,7 @@ class Outcome(BaseModel):
         )
 
 
-@flow(name="forget", flow_run_name="forget {line}")
+@flow(name="forget", flow_run_name="forget {line}", on_running=[once_for_all_missed])
 def forget(
     line: str,
     reference: bool = False,

@@ -3,7 +3,7 @@
 import logging
 
 from flows.attempt import line_lock
-from tasks.engines.orchestration import flow
+from tasks.engines.orchestration import flow, once_for_all_missed
 from tasks.engines.settings import settings
 from tasks.purge import Purged, check_purge, due
 from tasks.purge import purge as purge_request
@@ -11,7 +11,7 @@ from tasks.purge import purge as purge_request
 log = logging.getLogger("sau")
 
 
-@flow(name="purge", flow_run_name="purge {line}")
+@flow(name="purge", flow_run_name="purge {line}", on_running=[once_for_all_missed])
 def purge(line: str, request_ids: tuple[str, ...] = (), by: str = "", after_days: int | None = None) -> list[Purged]:
     """Purge requests of a line: those that are named, else all that are past the rollback window.
 

@@ -20,7 +20,7 @@ from flows.cli.options import (
 )
 from flows.cli.stores import print_findings
 from sau.cli.app import app
-from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, print_json, progress
+from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, plain, print_json, progress
 from sau.config import merge
 from sau.errors import RequestError
 
@@ -228,27 +228,52 @@ def demo(
     run_demo(profile, absolute(data), options, laid_over)
 
 
-@app.command()
-def serve(
-    line: Line = "tiny",
-    cron: Annotated[str, typer.Option(help="When to run, as a cron expression in UTC.")] = "0 3 * * *",
-) -> None:
-    """Keep the forget flow running on a schedule in this process (starts a Prefect server where none is set)."""
-    from flows.schedule import serve_line
+Cron = Annotated[str, typer.Option(help="When to run, as a cron expression.")]
+Timezone = Annotated[
+    str, typer.Option(help="Whose clocks it speaks of: an IANA name such as Europe/Berlin, daylight saving included.")
+]
 
+
+@app.command()
+def serve(line: Line = "tiny", cron: Cron = "0 3 * * *", timezone: Timezone = "UTC") -> None:
+    """Keep the forget flow running on a schedule in this process (starts a Prefect server where none is set)."""
+    from flows.cron import next_run
+
+    next_run(cron, timezone)
     with progress():
-        serve_line(line, cron)
+        from flows.schedule import serve_line
+
+        serve_line(line, cron, timezone)
 
 
 @app.command()
 def deploy(
     line: Line = "tiny",
-    cron: Annotated[str, typer.Option(help="When to run, as a cron expression in UTC.")] = "0 3 * * *",
+    cron: Cron = "0 3 * * *",
+    timezone: Timezone = "UTC",
+    pool: Annotated[
+        str, typer.Option(help="The work pool; one that is there stays as it is, and only `sau` is made where missing.")
+    ] = "sau",
+    own_checkouts: Annotated[
+        bool,
+        typer.Option("--own-checkouts", help="Each worker runs in the checkout that its SAU_ROOT names, not in this."),
+    ] = False,
 ) -> None:
-    """Create the deployment of prefect.yaml on a Prefect server (PREFECT_API_URL or SAU_PREFECT_API_URL)."""
-    from flows.schedule import deploy_line
+    """Put a line's deployments on a Prefect server (SAU_PREFECT_API_URL): forget on this schedule; audit, doctor, and
+    purge by hand as prefect.yaml has them."""
+    from flows.cron import check_deployable
 
-    out.print(f"deployment [bold]{deploy_line(line, cron)}[/] is there")
+    check_deployable(cron, timezone)
+    with progress():
+        from flows.deploy import deploy_line
+
+        deployed = deploy_line(line, cron, timezone, pool, own_checkouts=own_checkouts)
+    out.print(f"deployments [bold]{' '.join(deployed.names)}[/] are there", soft_wrap=True)
+    out.print(
+        f"work pool {plain(deployed.pool)} ({plain(deployed.pool_type)}); a worker of it: "
+        f"`prefect worker start --pool {plain(deployed.pool)}`",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 @app.command()

@@ -1,6 +1,7 @@
-"""`sau doctor` and `sau line`: what the stores say of a line, and the ways out where they contradict each other."""
+"""`sau doctor`, `sau metrics`, `sau line`: what the stores say of a line, and the ways out where they disagree."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from flows.cli.options import By, Line, who
 from sau.cli.app import app
 from sau.cli.console import COLOURS, AsJson, err, out, plain, print_json, progress
 from sau.errors import ConfigError
+from sau.files import write_private
 
 if TYPE_CHECKING:
     from tasks.reconcile import Finding
@@ -42,6 +44,28 @@ def doctor(
         if not findings:
             out.print(f"{line}: the stores agree")
     raise typer.Exit(any(finding.stops for finding in findings))
+
+
+@app.command()
+def metrics(
+    line: Line = "tiny",
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A file, written in one step: node_exporter's textfile folder is a place for it."),
+    ] = None,
+) -> None:
+    """Print a line's metrics in Prometheus' text format: requests by state, overdue and oldest, versions, last run."""
+    from tasks.metrics import metrics as run
+
+    said = run(line)
+    if to is None:
+        typer.echo(said, nl=False)
+        return
+    try:
+        write_private(to, said.encode())
+        to.chmod(0o644)  # it names nobody, and somebody else reads it
+    except OSError as error:
+        raise ConfigError(f"{to}: cannot be written ({error.strerror})") from None
 
 
 def print_findings(findings: "list[Finding]") -> None:

@@ -21,7 +21,8 @@ ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
 OF_A_CHECKOUT = (
     "adopt", "archive", "audit", "benchmark", "bootstrap", "demo", "deploy", "desk", "doctor", "forget", "line",
-    "lineage", "plan", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui", "vault",
+    "lineage", "metrics", "plan", "purge", "reproduce", "request", "scan", "serve", "status", "suppression", "ui",
+    "vault",
 )  # fmt: skip
 """Commands that `flows.cli` adds."""
 

@@ -167,6 +167,34 @@ def take(database: Database, line: str, purpose: str, *, seconds: float) -> Leas
     return lease
 
 
+@dataclass(frozen=True)
+class Held:
+    """The last holding of a line.
+
+    Attributes:
+        purpose: forget, audit, doctor and so on.
+        at: when it was last renewed, to within the time of a lease.
+        now: whether it goes on.
+    """
+
+    purpose: str
+    at: datetime
+    now: bool
+
+
+def last_held(database: Database, line: str, *, seconds: float) -> Held | None:
+    """Who held a line last; None where nobody ever did.
+
+    Args:
+        seconds: of a lease.
+    """
+    with database.session() as session:
+        if (row := session.get(LeaseRow, line)) is None or not row.token:
+            return None
+        at = row.expires_at - timedelta(seconds=seconds)
+        return Held(row.purpose, at, bool(row.holder) and row.expires_at > now(session))
+
+
 def _add_once(database: Database, row: Base, key: object) -> None:
     """Add a row where none of its key is there."""
     with database.session() as session:

@@ -196,6 +196,18 @@ class Ledger(Database):
             total = session.scalar(select(func.count()).select_from(Request).where(wanted)) or 0
             return list_of(session.scalars(query)), total
 
+    def counts(self, line: str) -> dict[str, int]:
+        """How many requests of a line are in which state."""
+        query = select(Request.state, func.count().label("number")).where(Request.line == line).group_by(Request.state)
+        with self.session() as session:
+            return {row.state: row.number for row in session.execute(query)}
+
+    def oldest(self, line: str, states: Iterable[State]) -> datetime | None:
+        """When the oldest request of a line in these states was received; None where there is none."""
+        wanted = (Request.line == line) & Request.state.in_(list_of(states))
+        with self.session() as session:
+            return session.scalar(select(func.min(Request.received_at)).where(wanted))
+
     def events(self, request_id: str) -> "list_of[tuple[datetime, str]]":
         """(time, state) of every change of state, in order."""
         return [(event.at, event.state) for event in self.history(request_id) if event.kind == "state"]

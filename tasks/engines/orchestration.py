@@ -1,20 +1,34 @@
 """What the product uses of Prefect."""
 
 import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import emit_event
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.futures import as_completed
-from prefect.runtime import flow_run
-from prefect.states import Crashed, State
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Cancelled, Crashed, State
 from prefect.task_runners import ThreadPoolTaskRunner
+
+from sau.errors import TrackingError
 
 __all__ = [
     "NO_CACHE",
@@ -25,13 +39,16 @@ __all__ = [
     "emit_event",
     "end_flow_run",
     "flow",
+    "once_for_all_missed",
+    "process_pool",
     "task",
+    "work_pool_type",
 ]
 
 
 def current_flow_run() -> str:
     """The id of the flow run that this is part of, "" outside any."""
-    return str(flow_run.id or "")
+    return str(this_flow_run.id or "")
 
 
 def end_flow_run(flow_run_id: str) -> None:
@@ -47,3 +64,61 @@ def end_flow_run(flow_run_id: str) -> None:
         for run in [*runs, *client.read_flow_runs(flow_run_filter=below)]:
             if run.state and not run.state.is_final():
                 client.set_flow_run_state(run.id, died, force=True)
+
+
+def once_for_all_missed(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """A hook of a flow that begins: what its deployment's schedule has missed (no worker was there, the run before took
+    longer than the time between two) is done by this run, and cancelled.
+
+    Late runs with other parameters, and those that somebody asked for by hand, keep their place.
+    """
+    if flow_run.deployment_id is None:
+        return
+    waiting = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[flow_run.deployment_id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    done: State[None] = Cancelled(message=f"missed, and done by {flow_run.name} ({flow_run.id})")
+    with get_client(sync_client=True) as client:
+        for other in client.read_flow_runs(flow_run_filter=waiting):
+            late = other.expected_start_time is not None and other.expected_start_time <= datetime.now(UTC)
+            if other.auto_scheduled and late and other.parameters == flow_run.parameters:
+                client.set_flow_run_state(other.id, done)
+
+
+def work_pool_type(name: str) -> str | None:
+    """What kind of work pool this is; None where there is none of that name.
+
+    Raises:
+        TrackingError: the server cannot be asked.
+    """
+    with _asking() as client:
+        try:
+            return client.read_work_pool(name).type
+        except ObjectNotFound:
+            return None
+
+
+def process_pool(name: str) -> str:
+    """Make a work pool of processes; one that somebody else has just made stays as it is. Returns its type.
+
+    Raises:
+        TrackingError: the server cannot be asked.
+    """
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with _asking() as client:
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
+        return client.read_work_pool(name).type
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[SyncPrefectClient]:
+    """A client whose refusals are ours, in one line."""
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except (PrefectException, httpx.HTTPError) as error:
+        raise TrackingError(f"Prefect: {type(error).__name__}: {' '.join(str(error).split())}") from None

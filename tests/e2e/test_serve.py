@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows.schedule import next_run
+from flows.cron import next_run
 from sau.errors import ConfigError
 
 CRON = "*/30 * * * * *"

@@ -61,6 +61,7 @@ CALLS = {
     "line set-champion": Call("{line} 1", "ledger mlflow"),
     "line show": Call("{line}", "ledger mlflow"),
     "lineage": Call("{version}", "mlflow"),
+    "metrics": Call("--line {line}", "ledger mlflow"),
     "plan": Call("{missing}"),
     "purge": Call("{request} --line {line} --yes", "ledger prefect"),
     "reproduce": Call("{version} --out {out}", "dvc", otherwise="{line}@v9 --out {out}"),
