@@ -16,7 +16,7 @@ from tasks.engines.workspace import commit_of, git, pins_at, scratch, tag_name, 
 from tasks.register import complete
 from tasks.verify import RECORD
 from tasks.versions.expiry import expired
-from tasks.versions.origin import adopted_from
+from tasks.versions.origin import made_of
 from tasks.versions.record import BOOTSTRAP, UNJUDGED, Verdict, VersionRecord
 from tasks.versions.registry import Registry
 from tasks.versions.reproduce import check_as_recorded
@@ -103,24 +103,13 @@ def _record(
     return VersionRecord(
         line=line,
         request_ids=made.request_ids,
-        parent=parent.number if parent else None,
-        parent_digest=parent.weights_digest if parent else "",
-        weights_digest=stored.weights_digest,
-        mask_digest=stored.mask_digest,
-        side_digest=stored.side_digest,
-        sparsity=stored.sparsity,
-        structure=stored.structure,
-        covered=stored.covered,
-        adopted=parent.adopted if parent else adopted_from(tag),
         data_md5=pins["data"].md5,
         forget_md5=pins["forget"].md5 if "forget" in pins else "",
         checkpoint_md5=pins["checkpoint"].md5,
-        params_digest=params.digest,
-        training_digest=params.training_digest,
         code_commit=code,
-        git_commit=commit,
         checkout_dirty=False,
         taken_from_git=by,
+        **made_of(commit, stored, params, parent),
         **judged.model_dump(),
     )
 

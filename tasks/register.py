@@ -1,6 +1,5 @@
 """Register: push the bytes, commit the recipe, register the version, tag it, move the aliases."""
 
-import json
 import logging
 from datetime import UTC, datetime
 
@@ -10,9 +9,10 @@ from sau.params import load_params
 from tasks.engines.orchestration import task
 from tasks.engines.registered import CANDIDATE
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Attempt, Workspace, git, tag_version
+from tasks.engines.workspace import Attempt, git, tag_version
 from tasks.memory import in_words
 from tasks.verify import Judged
+from tasks.versions.origin import made_of
 from tasks.versions.record import BOOTSTRAP, VersionRecord, surroundings
 from tasks.versions.registry import Registry
 
@@ -64,25 +64,13 @@ def register(
         record = VersionRecord(
             line=attempt.line,
             request_ids=request_ids,
-            parent=parent,
-            parent_digest=before.weights_digest if before else "",
-            weights_digest=manifest.weights_digest,
-            mask_digest=manifest.mask_digest,
-            side_digest=manifest.side_digest,
-            sparsity=manifest.sparsity,
-            structure=manifest.structure,
-            covered=manifest.covered,
             memory=in_words(ws),
-            adopted=before.adopted if before else _told(ws, "adopted"),
-            merged=before.merged if before else _told(ws, "merged"),
             data_md5=ws.pin("data").md5,
             forget_md5=forget_md5,
             checkpoint_md5=ws.pin("checkpoint").md5,
-            params_digest=params.digest,
-            training_digest=params.training_digest,
             code_commit=head,
-            git_commit=commit,
             checkout_dirty=dirty,
+            **made_of(commit, manifest, params, before),
             verdict=judged.verdict if judged else BOOTSTRAP,
             policy=judged.policy if judged else "",
             policy_digest=judged.policy_digest if judged else "",
@@ -96,12 +84,6 @@ def register(
         if (stored := complete(record)) != manifest.manifest_digest:
             raise TrackingError(f"{record.tag}: MLflow stores manifest {stored}, {manifest.manifest_digest} was sent")
     return record
-
-
-def _told(ws: Workspace, name: str) -> str:
-    """What adopting told of a first version by this name; "" where it was made here."""
-    told = ws.path / "metrics" / "adopt.json"
-    return json.loads(told.read_text(encoding="utf-8")).get(name, "") if told.is_file() else ""
 
 
 def complete(record: VersionRecord) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from sau.checkpoint.manifest import SparseCheckpoint
 from sau.config import checked, merge
 from sau.errors import RequestError
 from sau.params import Params
@@ -14,23 +15,43 @@ from tasks.engines.workspace import Pin, git, pins_at
 from tasks.versions.record import VersionRecord
 
 _TRAINED_DENSE = "artifacts/dense"
+_TOLD = "metrics/adopt.json"
 
 
 def dense_pin(tag: str) -> Pin | None:
     """The dense model that a first version was pruned from; None where none is known, or it is another version."""
     pins = pins_at(settings().root, tag)
     if "model" in pins:
-        told = json.loads(git(settings().root, "show", f"{tag}:metrics/adopt.json"))
+        told = json.loads(git(settings().root, "show", f"{tag}:{_TOLD}"))
         return None if told["found_mask"] else pins["model"]
     return pins.get(_TRAINED_DENSE)
 
 
-def adopted_from(tag: str) -> str:
-    """SHA-256 of the weights that a first version was adopted from; "" where it was made here."""
+def made_of(commit: str, stored: SparseCheckpoint, params: Params, parent: VersionRecord | None) -> dict[str, Any]:
+    """What a version's record says by its commit, checkpoint, parameters and parent, by field."""
+    came = {"adopted": parent.adopted, "merged": parent.merged} if parent else _adopting(commit)
+    return came | {
+        "parent": parent.number if parent else None,
+        "parent_digest": parent.weights_digest if parent else "",
+        "weights_digest": stored.weights_digest,
+        "mask_digest": stored.mask_digest,
+        "side_digest": stored.side_digest,
+        "sparsity": stored.sparsity,
+        "structure": stored.structure,
+        "covered": stored.covered,
+        "params_digest": params.digest,
+        "training_digest": params.training_digest,
+        "git_commit": commit,
+    }
+
+
+def _adopting(commit: str) -> dict[str, Any]:
+    """What adopting told of a first version; nothing where it was made here."""
     root = settings().root
-    if not git(root, "ls-tree", "--name-only", tag, "metrics/adopt.json"):
-        return ""
-    return str(json.loads(git(root, "show", f"{tag}:metrics/adopt.json"))["adopted"])
+    if not git(root, "ls-tree", "--name-only", commit, _TOLD):
+        return {}
+    told = json.loads(git(root, "show", f"{commit}:{_TOLD}"))
+    return {"adopted": told["adopted"], "merged": told.get("merged", "")}
 
 
 def check_retrainable(record: VersionRecord, overrides: Mapping[str, Any] | None = None) -> None:

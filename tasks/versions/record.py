@@ -29,7 +29,9 @@ class Verdict(BaseModel):
     """One verdict on a version's weights; a further one by the same policy and null takes its place.
 
     Attributes:
+        verdict, policy, policy_digest: what was said, by which policy.
         null: population or retrained; "" where nothing was judged, or where it was kept in words alone.
+        judged_against, reference: the null in words, and beside which retrained version.
         judged_at: ISO 8601, UTC.
         verdict_run: the run that holds it, where that is a later one than the version's.
     """
@@ -56,8 +58,9 @@ class Verdict(BaseModel):
         return f"{self.verdict} ({self.policy})" if self.policy else self.verdict
 
 
-class VersionRecord(BaseModel):
-    """One version of a model line. Digests are SHA-256 of ours and md5 where DVC made them; "" where there is none.
+class VersionRecord(Verdict):
+    """One version of a model line, with the verdict on it that counts. Digests are SHA-256 of ours and md5 where DVC
+    made them; "" where there is none.
 
     Attributes:
         line, number, aliases, run_id, source: what the registry says; number 0 while it is not registered.
@@ -72,16 +75,11 @@ class VersionRecord(BaseModel):
         params_digest, training_digest: of all parameters, and of those a first version depends on; a method's defaults
             are in both.
         code_commit, git_commit, checkout_dirty: the code that ran, and the commit with the recipe.
-        verdict, policy, policy_digest: how it was judged.
-        null, judged_against, reference: by what null, the same in words, and beside which retrained version.
-        judged_at, verdict_run: see `Verdict`.
         verdicts: all that were given, the one that counts last; empty where it is the only one.
         audited, audit: when a retrained model was put beside it, and what came of that, in words.
         made_champion_by: who made it lead by hand last, and when.
         taken_from_git: who took it into this registry from git's tag, and when.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     line: str
     number: int = 0
@@ -108,14 +106,6 @@ class VersionRecord(BaseModel):
     code_commit: str
     git_commit: str
     checkout_dirty: bool
-    verdict: str
-    policy: str = ""
-    policy_digest: str = ""
-    null: str = ""
-    judged_against: str = ""
-    reference: str = ""
-    judged_at: str = ""
-    verdict_run: str = ""
     verdicts: tuple[Verdict, ...] = ()
     audited: str = ""
     audit: str = ""
