@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sau.errors import ConfigError
+from flows.servers import prefect_server
+from sau.errors import ConfigError, TrackingError
 from tasks.engines.leases import holding, note_flow_runs, take
 from tasks.engines.ledger import GIVEN_UP, LINE, Ledger, State
-from tasks.engines.orchestration import current_flow_run, end_flow_run
+from tasks.engines.orchestration import current_flow_run, end_flow_runs
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
 from tasks.engines.workspace import Attempt, Workspace, end_children, take_up
@@ -59,14 +60,26 @@ def line_lock(line: str, purpose: str = "an attempt") -> Iterator[None]:
         left, own = lease.dead_flow_runs, current_flow_run()
         if own:
             note_flow_runs(lease, (*left, own))
-            for flow_run_id in left:
-                end_flow_run(flow_run_id)
+        if left and _told_of_death(left):
             left = ()
-            note_flow_runs(lease, (own,))
+            note_flow_runs(lease, (own,) if own else ())
         try:
             yield
         finally:
             lease.give_back(left)
+
+
+def _told_of_death(flow_runs: tuple[str, ...]) -> bool:
+    """Say in Prefect that these have crashed; False where outside a flow no server could be started for it."""
+    if current_flow_run():
+        end_flow_runs(flow_runs)
+        return True
+    try:
+        with prefect_server() as api:
+            end_flow_runs(flow_runs, api)
+    except TrackingError:
+        return False
+    return True
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What the product uses of Prefect."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.futures import as_completed
 from prefect.runtime import flow_run as this_flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -37,7 +38,7 @@ __all__ = [
     "create_markdown_artifact",
     "current_flow_run",
     "emit_event",
-    "end_flow_run",
+    "end_flow_runs",
     "flow",
     "once_for_all_missed",
     "process_pool",
@@ -51,14 +52,21 @@ def current_flow_run() -> str:
     return str(this_flow_run.id or "")
 
 
-def end_flow_run(flow_run_id: str) -> None:
-    """Say in Prefect that a flow run whose process died has crashed, and so have the runs below it.
+def end_flow_runs(flow_run_ids: Sequence[str], api: str = "") -> None:
+    """Say in Prefect that flow runs whose process died have crashed, and so have the runs below them.
 
-    A server that does not know it, or does not answer, changes nothing: Prefect decides nothing.
+    A server that does not know them, or does not answer, changes nothing: Prefect decides nothing.
+
+    Args:
+        api: the server's address; that of the flow this is part of where none is given.
     """
-    ids = [UUID(flow_run_id)]
+    ids = [UUID(flow_run_id) for flow_run_id in flow_run_ids]
     died: State[None] = Crashed(message="its process died")
-    with contextlib.suppress(PrefectException, httpx.HTTPError), get_client(sync_client=True) as client:
+    with (
+        contextlib.suppress(PrefectException, httpx.HTTPError),
+        temporary_settings({PREFECT_API_URL: api} if api else {}),
+        get_client(sync_client=True) as client,
+    ):
         below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=ids))
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
         for run in [*runs, *client.read_flow_runs(flow_run_filter=below)]:
