@@ -2,7 +2,8 @@
 # make test-services: what needs a Prefect server with a worker, an audit, and (where there is one) headless Chromium.
 # make test-wheel: the wheel alone, in an environment of its own, and what needs a library that clashes with ours.
 # make test-long: whole flows and matrices that would make the tests longer than ten minutes.
-# make test-crash: the flow killed at every step, and run again.
+# make test-crash: both flows stopped at every step, in one way or another, and run again; prints the matrix.
+# SAU_TEST_ALL_CELLS=1 make test-crash: every step in every way (hours).
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
@@ -32,7 +33,8 @@ test-long: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 test-crash: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m crash tests/integration/test_reconcile.py tests/e2e/test_killed_flows.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rP -n 2 --dist loadfile --no-loadscope-reorder -m crash \
+		tests/e2e/test_killed_flows.py tests/e2e/test_killed_bootstrap.py tests/integration/test_reconcile.py
 
 check: setup
 	$(BIN)/ruff check .
