@@ -24,8 +24,13 @@ def run_matrix(checkout: Any, flow: str, folder: Any, *options: str) -> dict[str
     how_many = "all" if os.environ.get(ALL_CELLS) else "some"
     command = [sys.executable, "tests/e2e/killed_flows.py", flow, str(folder / "kept"), how_many, *options]
     env = checkout.env(PREFECT_HOME=str(folder / "prefect"))
-    done = subprocess.run(command, cwd=checkout.path, env=env, capture_output=True, text=True, timeout=14400)
-    assert done.returncode == 0, done.stderr[-4000:]
+    log = folder / f"{flow}.log"
+    # Through a pipe: where no file may grow, the driver's own words do not go into one.
+    with subprocess.Popen(["tee", str(log)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tee:
+        done = subprocess.run(
+            command, cwd=checkout.path, env=env, stdout=subprocess.PIPE, stderr=tee.stdin, text=True, timeout=14400
+        )
+    assert done.returncode == 0, log.read_text()[-4000:]
     found: dict[str, Any] = json.loads(done.stdout)
     print(f"\n{flow}\n\n{table(found['cells'])}")  # noqa: T201
     return found
