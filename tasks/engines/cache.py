@@ -5,6 +5,7 @@ made of has SHA-256 digests too (`sau.checkpoint.digests`). Errors name objects,
 be people's.
 """
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -40,6 +41,17 @@ def _md5(path: Path) -> str:
 def cached(md5: str) -> Path:
     """Where this checkout's cache has an object, if it has it."""
     return settings().root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def drop_empty_runs() -> bool:
+    """Remove what in DVC's run cache is a folder of no entry, as a process that dies before it has written one leaves
+    it; DVC fails on them with an error that says nothing. Whether there were any."""
+    dropped = False
+    for folder in (settings().root / ".dvc" / "cache" / "runs").glob("*/*"):
+        with contextlib.suppress(OSError):  # it has entries
+            folder.rmdir()
+            dropped = True
+    return dropped
 
 
 def damaged(md5: str) -> list[str]:

@@ -425,7 +425,12 @@ class Workspace:
         Raises:
             WorkspaceError: the stage failed, or its outputs are not what DVC says.
         """
-        dvc(self.path, "repro", "--single-item", stage, on_line=on_line)
+        try:
+            dvc(self.path, "repro", "--single-item", stage, on_line=on_line)
+        except WorkspaceError:
+            if not cache.drop_empty_runs():
+                raise
+            dvc(self.path, "repro", "--single-item", stage, on_line=on_line)
         outs = self._outs(stage)
         odd = {path: cache.damaged(pin.md5) for path, pin in outs.items() if not self._is_whole(path, pin)}
         if odd:

@@ -220,7 +220,7 @@ def left_running(of_driver: set[int]) -> list[str]:
 
 
 def forget_run(step: str) -> None:
-    """Take out of DVC's run cache what would spare a stage its work."""
+    """Take out of DVC's run cache what would spare a stage its work; the empty folder stays, as after a crash."""
     if not step.startswith("stage "):
         return
     for path in RUN_CACHE.glob("*/*/*"):
