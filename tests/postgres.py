@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+from sqlalchemy.engine import make_url
+
 
 def programs() -> Path | None:
     """The folder of initdb and pg_ctl; None where they are not installed."""
@@ -39,3 +42,18 @@ def server() -> Iterator[str]:
             yield f"postgresql+psycopg2://sau@/postgres?host={folder}"
         finally:
             run(str(found / "pg_ctl"), "--pgdata", data, "--wait", "--mode", "immediate", "stop")
+
+
+@contextmanager
+def silent(url: str) -> Iterator[None]:
+    """The server of such a URL stands still: its connections stay open, and nothing on them is answered."""
+    (number, *_) = Path(make_url(url).query["host"], "data", "postmaster.pid").read_text().split("\n")
+    postmaster = psutil.Process(int(number))
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()

@@ -1,6 +1,7 @@
 """The ledger's database: SQLite in WAL mode by default, PostgreSQL by URL; its errors as ours."""
 
 import contextlib
+import select as ready
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tables import Base, Utc
 
 _MAKING = 0x5A0  # PostgreSQL's lock of whoever makes the tables
+_NO_ANSWER = "no answer within SAU_DATABASE_WAIT_S"
 _WAITING_DRIVERS = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
 
@@ -34,14 +36,34 @@ def _mapped(what: str) -> Iterator[None]:
     except Timeout:
         raise RequestError(f"ledger: {what} (another process has held it for SAU_DATABASE_WAIT_S)") from None
     except (SQLAlchemyError, OSError, ValueError) as error:
-        raise RequestError(f"ledger: {what} ({type(error).__name__})") from None
+        why = _NO_ANSWER if _NO_ANSWER in str(getattr(error, "orig", "")) else type(error).__name__
+        raise RequestError(f"ledger: {what} ({why})") from None
 
 
 def waiting(url: URL, seconds: float) -> dict[str, float]:
-    """What a database's driver is told, so that one that is locked or silent is waited for so long; else for ever."""
+    """What a database's driver is told, so that one that is locked or silent is waited for so long; else for ever.
+
+    psycopg2 is told how to wait as well, in all of this process: it would wait for an answer without limit.
+    """
     if url.get_backend_name() == "sqlite":
         return {"timeout": seconds}
+    if url.get_driver_name() == "psycopg2":
+        from psycopg2.extensions import set_wait_callback
+
+        set_wait_callback(_wait_for_postgresql)
     return {"connect_timeout": round(seconds)} if url.get_driver_name() in _WAITING_DRIVERS else {}
+
+
+def _wait_for_postgresql(connection: Any) -> None:
+    """Wait until PostgreSQL has answered: a server that says nothing for SAU_DATABASE_WAIT_S is gone."""
+    import psycopg2
+    from psycopg2.extensions import POLL_OK, POLL_READ
+
+    while (state := connection.poll()) != POLL_OK:
+        poller = ready.poll()
+        poller.register(connection.fileno(), ready.POLLIN if state == POLL_READ else ready.POLLOUT)
+        if not poller.poll(1000 * settings().database_wait_s):
+            raise psycopg2.OperationalError(_NO_ANSWER)
 
 
 class Database:

@@ -37,6 +37,7 @@ TAG = re.compile(
 )
 
 _LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
+_HALF_MADE = re.compile(r"\bworktrees/([^/]+)/commondir")
 
 _PREPARED = ".sau-prepared"
 SURROUNDINGS = "surroundings.json"
@@ -91,6 +92,22 @@ def git(root: Path, *args: str, env: dict[str, str] | None = None, stdin: str = 
     if done.returncode:
         raise WorkspaceError(f"git {args[0]}: {' '.join(done.stderr.split()) or f'exit {done.returncode}'}")
     return done.stdout.strip()
+
+
+def _worktree(root: Path, *args: str) -> None:
+    """`git worktree`: it reads all of them, and fails at one that is just being made, or whose maker died over it."""
+    for _ in range(_LOCK_RETRIES):
+        try:
+            git(root, "worktree", *args)
+            return
+        except WorkspaceError as error:
+            if not (half_made := _HALF_MADE.search(str(error))):
+                raise
+            failed = error
+        if (other := Workspace(half_made[1])).holder.exists() and other.abandoned:
+            shutil.rmtree(root / git(root, "rev-parse", "--git-common-dir") / "worktrees" / half_made[1])
+        time.sleep(_LOCK_WAIT_S)
+    raise failed
 
 
 ORPHANED = str(Path(__file__).with_name("orphaned.py"))
@@ -224,6 +241,16 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     return pinned
 
 
+_CORRUPTED = re.compile(r"object (\S+) is corrupted")
+
+
+def _no_whole(md5: str, remote: str) -> str:
+    return (
+        f"object {md5} was damaged in DVC's cache, and {remote} has no whole one: bring it there from a copy of that "
+        "remote, then run this again"
+    )
+
+
 class Workspace:
     """One private worktree below `<home>/work`, with the shared DVC cache and the configured remote."""
 
@@ -243,8 +270,8 @@ class Workspace:
             return self
         self.close()
         self._own()
-        git(root, "worktree", "add", "--detach", "--quiet", str(self.path), commit)
-        self._configure("core", autostage="false", check_update="false")
+        _worktree(root, "add", "--detach", "--quiet", str(self.path), commit)
+        self._configure("core", no_scm="true", check_update="false")
         self._configure("cache", dir=str(root / ".dvc" / "cache"), type="reflink,copy")
         self._configure('remote "store"', url=self.settings.remote_url, verify="true")
         return self
@@ -274,19 +301,20 @@ class Workspace:
         (self.path / _PREPARED).touch()
 
     @property
-    def _holder(self) -> Path:
+    def holder(self) -> Path:
+        """The file beside the worktree that says whose it is."""
         return self.path.with_name(f"{self.path.name}.holder")
 
     def _own(self) -> None:
         """Say beside the worktree that it is this process's."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._holder.write_text(json.dumps(asdict(Process.own())), encoding="utf-8")
+        self.holder.write_text(json.dumps(asdict(Process.own())), encoding="utf-8")
 
     @property
     def abandoned(self) -> bool:
         """Whether the process that worked here is known to be no more."""
         try:
-            return Process(**json.loads(self._holder.read_text(encoding="utf-8"))).died
+            return Process(**json.loads(self.holder.read_text(encoding="utf-8"))).died
         except (OSError, ValueError, TypeError):  # its process died before it could say so
             return True
 
@@ -294,15 +322,15 @@ class Workspace:
         """Take up an abandoned worktree under another name: whatever still runs in the old one does not find this."""
         new = Workspace(name)
         new._own()
-        git(self.settings.root, "worktree", "move", str(self.path), str(new.path))
-        self._holder.unlink(missing_ok=True)
+        _worktree(self.settings.root, "move", str(self.path), str(new.path))
+        self.holder.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove the worktree and everything in it, and no other: not even one that is just being made."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._holder.unlink(missing_ok=True)
+        self.holder.unlink(missing_ok=True)
         with contextlib.suppress(WorkspaceError):  # git knows no such worktree
-            git(self.settings.root, "worktree", "remove", "--force", "--force", str(self.path))
+            _worktree(self.settings.root, "remove", "--force", "--force", str(self.path))
 
     def point(self, path: str, pin: Pin, *, only: str = "") -> None:
         """Pin known bytes at `path` and bring them here (from the cache, else from the remote), hashed on their way.
@@ -324,12 +352,12 @@ class Workspace:
     def _bring_one(self, path: str, pin: Pin, only: str) -> None:
         """One file of a pinned folder."""
         file = self.path / path / only
-        dvc(self.path, "pull", f"{path}/{only}")
+        self._pull(f"{path}/{only}")
         md5 = cache.listing(pin.md5)[only]
         if cache.md5_of(file) != md5:
             cache.discard([md5])
             file.unlink(missing_ok=True)
-            dvc(self.path, "pull", f"{path}/{only}")
+            self._pull(f"{path}/{only}")
             if cache.md5_of(file) != md5:
                 raise WorkspaceError(
                     f"{path}: object {md5} is damaged, in DVC's cache and in {self.settings.remote_url}"
@@ -342,22 +370,27 @@ class Workspace:
         """
         self._bring(pins_at(self.settings.root, rev), "--allow-missing")
 
+    def _pull(self, *arguments: str) -> None:
+        try:
+            dvc(self.path, "pull", *arguments)
+        except WorkspaceError as error:
+            if damaged := _CORRUPTED.search(str(error)):
+                raise WorkspaceError(_no_whole(damaged[1], self.settings.remote_url)) from None
+            raise
+
     def _bring(self, pins: dict[str, Pin], *arguments: str) -> None:
         may_lack = "--allow-missing" in arguments
         thrown_out: dict[str, list[str]] = {}
         while True:
             failed: WorkspaceError | None = None
             try:
-                dvc(self.path, "pull", *arguments)
+                self._pull(*arguments)
             except WorkspaceError as error:
                 failed = error
             odd = {path: pin for path, pin in pins.items() if failed or not self._is_whole(path, pin)}
             if lost := odd.keys() & thrown_out.keys():
-                raise WorkspaceError(
-                    f"{', '.join(sorted(lost))}: object {thrown_out[min(lost)][0]} was damaged in DVC's cache, and "
-                    f"{self.settings.remote_url} has no whole one: bring it there from a copy of that remote, then run "
-                    "this again"
-                )
+                words = _no_whole(thrown_out[min(lost)][0], self.settings.remote_url)
+                raise WorkspaceError(f"{', '.join(sorted(lost))}: {words}")
             bad = {path: md5s for path, pin in odd.items() if (md5s := cache.damaged(pin.md5))}
             if not odd or (may_lack and not failed and not bad):
                 return

@@ -1,5 +1,6 @@
 """The ledger: one standing request per person and line, atomic changes of state, the legal deadline."""
 
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -7,7 +8,10 @@ from multiprocessing import get_context
 import pytest
 
 from sau.errors import RequestError
+from tasks.engines import database
 from tasks.engines.ledger import Ledger, State, deadline
+from tasks.engines.settings import settings
+from tests import postgres
 
 
 @pytest.fixture
@@ -142,6 +146,23 @@ def test_a_database_that_fails_later_is_one_line_that_names_nobody(ledger):
         ledger.submit("tiny", "demo-0001")
     assert "demo-0001" not in str(refused.value)
     assert ledger.list() == [], "nothing half written"
+
+
+@pytest.mark.server
+@pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
+def test_a_postgresql_server_that_falls_silent_is_given_up_and_asked_again_when_it_is_back(monkeypatch):
+    short = settings().model_copy(update={"database_wait_s": 1.0})
+    monkeypatch.setattr(database, "settings", lambda: short)
+    with postgres.server() as url:
+        ledger = Ledger(url)
+        request = ledger.submit("tiny", "demo-0001")
+        with postgres.silent(url):
+            started = time.monotonic()
+            for ask in (ledger.list, lambda: ledger.withdraw(request.id), lambda: Ledger(url)):  # the last connects
+                with pytest.raises(RequestError, match=r"ledger: .*no answer within SAU_DATABASE_WAIT_S"):
+                    ask()
+            assert time.monotonic() - started < 10
+        assert [r.state for r in ledger.list()] == [State.OPEN]
 
 
 def test_a_claim_leaves_alone_what_was_withdrawn_meanwhile(ledger):

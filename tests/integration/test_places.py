@@ -55,6 +55,25 @@ name = take_up("bootstrap", "odd", "000000000000")
 print(Workspace(name).path.exists(), left.path.exists())
 """
 
+HALF_MADE = """
+import json
+from dataclasses import asdict, replace
+from threading import Timer
+from tasks.engines.leases import Process
+from tasks.engines.settings import settings
+from tasks.engines.workspace import Workspace
+kept = settings().root / ".git" / "worktrees"
+for name in ("of-the-dead", "under-way"):
+    (kept / name).mkdir(parents=True)
+    for file, text in (("gitdir", f"/nowhere/{name}/.git"), ("HEAD", "0" * 40), ("commondir", "")):
+        (kept / name / file).write_text(text)
+holder = Workspace("of-the-dead").holder
+holder.parent.mkdir(parents=True, exist_ok=True)
+holder.write_text(json.dumps(asdict(replace(Process.own(), begun=0.0))))
+Timer(0.3, (kept / "under-way" / "commondir").write_text, ["../.."]).start()
+print((Workspace("new").open().path / "params.yaml").exists(), *sorted(path.name for path in kept.iterdir()))
+"""
+
 
 def hostile(folder):
     """A user's own git configuration: its path, and that of what its hooks write."""
@@ -86,6 +105,11 @@ def test_a_users_own_git_configuration_changes_no_byte_and_a_copy_leaves_the_ori
     # In the copy the worktree is still the original's, and here it is what a killed attempt has left.
     assert copied.run(sys.executable, "-c", TAKEN_UP).stdout.split() == ["False", "False"]
     assert checkout.run(sys.executable, "-c", TAKEN_UP).stdout.split() == ["True", "False"]
+
+
+def test_a_worktree_that_is_just_being_made_or_whose_maker_died_over_it_is_in_nobodys_way(copy_checkout, tmp_path):
+    said = copy_checkout(tmp_path / "checkout").run(sys.executable, "-c", HALF_MADE).stdout.split()
+    assert said == ["True", "new", "under-way"]
 
 
 def test_who_may_not_use_a_checkout_is_told_what_git_says(checkout, tmp_path):
