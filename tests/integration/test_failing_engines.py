@@ -70,7 +70,7 @@ def test_light_commands_with_failing_stores_end_in_one_line(copy_checkout, tmp_p
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_every_command_with_every_failing_engine_ends_in_one_line(copy_checkout, tmp_path):
-    """Two ways of failing of every store that a command needs; all ways with all commands are driven by hand (`all`)."""
+    """Two ways of failing of every store that a command needs; all ways with all commands are driven by hand."""
     found = driven(copy_checkout, tmp_path, "some")
     skipped = {engine for engine, commands in found.items() if "skipped" in commands}
     assert skipped <= {"git somebody else's", "home full", "home read-only"}
