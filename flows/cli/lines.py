@@ -108,7 +108,7 @@ def adopt_line(
 
     server_is_up = embedded_server()
     with progress():
-        from flows.bootstrap import adopt, check_adopt
+        from flows.bootstrap import adopt, check_adopt, check_zeros
         from tasks.prepare import Adoption
         from tasks.versions.origin import check_retrainable
 
@@ -122,7 +122,7 @@ def adopt_line(
         )
         given = Adoption(model=absolute(model), base=absolute(base) if base else "", merge=merge_adapter, remask=remask)
         source = absolute(data)
-        check_adopt(line, given, source, options, laid_over)
+        check_zeros(check_adopt(line, given, source, options, laid_over))
         server_is_up()
         record = adopt(line, given, source, options, laid_over)
     if as_json:
