@@ -13,11 +13,12 @@ from flows.attempt import check_line
 from flows.cron import check_deployable
 from flows.servers import check_prefect, tool
 from sau.errors import TrackingError
-from tasks.engines.orchestration import process_pool, work_pool_type
+from tasks.engines.deployments import process_pool, work_pool_type
 from tasks.engines.settings import settings
 from tasks.engines.workspace import keep_log
+from tasks.installation import SCHEDULED
 
-POOL, SCHEDULED = "sau", "scheduled"
+POOL = "sau"
 OF_THE_WORKER = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $SAU_ROOT }}"}}]
 """The pull step of workers that have a checkout each; else Prefect writes this checkout's folder down."""
 

@@ -179,6 +179,12 @@ def test_a_teams_work_pool_stays_as_it_is(checkout, server):
     times = {datetime.fromisoformat(run["expected_start_time"]).astimezone(BERLIN) for run in planned}
     assert {(at.hour, at.minute) for at in times} == {(2, 30)}
 
+    code = "from tasks.installation import installation\nfor found in installation('tiny'): print(found.words)"
+    words = checkout.run(sys.executable, "-c", code, **server.env).stdout
+    assert words == "no worker of the pool team is there; `prefect worker start --pool team`\n"
+    server.ask(f"deployments/{found['forget/scheduled-tiny']['id']}/pause_deployment", {})
+    assert "forget/scheduled-tiny is paused" in checkout.run(sys.executable, "-c", code, **server.env).stdout
+
     refused = checkout.sau("deploy", "--pool", "taem", check=False, **server.env)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "work pool 'taem': is not on this Prefect server" in refused.stderr
