@@ -1,8 +1,10 @@
-"""What a Prefect server says of work pools and of a deployment's schedule."""
+"""What a Prefect server is asked and told of work pools, a deployment's schedule, and alarms."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,6 +17,7 @@ from prefect.client.schemas.filters import (
     WorkerFilter,
     WorkerFilterStatus,
 )
+from prefect.events import AutomationCore, EventTrigger, Posture, SendNotification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 
 from sau.errors import TrackingError
@@ -85,6 +88,76 @@ def process_pool(name: str) -> str:
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
         return client.read_work_pool(name).type
+
+
+STUCK_AFTER_S = 12 * 3600.0
+"""A run that goes on for so long is stuck, as far as an alarm is concerned."""
+_ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
+
+
+def notification_block(name: str) -> UUID:
+    """The id of a notification block, called TYPE/NAME.
+
+    Raises:
+        TrackingError: there is none, or the server cannot be asked.
+    """
+    kind, _, own = name.partition("/")
+    with _asking() as client:
+        try:
+            return client.read_block_document_by_name(own, kind).id
+        except ObjectNotFound:
+            raise TrackingError(
+                f"alarm {name!r}: no such block on this Prefect server, as TYPE/NAME of its page Blocks "
+                "(slack-webhook/team)"
+            ) from None
+
+
+def set_alarms(line: str, deployments: Iterable[str], block: UUID) -> tuple[str, ...]:
+    """Make, or bring up to date, the automations that tell somebody: of an overdue request (its id), of a run that
+    failed or began late, and of one that does not end. One that was disabled stays so.
+
+    Args:
+        deployments: of the line, as FLOW/NAME.
+        block: what they are sent through, see `notification_block`.
+
+    Returns:
+        The automations' names.
+
+    Raises:
+        TrackingError: the server refuses.
+    """
+    with _asking() as client:
+        ids = [f"prefect.deployment.{client.read_deployment_by_name(deployment).id}" for deployment in deployments]
+        runs = {
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "match_related": {"prefect.resource.role": "deployment", "prefect.resource.id": ids},
+        }
+        failed = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Late"}
+        at_once = {"posture": Posture.Reactive, "threshold": 1, "within": timedelta(0)}
+        triggers = {
+            "overdue": EventTrigger(expect={"sau.request.overdue"}, match={"sau.line": line}, **at_once),
+            "failed": EventTrigger(expect=failed, **runs, **at_once),
+            "stuck": EventTrigger(
+                after={"prefect.flow-run.Running"}, expect=_ENDED, for_each={"prefect.resource.id"}, threshold=1,
+                posture=Posture.Proactive, within=timedelta(seconds=STUCK_AFTER_S), **runs,
+            ),
+        }  # fmt: skip
+        told = {
+            "overdue": "request {{ event.resource.name }} is past its deadline",
+            "failed": "{{ event.event }}: {{ event.resource.name }}",
+            "stuck": f"a run goes on for more than {STUCK_AFTER_S / 3600:.0f} hours",
+        }
+        names = []
+        for what, trigger in triggers.items():
+            send = SendNotification(block_document_id=block, subject=f"sau {line}: {what}", body=told[what])
+            wanted = AutomationCore(name=f"sau {line}: {what}", trigger=trigger, actions=[send])
+            if there := client.read_automations_by_name(wanted.name):
+                wanted.enabled = there[0].enabled
+                client.update_automation(there[0].id, wanted)
+            else:
+                client.create_automation(wanted)
+            names.append(wanted.name)
+        return tuple(names)
 
 
 @contextlib.contextmanager
