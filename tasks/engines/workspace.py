@@ -230,6 +230,7 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     Raises:
         WorkspaceError: no such revision.
     """
+    bring_tag(root, rev)
     names = git(root, "ls-tree", "--name-only", rev).split("\n")
     pinned: dict[str, Pin] = {}
     for name in (n for n in names if n.endswith(".dvc") and not n.startswith(".")):
@@ -265,6 +266,7 @@ class Workspace:
             WorkspaceError: git or DVC refused.
         """
         root = self.settings.root
+        bring_tag(root, rev)
         commit = git(root, "rev-parse", f"{rev}^{{commit}}")
         if self.prepared and git(self.path, "rev-parse", "HEAD") == commit:
             return self
@@ -651,6 +653,12 @@ def fetch_tags(root: Path, line: str) -> None:
     if remote := settings().git_remote:
         specs = [f"refs/tags/{name}@v*:refs/tags/{name}@v*" for name in (line, f"expired/{line}")]
         git(root, "fetch", "--no-tags", remote, *specs)
+
+
+def bring_tag(root: Path, rev: str) -> None:
+    """Bring a line's tags from SAU_GIT_REMOTE, where it is set, if a version's is asked for and not here."""
+    if settings().git_remote and (match := TAG.match(rev)) and not git(root, "tag", "--list", rev):
+        fetch_tags(root, match["line"])
 
 
 def send_tags(root: Path, tags: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sau.errors import WorkspaceError
 from tasks.engines.settings import settings
-from tasks.engines.workspace import fetch_tags, git, send_tags, tag_version, tagged_versions
+from tasks.engines.workspace import fetch_tags, git, pins_at, send_tags, tag_version, tagged_versions
 from tasks.versions.expiry import expire, expired
 
 
@@ -49,6 +49,16 @@ def test_a_version_that_one_makes_the_other_has_and_what_expired_too(checkouts):
     expire(second, "tiny@v1", "r-0123456789abcdef", "policy")
     fetch_tags(first, "tiny")
     assert expired(first, "tiny@v1") == expired(second, "tiny@v1")
+
+
+def test_a_version_that_is_asked_for_is_brought(checkouts):
+    first, second = checkouts
+    (first / "data.dvc").write_text("outs:\n- {md5: d41d8cd98f00b204e9800998ecf8427e.dir, size: 0, path: data}\n")
+    git(first, "add", "data.dvc")
+    tag_version(first, "tiny@v1", commit(first, "version 1"), "PASS")
+    assert pins_at(second, "tiny@v1")["data"].md5 == "d41d8cd98f00b204e9800998ecf8427e.dir"
+    with pytest.raises(WorkspaceError, match="tiny@v2"):
+        pins_at(second, "tiny@v2")
 
 
 def test_what_an_attempt_could_not_send_goes_with_the_next_and_twice_is_once(checkouts, monkeypatch):
