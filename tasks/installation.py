@@ -26,6 +26,7 @@ _APART_S = 30.0
 """Clocks that lie further apart are not one time: a lease is 60 s."""
 _FREE_BYTES = 1 << 30
 _ANSWER_S = 10.0
+_MAX_HEALTH = 1 << 10
 
 
 def installation(line: str) -> Iterator[Finding]:
@@ -87,14 +88,16 @@ def _clocks() -> Iterator[Finding]:
 
 
 def _prefect_time() -> datetime | None:
-    """The clock of the Prefect server that is given; None where none is, or it does not answer."""
+    """The clock of the Prefect server that is given; None where none is, or it does not answer as one."""
     if not (api := os.environ.get("PREFECT_API_URL")):
         return None
     try:
         with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=_ANSWER_S) as answer:
-            return parsedate_to_datetime(answer.headers["Date"])
+            is_prefect = answer.read(_MAX_HEALTH).strip() == b"true"
+            return parsedate_to_datetime(answer.headers["Date"]) if is_prefect else None
     except urllib.error.HTTPError as error:
-        return parsedate_to_datetime(error.headers["Date"]) if error.headers["Date"] else None
+        told = error.headers["Date"] if error.code in (401, 403) else None  # it is there, and wants to know who asks
+        return parsedate_to_datetime(told) if told else None
     except (OSError, ValueError, TypeError, HTTPException):
         return None
 
@@ -104,7 +107,7 @@ def _schedule(line: str) -> Iterator[Finding]:
     if not os.environ.get("PREFECT_API_URL"):
         return
     if _prefect_time() is None:
-        yield Finding(what="schedule: the Prefect server does not answer", way_out="see SAU_PREFECT_API_URL")
+        yield Finding(what="schedule: no answer from a Prefect server", way_out="see SAU_PREFECT_API_URL")
         return
     name = f"forget/{SCHEDULED}-{line}"
     try:

@@ -162,9 +162,9 @@ def set_alarms(line: str, deployments: Iterable[str], block: UUID) -> tuple[str,
 
 @contextlib.contextmanager
 def _asking() -> Iterator[SyncPrefectClient]:
-    """A client whose refusals are ours, in one line."""
+    """A client whose refusals are ours, in one line, and so is an answer that is not Prefect's."""
     try:
         with get_client(sync_client=True) as client:
             yield client
-    except (PrefectException, httpx.HTTPError) as error:
+    except (PrefectException, httpx.HTTPError, ValueError, RuntimeError) as error:
         raise TrackingError(f"Prefect: {type(error).__name__}: {' '.join(str(error).split())}") from None

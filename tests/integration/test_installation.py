@@ -80,5 +80,5 @@ def test_a_disk_that_is_full(root, monkeypatch):
 def test_a_prefect_server_that_does_not_answer_is_named(root, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     (finding,) = installation("tiny")
-    assert finding.words == "schedule: the Prefect server does not answer; see SAU_PREFECT_API_URL"
+    assert finding.words == "schedule: no answer from a Prefect server; see SAU_PREFECT_API_URL"
     assert not finding.stops
