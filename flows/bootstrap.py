@@ -14,7 +14,7 @@ from sau.data.sources import DataOptions, open_source
 from sau.errors import ConfigError, ModelError, RequestError
 from sau.models.folder import check_takeable, fingerprint
 from sau.params import Params
-from sau.pruners.adapter import open_adapter
+from sau.pruners.adapter import check_merge, open_adapter
 from sau.stages import RECIPES
 from tasks.engines.orchestration import flow
 from tasks.engines.settings import settings
@@ -87,6 +87,16 @@ def check_adopt(
             raise
         raise ModelError(f"{error}; the adapter names that as its base, say with --base where it is") from None
     return adoption.model_copy(update={"base": base, "fingerprint": " ".join(map(fingerprint, folders))})
+
+
+def check_zeros(adoption: Adoption) -> None:
+    """Before anything begins: refuse a merge that fills zeros of its base where nobody said what becomes of them.
+
+    Raises:
+        ModelError: it does, or adapter and base do not fit.
+    """
+    if adoption.merge and adoption.remask is None:
+        check_merge(open_adapter(adoption.model), check_takeable(adoption.base))
 
 
 @flow(name="bootstrap", flow_run_name="bootstrap {line}")

@@ -13,11 +13,12 @@ from flows.attempt import check_line
 from flows.cron import check_deployable
 from flows.servers import check_prefect, tool
 from sau.errors import TrackingError
-from tasks.engines.orchestration import process_pool, work_pool_type
+from tasks.engines.deployments import notification_block, process_pool, set_alarms, work_pool_type
 from tasks.engines.settings import settings
 from tasks.engines.workspace import keep_log
+from tasks.installation import SCHEDULED
 
-POOL, SCHEDULED = "sau", "scheduled"
+POOL = "sau"
 OF_THE_WORKER = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $SAU_ROOT }}"}}]
 """The pull step of workers that have a checkout each; else Prefect writes this checkout's folder down."""
 
@@ -28,6 +29,7 @@ class Deployed(BaseModel):
     Attributes:
         names: of the deployments, as `prefect deployment run` takes them.
         pool_type: process, kubernetes or whatever the team has made it.
+        alarms: automations that tell somebody.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,10 +37,11 @@ class Deployed(BaseModel):
     names: tuple[str, ...]
     pool: str
     pool_type: str
+    alarms: tuple[str, ...] = ()
 
 
 def deploy_line(
-    line: str, cron: str, timezone: str = "UTC", pool: str = POOL, *, own_checkouts: bool = False
+    line: str, cron: str, timezone: str = "UTC", pool: str = POOL, *, own_checkouts: bool = False, alarm: str = ""
 ) -> Deployed:
     """Create or update the deployments of prefect.yaml for a line.
 
@@ -49,16 +52,18 @@ def deploy_line(
         cron: of the forget flow; the others' are in prefect.yaml.
         timezone: of all of them.
         own_checkouts: each worker runs in the checkout that its SAU_ROOT names, not in this one's folder.
+        alarm: the server's notification block, as TYPE/NAME, that alarms go through; "": alarms stay as they are.
 
     Raises:
         ConfigError: a malformed line, cron expression or time zone.
-        TrackingError: no server is given, it does not answer, it refuses, or it has no such work pool.
+        TrackingError: no server is given, it does not answer, it refuses, or it has no such work pool or block.
     """
     check_line(line)
     check_deployable(cron, timezone)
     if not os.environ.get("PREFECT_API_URL"):
         raise TrackingError("deploy needs a Prefect server: set SAU_PREFECT_API_URL (`prefect server start` gives one)")
     check_prefect()
+    block = notification_block(alarm) if alarm else None
     if (pool_type := work_pool_type(pool)) is None:
         if pool != POOL:
             raise TrackingError(
@@ -72,8 +77,9 @@ def deploy_line(
         described["pull"] = OF_THE_WORKER
     with _written(described, line) as file:
         _prefect(["--no-prompt", "deploy", "--prefect-file", str(file), "--all"])
-    names = (f"{d['entrypoint'].split('.')[1]}/{d['name']}" for d in described["deployments"])
-    return Deployed(names=tuple(names), pool=pool, pool_type=pool_type)
+    names = tuple(f"{d['entrypoint'].split('.')[1]}/{d['name']}" for d in described["deployments"])
+    alarms = set_alarms(line, names, block) if block else ()
+    return Deployed(names=names, pool=pool, pool_type=pool_type, alarms=alarms)
 
 
 def _described(root: Path, line: str, cron: str, timezone: str, pool: str) -> dict[str, Any]:

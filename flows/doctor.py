@@ -13,6 +13,7 @@ from tasks.engines.settings import settings
 from tasks.examine import examine
 from tasks.from_git import take_from_git
 from tasks.giving_up import Given, give_up
+from tasks.installation import installation
 from tasks.reconcile import Finding, reconcile
 from tasks.requests import lapsed
 from tasks.versions.record import VersionRecord
@@ -45,12 +46,12 @@ def doctor(line: str, *, bytes_too: bool = True, refill: bool = False) -> list[F
 
 @flow(name="doctor", flow_run_name="doctor {line}", on_running=[once_for_all_missed])
 def check_stores(line: str) -> list[Finding]:
-    """`doctor` as a scheduled run, which fails where a person has to decide.
+    """The installation and `doctor` as a scheduled run, which fails where a person has to decide.
 
     Raises:
         RequestError: what it is about, and the ways out.
     """
-    findings = doctor(line)
+    findings = [*installation(line), *doctor(line)]
     for finding in findings:
         log.info("%s", finding.words)
     if stops := [finding.words for finding in findings if finding.stops]:

@@ -21,7 +21,11 @@ def announce(line: str) -> list[str]:
             continue
         emit_event(
             event=f"sau.request.{when}",
-            resource={"prefect.resource.id": f"sau.request.{request.id}", "prefect.resource.name": request.id},
+            resource={
+                "prefect.resource.id": f"sau.request.{request.id}",
+                "prefect.resource.name": request.id,
+                "sau.line": line,
+            },
             payload={
                 "line": line,
                 "state": request.state,

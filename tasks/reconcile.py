@@ -14,7 +14,7 @@ from sau.errors import RequestError, SauError, TrackingError, WorkspaceError
 from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
-from tasks.engines.workspace import sweep, tag_name, tag_version, tagged_versions
+from tasks.engines.workspace import fetch_tags, send_tags, sweep, tag_name, tag_version, tagged_versions
 from tasks.publish import tell
 from tasks.recipients import tell_recipients
 from tasks.register import complete
@@ -134,8 +134,9 @@ def _given_up(line: str) -> Iterator[Finding]:
 
 
 def _tags(registry: Registry, line: str) -> Iterator[Finding]:
-    """Every version has a git tag that names its commit."""
+    """Every version has a git tag that names its commit, here and in the team's git remote."""
     versions, root = registry.all(line), settings().root
+    fetch_tags(root, line)
     tagged = tagged_versions(root, line)
     for record in versions:
         if record.number not in tagged:
@@ -157,6 +158,7 @@ def _tags(registry: Registry, line: str) -> Iterator[Finding]:
                 "SAU_MLFLOW_TRACKING_URI is not the one this line was made with",
                 stops=True,
             )
+    send_tags(root, (tag for record in versions for tag in (record.tag, f"expired/{record.tag}")))
     yield from _unknown_tags(line, versions)
 
 

@@ -108,7 +108,7 @@ def adopt_line(
 
     server_is_up = embedded_server()
     with progress():
-        from flows.bootstrap import adopt, check_adopt
+        from flows.bootstrap import adopt, check_adopt, check_zeros
         from tasks.prepare import Adoption
         from tasks.versions.origin import check_retrainable
 
@@ -122,7 +122,7 @@ def adopt_line(
         )
         given = Adoption(model=absolute(model), base=absolute(base) if base else "", merge=merge_adapter, remask=remask)
         source = absolute(data)
-        check_adopt(line, given, source, options, laid_over)
+        check_zeros(check_adopt(line, given, source, options, laid_over))
         server_is_up()
         record = adopt(line, given, source, options, laid_over)
     if as_json:
@@ -258,6 +258,10 @@ def deploy(
         bool,
         typer.Option("--own-checkouts", help="Each worker runs in the checkout that its SAU_ROOT names, not in this."),
     ] = False,
+    alarm: Annotated[
+        str,
+        typer.Option(help="A notification block, as TYPE/NAME: told of overdue requests, failed, late and stuck runs."),
+    ] = "",
 ) -> None:
     """Put a line's deployments on a Prefect server (SAU_PREFECT_API_URL): forget on this schedule; audit, doctor, and
     purge by hand as prefect.yaml has them."""
@@ -267,8 +271,12 @@ def deploy(
     with progress():
         from flows.deploy import deploy_line
 
-        deployed = deploy_line(line, cron, timezone, pool, own_checkouts=own_checkouts)
+        deployed = deploy_line(line, cron, timezone, pool, own_checkouts=own_checkouts, alarm=alarm)
     out.print(f"deployments [bold]{' '.join(deployed.names)}[/] are there", soft_wrap=True)
+    if deployed.alarms:
+        out.print(
+            f"alarms through {plain(alarm)}: {plain(', '.join(deployed.alarms))}", highlight=False, soft_wrap=True
+        )
     out.print(
         f"work pool {plain(deployed.pool)} ({plain(deployed.pool_type)}); a worker of it: "
         f"`prefect worker start --pool {plain(deployed.pool)}`",

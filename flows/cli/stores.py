@@ -31,17 +31,19 @@ def doctor(
     refill: Annotated[bool, typer.Option(help="Send the DVC remote what it lacks of the leading version.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare ledger, MLflow and git tags of a line, look for damaged bytes, and mend what can be mended. Exit 1: a
-    person has to decide."""
+    """Check the installation (versions, permissions, room, clocks, schedule), compare ledger, MLflow and git tags of a
+    line, look for damaged bytes, and mend what can be mended. Exit 1: a person has to decide."""
     with progress():
         from flows.doctor import doctor as run
+        from tasks.installation import installation
 
-        findings = run(line, refill=refill)
+        here, stores = list(installation(line)), run(line, refill=refill)
+        findings = [*here, *stores]
     if as_json:
         print_json(findings)
     else:
         print_findings(findings)
-        if not findings:
+        if not stores:
             out.print(f"{line}: the stores agree")
     raise typer.Exit(any(finding.stops for finding in findings))
 

@@ -4,6 +4,7 @@ What is asked for most is there at once, and the oldest, which still knows the p
 deleted any time.
 """
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -96,14 +97,27 @@ def _chain(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: a link is missing, or the links go round.
     """
-    beside = {read_manifest(path).manifest_digest: path for path in _versions(folder.parent)}
-    chain = [folder]
+    if not is_delta(folder):
+        read_manifest(folder)  # whatever lies beside it
+        return [folder]
+    beside, chain = _beside(folder), [folder]
     while is_delta(chain[-1]):
         base = read_delta(chain[-1]).base_digest
         if base not in beside or beside[base] in chain:
-            raise CheckpointError(f"{chain[-1]}: is stored as a delta on model {base}, which is not beside it")
+            raise CheckpointError(
+                f"{chain[-1]}: is stored as a delta on model {base}, which is not beside it, or damaged"
+            )
         chain.append(beside[base])
     return chain
+
+
+def _beside(folder: Path) -> dict[str, Path]:
+    """The sparse checkpoints in the same folder by their manifests' digests; anything else may lie there too."""
+    found = {}
+    for path in _versions(folder.parent):
+        with contextlib.suppress(CheckpointError):
+            found[read_manifest(path).manifest_digest] = path
+    return found
 
 
 def _hops_onto(archive: Path, whole: Path) -> int:

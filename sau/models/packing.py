@@ -14,8 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 _NAME = "sau_packed"
 
@@ -29,6 +27,8 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: None, *, bounds: Sequence[int], **options: Any
 ) -> tuple[Tensor, None]:
     """Causal attention of each sequence [1, heads, bounds[i]:bounds[i + 1], D] to itself alone."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     if options.get("sliding_window") is not None:
         raise ValueError("packed attention has no window")
     parts = [
@@ -38,11 +38,11 @@ def _attend(
     return torch.cat(parts, dim=1), None
 
 
-AttentionInterface.register(_NAME, _attend)
-
-
 def forward_packed(model: Any, input_ids_T: Tensor, lengths: Sequence[int]) -> Any:
     """The model's output for sequences that lie in a row of T tokens, T the sum of their lengths."""
+    from transformers import AttentionInterface  # with all that models are made of: seconds, for who runs none
+
+    AttentionInterface.register(_NAME, _attend)
     ends = torch.tensor([0, *lengths]).cumsum(0)
     positions_T = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
     with attending(model, _NAME):

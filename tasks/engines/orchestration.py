@@ -1,7 +1,7 @@
 """What the product uses of Prefect."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -10,8 +10,7 @@ import httpx
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
@@ -22,14 +21,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import emit_event
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
+from prefect.exceptions import PrefectException
 from prefect.futures import as_completed
 from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed, State
 from prefect.task_runners import ThreadPoolTaskRunner
-
-from sau.errors import TrackingError
 
 __all__ = [
     "NO_CACHE",
@@ -41,9 +38,7 @@ __all__ = [
     "end_flow_runs",
     "flow",
     "once_for_all_missed",
-    "process_pool",
     "task",
-    "work_pool_type",
 ]
 
 
@@ -92,41 +87,3 @@ def once_for_all_missed(flow: Any, flow_run: FlowRun, state: State[Any]) -> None
             late = other.expected_start_time is not None and other.expected_start_time <= datetime.now(UTC)
             if other.auto_scheduled and late and other.parameters == flow_run.parameters:
                 client.set_flow_run_state(other.id, done)
-
-
-def work_pool_type(name: str) -> str | None:
-    """What kind of work pool this is; None where there is none of that name.
-
-    Raises:
-        TrackingError: the server cannot be asked.
-    """
-    with _asking() as client:
-        try:
-            return client.read_work_pool(name).type
-        except ObjectNotFound:
-            return None
-
-
-def process_pool(name: str) -> str:
-    """Make a work pool of processes; one that somebody else has just made stays as it is. Returns its type.
-
-    Raises:
-        TrackingError: the server cannot be asked.
-    """
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    with _asking() as client:
-        with contextlib.suppress(ObjectAlreadyExists):
-            client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
-        return client.read_work_pool(name).type
-
-
-@contextlib.contextmanager
-def _asking() -> Iterator[SyncPrefectClient]:
-    """A client whose refusals are ours, in one line."""
-    try:
-        with get_client(sync_client=True) as client:
-            yield client
-    except (PrefectException, httpx.HTTPError) as error:
-        raise TrackingError(f"Prefect: {type(error).__name__}: {' '.join(str(error).split())}") from None

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="the ledger; default: SQLite below home, or a PostgreSQL URL")
     database_wait_s: float = Field(30, ge=1, le=3600, description="how long a locked or silent ledger is waited for")
     dvc_remote: str = Field("", description="default: a folder below home, or any DVC remote URL")
+    git_remote: str = Field("", description="a git remote that versions' tags come from and go to; default: none")
     purge_after_days: int | None = Field(
         None, ge=0, description="the rollback window; none: nothing is purged by itself"
     )

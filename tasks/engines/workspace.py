@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,7 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     Raises:
         WorkspaceError: no such revision.
     """
+    bring_tag(root, rev)
     names = git(root, "ls-tree", "--name-only", rev).split("\n")
     pinned: dict[str, Pin] = {}
     for name in (n for n in names if n.endswith(".dvc") and not n.startswith(".")):
@@ -265,6 +266,7 @@ class Workspace:
             WorkspaceError: git or DVC refused.
         """
         root = self.settings.root
+        bring_tag(root, rev)
         commit = git(root, "rev-parse", f"{rev}^{{commit}}")
         if self.prepared and git(self.path, "rev-parse", "HEAD") == commit:
             return self
@@ -639,6 +641,37 @@ def tag_version(root: Path, tag: str, commit: str, message: str) -> None:
         return
     fence()
     git(root, "tag", "--annotate", tag, commit, "-m", message, env=_identity(root))
+    send_tags(root, [tag])
+
+
+def fetch_tags(root: Path, line: str) -> None:
+    """Bring the tags of a line's versions, and of those that expired, from SAU_GIT_REMOTE where it is set.
+
+    Raises:
+        WorkspaceError: it does not answer, or a tag names another commit there than here.
+    """
+    if remote := settings().git_remote:
+        specs = [f"refs/tags/{name}@v*:refs/tags/{name}@v*" for name in (line, f"expired/{line}")]
+        git(root, "fetch", "--no-tags", remote, *specs)
+
+
+def bring_tag(root: Path, rev: str) -> None:
+    """Bring a line's tags from SAU_GIT_REMOTE, where it is set, if a version's is asked for and not here."""
+    if settings().git_remote and (match := TAG.match(rev)) and not git(root, "tag", "--list", rev):
+        fetch_tags(root, match["line"])
+
+
+def send_tags(root: Path, tags: Iterable[str]) -> None:
+    """Send those of these tags that are here to SAU_GIT_REMOTE, where it is set, all or none.
+
+    Raises:
+        WorkspaceError: a tag names another commit there, or the remote does not answer.
+    """
+    if not (remote := settings().git_remote):
+        return
+    here = set(git(root, "tag", "--list").split())
+    if names := [f"refs/tags/{tag}" for tag in tags if tag in here]:
+        git(root, "push", "--atomic", "--quiet", remote, *names)
 
 
 def _identity(root: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from sau.checkpoint.compare import Difference, compare
 from sau.checkpoint.manifest import SparseCheckpoint, check_files
 from sau.errors import CheckpointError, WorkspaceError
 from tasks.engines.settings import settings
-from tasks.engines.workspace import SURROUNDINGS, Workspace, dvc, git, parse_tag, pins_at, scratch
+from tasks.engines.workspace import SURROUNDINGS, Workspace, bring_tag, dvc, git, parse_tag, pins_at, scratch
 from tasks.versions.expiry import expired
 from tasks.versions.record import changed_surroundings
 
@@ -60,6 +60,7 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
     """
     parse_tag(tag)
     root = settings().root
+    bring_tag(root, tag)
     if not git(root, "tag", "--list", tag):
         raise WorkspaceError(f"version {tag}: no such git tag here (git fetch --tags?)")
     if gone := expired(root, tag):

@@ -1,6 +1,8 @@
 """A model that exists already, as its users would bring it: adopted, asked to forget, exported, made again."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import peft
 import pytest
@@ -106,6 +108,8 @@ def test_an_adapter_is_adopted_merged_and_its_record_says_so(copy_checkout, brou
     refused = checkout.sau(*asked, check=False)
     assert refused.returncode == 1
     assert "in 2 of 14 matrices: --remask makes them zero again" in refused.stderr
+    with closing(sqlite3.connect(checkout.path / ".sau" / "mlflow.db")) as store:
+        assert store.execute("select count(*) from runs").fetchone() == (0,), "nothing had begun"
     first = json.loads(checkout.sau(*asked, "--remask").stdout)
     assert (first["tag"], first["structure"], first["sparsity"]) == ("tuned@v1", "2:4", 0.5)
     assert "in 2 matrices, were filled and set to zero again" in first["merged"]

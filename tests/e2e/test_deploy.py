@@ -1,26 +1,28 @@
 """`sau deploy`: what is on the server stays, a schedule follows its clocks, and what was missed is run once."""
 
+import asyncio
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.workers.base import BaseJobConfiguration
 
 from flows.cron import check_deployable, next_run
 from sau.errors import ConfigError
+from tasks.engines.deployments import STUCK_AFTER_S
+from tasks.engines.ledger import Ledger
+from tests.servers import prefect_server, process, until
 
+TEMPLATE = json.loads((Path(__file__).resolve().parents[2] / "deploy" / "kubernetes-job.json").read_text())
 BERLIN = ZoneInfo("Europe/Berlin")
-TOOLS = Path(sys.executable).parent
 NAMES = ["forget/scheduled-tiny", "audit/audit-tiny", "doctor/stores-tiny", "purge/by-hand-tiny"]
 
 
@@ -70,54 +72,6 @@ def test_the_refusal_comes_before_prefect_is_imported():
     assert done.stderr.startswith("ConfigError: cron '61 3 * * *'")
 
 
-class Server:
-    """A Prefect server, asked over HTTP."""
-
-    def __init__(self, api: str, env: dict[str, str], log: Path) -> None:
-        self.api, self.env, self.log = api, env, log
-
-    def ask(self, path: str, body: dict | None = None, method: str | None = None):
-        """What it answers: a GET, or a POST of a body; None for 404."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.api}/{path}", data, {"Content-Type": "application/json"}, method=method
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            raise
-
-
-@contextmanager
-def process(command, folder, env, log):
-    """A program of this environment; what it started ends with the block."""
-    with log.open("ab") as file:
-        child = subprocess.Popen(
-            [str(TOOLS / command[0]), *command[1:]], cwd=folder, env=env, stdout=file, stderr=file,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield child
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(child.pid, number)
-                child.wait(20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
-
-def until(condition, what, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-    return found
-
-
 @pytest.fixture(scope="module")
 def checkout(copy_checkout, tmp_path_factory):
     return copy_checkout(tmp_path_factory.mktemp("deploy") / "checkout")
@@ -126,36 +80,15 @@ def checkout(copy_checkout, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(checkout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    api = f"http://127.0.0.1:{port}/api"
-    env = checkout.env(
-        PREFECT_HOME=str(folder), PREFECT_API_URL=api, PREFECT_SERVER_API_PORT=str(port), SAU_PREFECT_API_URL=api,
-        PREFECT_SERVER_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", PATH=f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
-        PREFECT_WORKER_QUERY_SECONDS="2",
-    )  # fmt: skip
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with process(command, checkout.path, env, folder / "log"):
-        found = Server(api, env, folder / "log")
-
-        def answers():
-            try:
-                return found.ask("health")
-            except OSError:
-                return False
-
-        until(answers, "the server answers")
+    with prefect_server(folder, checkout.env(PREFECT_WORKER_QUERY_SECONDS="2")) as found:
         yield found
 
 
 @pytest.mark.server
 def test_a_teams_work_pool_stays_as_it_is(checkout, server):
     """A Kubernetes pool with its owners' limit and template takes the deployments, and nothing of it is changed."""
-    template = {"job_configuration": {"image": "{{ image }}", "namespace": "unlearning"}, "variables": {
-        "type": "object", "properties": {"image": {"type": "string", "default": "registry.example/sau"}}}}  # fmt: skip
     server.ask("work_pools/", {"name": "team", "type": "kubernetes", "concurrency_limit": 3,
-                               "base_job_template": template, "description": "of the platform team"})  # fmt: skip
+                               "base_job_template": TEMPLATE, "description": "of the platform team"})  # fmt: skip
     before = server.ask("work_pools/team")
     options = ("--cron", "30 2 * * *", "--timezone", "Europe/Berlin", "--pool", "team")
     said = checkout.sau("deploy", *options, **server.env).stdout
@@ -178,6 +111,12 @@ def test_a_teams_work_pool_stays_as_it_is(checkout, server):
     planned = until(lambda: server.ask("flow_runs/filter", asked), "the server plans the next runs")
     times = {datetime.fromisoformat(run["expected_start_time"]).astimezone(BERLIN) for run in planned}
     assert {(at.hour, at.minute) for at in times} == {(2, 30)}
+
+    code = "from tasks.installation import installation\nfor found in installation('tiny'): print(found.words)"
+    words = checkout.run(sys.executable, "-c", code, **server.env).stdout
+    assert words == "no worker of the pool team is there; `prefect worker start --pool team`\n"
+    server.ask(f"deployments/{found['forget/scheduled-tiny']['id']}/pause_deployment", {})
+    assert "forget/scheduled-tiny is paused" in checkout.run(sys.executable, "-c", code, **server.env).stdout
 
     refused = checkout.sau("deploy", "--pool", "taem", check=False, **server.env)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
@@ -222,3 +161,88 @@ def test_what_was_missed_is_run_once_in_the_workers_own_checkout(checkout, serve
     assert sorted(ended) == ["CANCELLED"] * 4 + ["COMPLETED"], words[-3000:]
     assert [run["state_type"] for run in runs() if run["id"] == by_hand] == ["COMPLETED"]
     assert (other.path / ".sau" / "ledger.db").is_file()
+
+
+@pytest.fixture
+def listener():
+    """An HTTP server that keeps what is posted to it, and its address."""
+    got: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield got, f"http://127.0.0.1:{serving.server_port}/"
+        serving.shutdown()
+
+
+@pytest.mark.server
+def test_alarms_reach_the_teams_block_and_are_made_once(checkout, server, listener):
+    """A request that is overdue and a run that failed are told; a second deploy leaves one automation of each kind."""
+    got, url = listener
+    kind = server.ask("block_types/slug/custom-webhook")
+    schema = server.ask("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}})[0]
+    data = {"name": "team", "url": url, "json_data": {"text": "{{subject}} | {{body}}"}}
+    body = {"name": "team", "block_type_id": kind["id"], "block_schema_id": schema["id"], "data": data}
+    server.ask("block_documents/", body)
+    refused = checkout.sau("deploy", "--alarm", "slack-webhook/none", check=False, **server.env)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "alarm 'slack-webhook/none': no such block on this Prefect server" in refused.stderr
+    for _ in range(2):
+        checkout.sau("deploy", "--alarm", "custom-webhook/team", **server.env)
+    made = {automation["name"]: automation for automation in server.ask("automations/filter", {})}
+    assert sorted(made) == ["sau tiny: failed", "sau tiny: overdue", "sau tiny: stuck"]
+    assert made["sau tiny: stuck"]["trigger"]["posture"] == "Proactive"
+    assert made["sau tiny: stuck"]["trigger"]["within"] == STUCK_AFTER_S
+
+    ledger = Ledger(f"sqlite:///{checkout.path}/.sau/ledger.db")
+    late = ledger.submit("tiny", "anna@example.org", received_at=datetime.now(UTC) - timedelta(days=90))
+    other = ledger.submit("other", "ben@example.org", received_at=datetime.now(UTC) - timedelta(days=90))
+    code = "from tasks.deadlines import announce; print(announce('other'), announce('tiny'))"
+    checkout.run(sys.executable, "-c", code, **server.env)
+    deployment = server.ask("deployments/name/doctor/stores-tiny")
+    flow_run = server.ask(f"deployments/{deployment['id']}/create_flow_run", {})
+    server.ask(f"flow_runs/{flow_run['id']}/set_state", {"state": {"type": "FAILED", "name": "Failed"}, "force": True})
+    until(lambda: len(got) >= 2, "both are told", 120)
+    assert any("sau tiny: overdue" in said and late.id in said for said in got)
+    assert any("sau tiny: failed" in said and flow_run["name"] in said for said in got)
+    assert not any(other.id in said or "example.org" in said for said in got)
+
+
+class Job(BaseJobConfiguration):
+    """What the Kubernetes worker reads of a rendered job, as far as it is ours."""
+
+    namespace: str
+    job_manifest: dict[str, Any]
+
+
+@pytest.mark.server
+def test_prefect_renders_a_job_from_the_template(server):
+    values = {"name": "forget-tiny", "command": "prefect flow-run execute", "memory": "24Gi", "gpus": "1",
+              "env": {"SAU_LEASE_S": "120"}, "labels": {"team": "platform"}}  # fmt: skip
+
+    async def rendered():
+        async with PrefectClient(api=server.api) as client:
+            return await Job.from_template_and_values(TEMPLATE, values, client=client)
+
+    job = asyncio.run(rendered())
+    assert "{{" not in json.dumps(job.job_manifest)
+    assert (job.namespace, job.job_manifest["metadata"]["labels"]) == ("unlearning", {"team": "platform"})
+    pod = job.job_manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["image"], container["args"]) == ("sau", "prefect flow-run execute")
+    assert container["envFrom"] == [{"secretRef": {"name": "sau-settings"}}]
+    assert container["env"] == {"SAU_LEASE_S": "120"}
+    assert container["resources"] == {
+        "requests": {"memory": "24Gi", "cpu": "2"},
+        "limits": {"memory": "24Gi", "nvidia.com/gpu": "1"},
+    }
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "sau-vault"}

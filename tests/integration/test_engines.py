@@ -21,6 +21,8 @@ import tasks.versions.status
 assert not {"mlflow", "prefect", "torch", "datasets", "transformers", "scipy"} & sys.modules.keys()
 import tasks.engines.tracking
 print(os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["MLFLOW_TRACKING_URI"])
+import flows.forget  # what builds models and draws pictures comes when something is built or drawn
+assert not {"transformers.modeling_utils", "torch._dynamo", "matplotlib"} & sys.modules.keys()
 """
 WORKTREE = """
 import subprocess, sys

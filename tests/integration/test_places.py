@@ -74,6 +74,24 @@ Timer(0.3, (kept / "under-way" / "commondir").write_text, ["../.."]).start()
 print((Workspace("new").open().path / "params.yaml").exists(), *sorted(path.name for path in kept.iterdir()))
 """
 
+VERSION = """
+from tasks.engines.settings import settings
+from tasks.engines.workspace import commit_of, git, pins_at, scratch, tag_version
+root = settings().root
+with scratch("odd") as ws:
+    (ws.path / "data").mkdir(exist_ok=True)
+    (ws.path / "data" / "rows.jsonl").write_text("{}")
+    pin = ws.add("data")["data"]
+    (ws.path / "dvc.lock").write_text("stages: {}")
+    (ws.path / "metrics").mkdir(exist_ok=True)
+    (ws.path / "metrics" / "one.json").write_text("{}")
+    commit = ws.commit("odd", parents=[], surroundings={})
+tag_version(root, "odd@v1", commit, "odd")
+head = git(root, "rev-parse", "HEAD")
+print(git(root, "rev-parse", "--is-shallow-repository"), pins_at(root, "odd@v1")["data"] == pin)
+print(commit_of(root, commit).parents == (head,), git(root, "status", "--porcelain") == "")
+"""
+
 
 def hostile(folder):
     """A user's own git configuration: its path, and that of what its hooks write."""
@@ -88,6 +106,18 @@ def hostile(folder):
     config = folder / "gitconfig"
     config.write_text(HOSTILE.format(hooks=hooks))
     return str(config)
+
+
+def submodule(copy_checkout, folder):
+    """A checkout that is a submodule of another repository, and shallow."""
+    for part in ("upstream", "super"):
+        (folder / part).mkdir(parents=True)
+    around = type(upstream := copy_checkout(folder / "upstream"))(folder / "super")
+    around.git("init", "--quiet")
+    address = upstream.path.as_uri()
+    around.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--depth", "1", address, "unlearn")
+    shutil.rmtree(upstream.path)
+    return type(upstream)(around.path / "unlearn")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +140,11 @@ def test_a_users_own_git_configuration_changes_no_byte_and_a_copy_leaves_the_ori
 def test_a_worktree_that_is_just_being_made_or_whose_maker_died_over_it_is_in_nobodys_way(copy_checkout, tmp_path):
     said = copy_checkout(tmp_path / "checkout").run(sys.executable, "-c", HALF_MADE).stdout.split()
     assert said == ["True", "new", "under-way"]
+
+
+def test_a_version_is_made_in_a_checkout_that_is_a_shallow_submodule(copy_checkout, tmp_path):
+    said = submodule(copy_checkout, tmp_path / ODD).run(sys.executable, "-c", VERSION).stdout.split()
+    assert said == ["true", "True", "True", "True"]
 
 
 def test_who_may_not_use_a_checkout_is_told_what_git_says(checkout, tmp_path):
@@ -148,16 +183,18 @@ def test_a_store_that_was_moved_finds_its_files(tmp_path):
 
 
 @pytest.mark.long
-def test_a_line_is_made_moved_and_judged_in_an_odd_place_with_hostile_settings(copy_checkout, tmp_path):
+def test_a_line_is_made_moved_and_judged_in_a_shallow_submodule_in_an_odd_place_with_hostile_settings(
+    copy_checkout, tmp_path
+):
     config, folder = hostile(tmp_path), tmp_path / ODD
-    checkout, home = copy_checkout(folder / "checkout"), folder / "home #2, ö"
+    checkout, home = submodule(copy_checkout, folder), folder / "home #2, ö"
     env = {"GIT_CONFIG_GLOBAL": config, "SAU_HOME": str(home)}
     checkout.sau("bootstrap", *options(tmp_path), **env)
     (request,) = [json.loads(checkout.sau("request", "submit", "--subject", PERSON, "--json", **env).stdout)]
 
-    moved = type(checkout)(tmp_path / "moved, ß" / "checkout")
-    moved.path.parent.mkdir()
-    checkout.path.rename(moved.path)
+    moved = type(checkout)(tmp_path / "moved, ß" / "super" / "unlearn")
+    moved.path.parent.parent.mkdir()
+    checkout.path.parent.rename(moved.path.parent)
     new_home = tmp_path / "moved, ß" / "home"
     home.rename(new_home)
     env["SAU_HOME"] = str(new_home)

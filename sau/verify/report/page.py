@@ -8,10 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, sel
 
 from sau.verify.checks.base import Null, Verdict
 from sau.verify.record import Finding, Verification
-from sau.verify.report.plots import MODELS, Unlearning, plots, stressed
 from sau.verify.report.words import (
     COLUMNS,
     CONTROLS,
+    MODELS,
+    Unlearning,
     cost_words,
     filled,
     finding_words,
@@ -20,6 +21,7 @@ from sau.verify.report.words import (
     markdown_cell,
     markdown_table,
     number_words,
+    stressed,
 )
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -74,6 +76,8 @@ def render_html(
         unlearning: the metrics of the step that unlearned, where they are known.
     """
     context = _context(verification, title, facts, answers, unlearning)
+    from sau.verify.report.plots import plots  # with matplotlib, which takes as long to import as many a command
+
     return html_template(_TEMPLATES / "report.html").render(context, plots=plots(verification, unlearning))
 
 

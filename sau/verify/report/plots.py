@@ -17,14 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sau.verify.record import Finding, Verification
-
-MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Reference"}
+from sau.verify.report.words import MODELS, Unlearning, stressed
 
 Scores = Mapping[str, Mapping[str, list[float]]]
-
-Unlearning = Mapping[str, Any]
-"""Metrics of the step that unlearned: `trajectory` as in `sau.training.session.History`, `num_steps` of the state
-left."""
 
 _COLOURS = {"before": "#c2410c", "unlearned": "#1d4ed8", "reference": "#0f766e"}
 
@@ -114,11 +109,6 @@ def _of_steps(unlearning: Unlearning | None) -> Iterator[_Plot]:
             "Measured while unlearning: what is to be forgotten sinks to where never-seen records are, the rest should "
             "stay. Dotted: the state that was kept.",
         )
-
-
-def stressed(finding: Finding, checks: Sequence[Finding]) -> Finding | None:
-    """The finding on the model as stored that this one repeats on a changed model; None where it is no repetition."""
-    return next((other for other in checks if other.id == finding.id.rpartition("/")[0]), None)
 
 
 def _of_stressors(checks: Sequence[Finding]) -> Iterator[_Plot]:

@@ -4,10 +4,15 @@ The terminal, the page, its Markdown, MLflow's description and Prefect's card al
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sau.verify.record import Finding, Margin, Verification
 
 NONE = "–"
+MODELS = {"before": "Before", "unlearned": "After unlearning", "reference": "Reference"}
+Unlearning = Mapping[str, Any]
+"""Metrics of the step that unlearned: `trajectory` as in `sau.training.session.History`, `num_steps` of the state
+left."""
 HEADLINES: dict[str, str] = {
     "PASS": "The records are forgotten, as far as this policy can tell.",
     "FAIL": "The model must not be released on this evidence.",
@@ -34,6 +39,11 @@ COLUMNS = {
 """What a table of findings shows, with its headings; `finding_words` has more."""
 CONTROLS = ("reference", "seen", "alarms")
 """Columns that only some nulls fill."""
+
+
+def stressed(finding: Finding, checks: Sequence[Finding]) -> Finding | None:
+    """The finding on the model as stored that this one repeats on a changed model; None where it is no repetition."""
+    return next((other for other in checks if other.id == finding.id.rpartition("/")[0]), None)
 
 
 def filled(columns: Mapping[str, str], findings: Sequence[Finding]) -> dict[str, str]:

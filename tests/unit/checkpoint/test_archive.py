@@ -43,6 +43,16 @@ def test_the_oldest_can_be_deleted_and_a_missing_link_is_named(line, tmp_path):
         restore(kept[1], tmp_path / "again")
 
 
+def test_what_is_no_checkpoint_may_lie_beside_a_version(line, tmp_path):
+    kept = archived(line[:2], tmp_path / "archive", 9)
+    (tmp_path / "archive" / "served").mkdir()
+    (tmp_path / "archive" / "served" / "sau.json").write_text('{"format": "dense"}')
+    restore(kept[0], tmp_path / "first")
+    with pytest.raises(CheckpointError, match=r"archive/nothing/sau\.json: no manifest"):
+        restore(tmp_path / "archive" / "nothing", tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_version_with_another_mask_starts_the_chain_anew(line, tmp_path):
     lm = open_sparse(line[1])
     lm.mask = {name: kept.flip(0) for name, kept in lm.mask.items()}
