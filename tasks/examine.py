@@ -26,7 +26,8 @@ def examine(line: str, *, refill: bool = False) -> Iterator[Finding]:
     registry = Registry()
     if (leader := registry.find(line)) is None:
         return
-    bad = {path: md5s for path, pin in pins_at(settings().root, leader.tag).items() if (md5s := damaged(pin.md5))}
+    pins = pins_at(settings().root, leader.tag)
+    bad = {path: md5s for path, pin in pins.items() if (md5s := damaged(pin.md5))}
     with scratch("examine", leader.tag) as ws:
         try:
             ws.bring_all(leader.tag)
@@ -36,6 +37,9 @@ def examine(line: str, *, refill: bool = False) -> Iterator[Finding]:
         for path, md5s in bad.items():
             what = f"{leader.tag}: {len(md5s)} objects of {path} were damaged in DVC's cache, and were fetched anew"
             yield Finding(what=what)
+        if lost := ws.lost({path: pins[path] for path in ("checkpoint", "data") if path in pins}):
+            yield Finding(what=f"{leader.tag}: {lost}", way_out="or set SAU_DVC_REMOTE to one that has it", stops=True)
+            return
         yield from _remote(leader, ws, refill)
         yield from _stored(registry, leader, ws.path / "checkpoint")
 

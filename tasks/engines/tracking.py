@@ -46,11 +46,13 @@ from tasks.engines.settings import Settings, settings
 from tasks.engines.workspace import Pin
 
 log = logging.getLogger("sau")
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it writes tracebacks of what it raises
 
 _LEDGER = "sau.ledger"
 """Tag of a run: the ledger whose leases exclude what else runs on its line."""
 _MAX_PARAM = 500
 _SEE = "see SAU_MLFLOW_TRACKING_URI"
+_BUSY = "its database is locked, or does not answer; run this again when it does"
 _OPENINGS = 4
 """Others who open a local store first, and make its tables, may take so many times what a server is given."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -78,7 +80,7 @@ def _mapped(what: str) -> Iterator[None]:
 def _reason(error: MlflowException) -> str:
     """In a few words, without the request's content."""
     if not _is_no_answer(error):
-        return error.error_code
+        return _BUSY if error.error_code == "TEMPORARILY_UNAVAILABLE" else error.error_code
     if status := re.search(r"(?:failed with error code|too many) (\d+)", str(error)):
         return _odd(f"status {status[1]}")
     return _odd("no JSON") if "valid JSON" in str(error) else f"no answer from {_server()}, {_SEE}"

@@ -242,12 +242,13 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     return pinned
 
 
+_GONE = "Checkout failed for following targets"
 _CORRUPTED = re.compile(r"object (\S+) is corrupted")
 
 
-def _no_whole(md5: str, remote: str) -> str:
+def _no_whole(md5: str, remote: str, cache_has: str = "was damaged") -> str:
     return (
-        f"object {md5} was damaged in DVC's cache, and {remote} has no whole one: bring it there from a copy of that "
+        f"object {md5} {cache_has} in DVC's cache, and {remote} has no whole one: bring it there from a copy of that "
         "remote, then run this again"
     )
 
@@ -396,12 +397,21 @@ class Workspace:
             bad = {path: md5s for path, pin in odd.items() if (md5s := cache.damaged(pin.md5))}
             if not odd or (may_lack and not failed and not bad):
                 return
+            if failed and _GONE in str(failed) and (gone := self.lost(pins)):
+                raise WorkspaceError(gone)
             if not bad:
                 raise failed or WorkspaceError(
                     f"{', '.join(f'{path} ({pin.md5})' for path, pin in odd.items())}: is not what it is named"
                 )
             self._throw_out(bad)
             thrown_out |= bad
+
+    def lost(self, pins: dict[str, Pin]) -> str:
+        """In words, which of these paths did not come, since no store has their bytes; "" where all are here."""
+        gone = sorted(path for path in pins if not (self.path / path).exists())
+        if not gone:
+            return ""
+        return f"{', '.join(gone)}: {_no_whole(pins[gone[0]].md5, self.settings.remote_url, 'is not')}"
 
     def _is_whole(self, path: str, pin: Pin) -> bool:
         return cache.md5_of(self.path / path) == pin.md5

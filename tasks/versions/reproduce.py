@@ -77,11 +77,8 @@ def reproduce(tag: str, target: Path, *, rerun: bool) -> Reproduction:
                     f"{tag}: cannot be made again, {' and '.join(lacking)} were removed by a purge; its own bytes are "
                     "there (leave out --rerun)"
                 )
-            if not (ws.path / "checkpoint").exists():
-                raise WorkspaceError(
-                    f"{ws.settings.remote_url}: lacks the checkpoint of {tag}, and so does DVC's cache; set "
-                    "SAU_DVC_REMOTE to a remote that has it"
-                )
+            if lost := ws.lost({"checkpoint": pins_at(root, tag)["checkpoint"]}):
+                raise WorkspaceError(f"{tag}: {lost}")
             check_as_recorded(tag, check_files(ws.path / "checkpoint"))
             if not was_there:
                 _put(ws.path / "checkpoint", target)

@@ -106,6 +106,11 @@ def remote_deleted() -> None:
     shutil.rmtree(settings().remote_url)
 
 
+def bytes_in_no_store() -> None:
+    cache_collected()
+    remote_deleted()
+
+
 def weights_in_mlflow() -> None:
     flip(weights(stored()))
 
@@ -211,7 +216,7 @@ def unmount() -> None:
 CASES: tuple[Callable[[], None], ...] = (
     row_in_cache, listing_in_cache, checkpoint_in_cache, cache_collected, row_in_both, row_in_remote, remote_deleted,
     weights_in_mlflow, weights_cut_in_mlflow, file_lost_in_mlflow, experiment_deleted, version_deleted, tag_deleted,
-    tag_moved, ledger_damaged, collected, collected_everywhere,
+    tag_moved, bytes_in_no_store, ledger_damaged, collected, collected_everywhere,
 )  # fmt: skip
 
 ATTEMPTED: tuple[Callable[[], None], ...] = (

@@ -53,6 +53,10 @@ def test_what_nobody_misses_is_no_finding(found, case):
     [
         ("row_in_both", ("data: object", "was damaged in DVC's cache", "has no whole one: bring it there from a copy")),
         ("remote_deleted", ("lacks checkpoint, data", "`sau doctor --line tiny --refill`", "SAU_DVC_REMOTE")),
+        (
+            "bytes_in_no_store",
+            ("checkpoint, data: object", "is not in DVC's cache", "has no whole one", "SAU_DVC_REMOTE"),
+        ),
         ("experiment_deleted", ("was deleted", "mlflow experiments restore")),
         ("version_deleted", ("git has tags of versions that this MLflow store does not have (tiny@v1)", "SAU_HOME")),
         ("tag_moved", ("git tag tiny@v1 names commit", "git tag -d tiny@v1")),

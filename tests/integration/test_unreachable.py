@@ -74,6 +74,32 @@ def test_a_store_that_cannot_be_used_is_named_by_its_setting(checkout):
     assert all("the store of SAU_MLFLOW_TRACKING_URI cannot be opened" in line for line in said[:4])
 
 
+WRITTEN_TO = """
+import sqlite3
+from sau.errors import TrackingError
+from tasks.engines.settings import settings
+from tasks.engines.tracking import Tracking
+tracking = Tracking()
+tracking.experiment("tiny")
+other = sqlite3.connect(settings().state / "mlflow.db", isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+print(tracking.experiment("tiny"))
+try:
+    tracking.experiment("another")
+except TrackingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.long
+def test_a_local_store_that_somebody_writes_to_for_long_can_be_read_and_is_said_to_be_busy(checkout, tmp_path):
+    done = checkout.run(sys.executable, "-c", WRITTEN_TO, SAU_HOME=str(tmp_path))
+    known, said = done.stdout.splitlines()
+    assert known == "1"
+    assert said == "MLflow: experiment another: its database is locked, or does not answer; run this again when it does"
+    assert "Traceback" not in done.stderr
+
+
 SERVERS = """
 import os, sys
 from sau.errors import TrackingError
