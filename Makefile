@@ -2,13 +2,14 @@
 # make test-services: what needs a Prefect server with a worker, an audit, and (where there is one) headless Chromium.
 # make test-wheel: the wheel alone, in an environment of its own, and what needs a library that clashes with ours.
 # make test-long: whole flows and matrices that would make the tests longer than ten minutes.
+# make test-team: the team stack on loopback (PostgreSQL, an S3 store, servers, two workers), one worker killed.
 # make test-crash: both flows stopped at every step, in one way or another, and run again; prints the matrix.
 # SAU_TEST_ALL_CELLS=1 make test-crash: every step in every way (hours).
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-services test-wheel test-long test-crash check map data clean
+.PHONY: setup demo test test-services test-wheel test-long test-team test-crash check map data clean
 
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -31,6 +32,9 @@ test-wheel: setup
 
 test-long: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m long
+
+test-team: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m team
 
 test-crash: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rP -n 2 --dist loadfile --no-loadscope-reorder -m crash \
