@@ -153,6 +153,25 @@ def check_prefect() -> None:
         raise TrackingError("Prefect: what SAU_PREFECT_API_URL names is no Prefect API, or is not well")
 
 
+def _check_mlflow(page: str) -> None:
+    """Ask a given MLflow server whether it is one: what knows no experiment may be anything.
+
+    Raises:
+        TrackingError: no answer within 10 s, or another than MLflow's.
+    """
+    try:
+        with urllib.request.urlopen(f"{page}/health", timeout=_ANSWER_S) as answer:
+            found = answer.read(_MAX_HEALTH).strip()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):  # it is there, and wants to know who asks
+            return
+        raise TrackingError(f"MLflow: the server of SAU_MLFLOW_TRACKING_URI answers with status {error.code}") from None
+    except (OSError, ValueError, HTTPException):
+        raise TrackingError("MLflow: no answer from the server of SAU_MLFLOW_TRACKING_URI") from None
+    if found != b"OK":
+        raise TrackingError("MLflow: what SAU_MLFLOW_TRACKING_URI names does not answer as MLflow does")
+
+
 def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:
     """MLflow's and Prefect's pages on this machine's stores, until interrupted."""
     from tasks.engines.tracking import Tracking
@@ -163,14 +182,15 @@ def serve_pages(mlflow_port: int, prefect_port: int, say: Callable[[str], None])
         "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
         "--backend-store-uri", loaded.tracking_uri, "--artifacts-destination", str(loaded.state / "mlartifacts"),
     ]  # fmt: skip
+    tracking = Tracking()  # a local store that cannot be opened is said here: MLflow's server would try for an hour
     with contextlib.ExitStack() as stack:
         if loaded.mlflow_tracking_uri.startswith("http"):
-            page = loaded.mlflow_tracking_uri
+            page = loaded.mlflow_tracking_uri.rstrip("/")
+            _check_mlflow(page)
         else:
             env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
             stack.enter_context(child("mlflow", command, f"{page}/health", env))()
         api = stack.enter_context(prefect_server(prefect_port))
-        tracking = Tracking()
         for line in tracking.lines():
             say(f"MLflow   {line}: {page}/{tracking.page_of(line)}")
             say(f"         its versions: {page}/#/models/{line}?workflowType=machine_learning")
