@@ -77,7 +77,7 @@ def _told_of_death(flow_runs: tuple[str, ...]) -> bool:
     try:
         with prefect_server() as api:
             end_flow_runs(flow_runs, api)
-    except TrackingError:
+    except (TrackingError, OSError):  # such as no room for its log: the next one tells
         return False
     return True
 
