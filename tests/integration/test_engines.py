@@ -45,11 +45,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 FAILING = """
 from pathlib import Path
 from sau.errors import WorkspaceError
-from tasks.engines.workspace import Pin, scratch
+from tasks.engines.workspace import Pin, dvc, scratch
 with scratch("failing") as ws:
     params = ws.path / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: -1"))
-    for fail in (lambda: ws.repro("base"), lambda: ws.point("data", Pin("0" * 32 + ".dir", 1, 1))):
+    lost = Pin("0" * 32 + ".dir", 1, 1)
+    for fail in (lambda: ws.repro("base"), lambda: dvc(ws.path, "pull", "nothing"), lambda: ws.point("data", lost)):
         try:
             fail()
         except WorkspaceError as error:
@@ -80,11 +81,13 @@ def test_a_remote_of_any_name_is_the_one_that_dvc_uses(checkout, tmp_path, name)
 
 
 def test_what_a_step_or_dvc_refuses_is_one_line_and_all_it_said_a_file(checkout):
-    of_step, of_dvc = checkout.run(sys.executable, "-c", FAILING).stdout.splitlines()
+    of_step, of_dvc, of_bytes = checkout.run(sys.executable, "-c", FAILING).stdout.splitlines()
     assert of_step.startswith("dvc repro: ConfigError: ")
     assert "seed" in of_step
-    assert of_dvc.startswith("dvc pull: failed to pull data from the cloud")
-    for line, words in ((of_step, "python -m sau stage base"), (of_dvc, "Missing cache files")):
+    assert of_dvc.startswith("dvc pull: ")
+    assert "nothing" in of_dvc
+    assert of_bytes.startswith(f"data: object {'0' * 32}.dir is not in DVC's cache, and ")
+    for line, words in ((of_step, "python -m sau stage base"), (of_dvc, "ERROR: ")):
         log = Path(line.rpartition("all of it: ")[2])
         assert log.parent == checkout.path / ".sau" / "logs"
         assert log.stat().st_mode & 0o077 == 0
