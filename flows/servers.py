@@ -138,19 +138,34 @@ def check_prefect() -> None:
     """
     if not (api := os.environ.get("PREFECT_API_URL")):
         return
+    if (found := _health("Prefect", api.rstrip("/"), "SAU_PREFECT_API_URL")) is None:
+        return
     try:
-        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=_ANSWER_S) as answer:
-            health = json.loads(answer.read(_MAX_HEALTH))
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):  # it is there, and wants to know who asks
-            return
-        raise TrackingError(f"Prefect: the server of SAU_PREFECT_API_URL answers with status {error.code}") from None
+        health = json.loads(found)
     except json.JSONDecodeError:
         raise TrackingError("Prefect: what SAU_PREFECT_API_URL names is no Prefect API (it ends in /api)") from None
-    except (OSError, ValueError, HTTPException):
+    except ValueError:
         raise TrackingError("Prefect: no answer from the server of SAU_PREFECT_API_URL") from None
     if health is not True:
         raise TrackingError("Prefect: what SAU_PREFECT_API_URL names is no Prefect API, or is not well")
+
+
+def _health(what: str, url: str, setting: str) -> bytes | None:
+    """What a given server says of its health; None where it is there, and wants to know who asks.
+
+    Raises:
+        TrackingError: no answer within 10 s, or one that is an error.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S) as answer:
+            said: bytes = answer.read(_MAX_HEALTH)
+            return said
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return None
+        raise TrackingError(f"{what}: the server of {setting} answers with status {error.code}") from None
+    except (OSError, ValueError, HTTPException):
+        raise TrackingError(f"{what}: no answer from the server of {setting}") from None
 
 
 def _check_mlflow(page: str) -> None:
@@ -159,16 +174,8 @@ def _check_mlflow(page: str) -> None:
     Raises:
         TrackingError: no answer within 10 s, or another than MLflow's.
     """
-    try:
-        with urllib.request.urlopen(f"{page}/health", timeout=_ANSWER_S) as answer:
-            found = answer.read(_MAX_HEALTH).strip()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):  # it is there, and wants to know who asks
-            return
-        raise TrackingError(f"MLflow: the server of SAU_MLFLOW_TRACKING_URI answers with status {error.code}") from None
-    except (OSError, ValueError, HTTPException):
-        raise TrackingError("MLflow: no answer from the server of SAU_MLFLOW_TRACKING_URI") from None
-    if found != b"OK":
+    found = _health("MLflow", page, "SAU_MLFLOW_TRACKING_URI")
+    if found is not None and found.strip() != b"OK":
         raise TrackingError("MLflow: what SAU_MLFLOW_TRACKING_URI names does not answer as MLflow does")
 
 
