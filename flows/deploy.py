@@ -76,7 +76,7 @@ def deploy_line(
     if own_checkouts:
         described["pull"] = OF_THE_WORKER
     with _written(described, line) as file:
-        _prefect(["--no-prompt", "deploy", "--prefect-file", str(file), "--all"])
+        _deploy(file)
     names = tuple(f"{d['entrypoint'].split('.')[1]}/{d['name']}" for d in described["deployments"])
     alarms = set_alarms(line, names, block) if block else ()
     return Deployed(names=names, pool=pool, pool_type=pool_type, alarms=alarms)
@@ -113,9 +113,9 @@ def _written(described: dict[str, Any], line: str) -> Iterator[Path]:
         file.unlink()
 
 
-def _prefect(args: list[str]) -> None:
-    done = subprocess.run([tool("prefect"), *args], capture_output=True, text=True, cwd=settings().root)
+def _deploy(file: Path) -> None:
+    command = [tool("prefect"), "--no-prompt", "deploy", "--prefect-file", str(file), "--all"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=settings().root)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or [f"exit {done.returncode}"]
-        what = args[0] if args[0][0] != "-" else args[1]
-        raise TrackingError(f"prefect {what}: {said[-1]}; all of it: {keep_log('prefect', said)}")
+        raise TrackingError(f"prefect deploy: {said[-1]}; all of it: {keep_log('prefect', said)}")

@@ -1,5 +1,6 @@
 """What keeps the cases of a matrix apart: each is a fork of one process, and begins from the same stores."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,9 +8,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tasks.engines.settings import settings
 
 
 class Stores:
@@ -85,3 +88,18 @@ def in_fork(function: Callable[..., int], *args: Any, limit_s: float = 300) -> i
             os.waitpid(child, 0)
             raise TimeoutError(f"{function.__name__}{args}: ran for more than {limit_s:.0f} s")
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def own_settings(**variables: str) -> Iterator[None]:
+    """Within it this process's settings are read from its environment with these variables; then environment and umask,
+    which settings change, are as before."""
+    before, mask = dict(os.environ), os.umask(0o022)
+    os.umask(mask)
+    os.environ.update(variables)
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
+    os.umask(mask)

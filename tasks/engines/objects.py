@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sau.errors import WorkspaceError
+from tasks.engines.cache import drop_empty_runs
 from tasks.engines.settings import settings
 from tasks.engines.workspace import scratch
 
@@ -116,8 +117,7 @@ def clean_run_cache(md5s: set[str]) -> int:
             if any(md5 in entry.read_text(encoding="utf-8", errors="replace") for md5 in md5s):
                 entry.unlink()
                 removed += 1
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    drop_empty_runs()
     return removed
 
 

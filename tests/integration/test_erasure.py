@@ -1,6 +1,5 @@
 """What a purge is made of: which objects go, what a database keeps, who is kept out, and why a version is gone."""
 
-import os
 import sqlite3
 
 import pytest
@@ -23,6 +22,7 @@ from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
 from tasks.versions.reproduce import reproduce
+from tests.apart import own_settings
 from tests.unit.certificate.test_certificate import evidence
 
 PERSON = "demo-0002"
@@ -30,17 +30,10 @@ ROWS = demo_rows(PERSON, seed=1)
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path):
     """A state folder of this test's own, in this process."""
-    before, mask = dict(os.environ), os.umask(0o022)
-    os.umask(mask)
-    monkeypatch.setenv("SAU_HOME", str(tmp_path / "home"))
-    settings.cache_clear()
-    yield tmp_path / "home"
-    settings.cache_clear()
-    os.environ.clear()
-    os.environ.update(before)
-    os.umask(mask)
+    with own_settings(SAU_HOME=str(tmp_path / "home")):
+        yield tmp_path / "home"
 
 
 @pytest.fixture

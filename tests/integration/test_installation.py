@@ -1,6 +1,5 @@
 """What `sau doctor` says of an installation: clashing versions, open keys, a wrong clock, a full disk, no server."""
 
-import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from tasks import installation as module
 from tasks.engines.keys import vault
 from tasks.engines.settings import settings
 from tasks.installation import installation
+from tests.apart import own_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,19 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A folder with this project's pyproject.toml that the settings take for the checkout."""
-    before, mask = dict(os.environ), os.umask(0o022)
-    os.umask(mask)
-    monkeypatch.setenv("SAU_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SAU_ROOT", str(tmp_path / "root"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     (tmp_path / "root").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "root")
-    settings.cache_clear()
-    yield tmp_path / "root"
-    settings.cache_clear()
-    os.environ.clear()
-    os.environ.update(before)
-    os.umask(mask)
+    with own_settings(SAU_HOME=str(tmp_path / "home"), SAU_ROOT=str(tmp_path / "root")):
+        yield tmp_path / "root"
 
 
 def words():

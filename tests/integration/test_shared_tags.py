@@ -1,6 +1,5 @@
 """Versions' tags between checkouts: each brings what the team's git remote has, and nobody's tag is moved."""
 
-import os
 import subprocess
 
 import pytest
@@ -9,27 +8,20 @@ from sau.errors import WorkspaceError
 from tasks.engines.settings import settings
 from tasks.engines.workspace import fetch_tags, git, pins_at, send_tags, tag_version, tagged_versions
 from tasks.versions.expiry import expire, expired
+from tests.apart import own_settings
 
 
 @pytest.fixture
-def checkouts(tmp_path, monkeypatch):
+def checkouts(tmp_path):
     """Two clones of a bare repository with one commit, which the settings name as the team's remote."""
-    before, mask = dict(os.environ), os.umask(0o022)
-    os.umask(mask)
-    monkeypatch.setenv("SAU_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SAU_GIT_REMOTE", "origin")
-    settings.cache_clear()
     hub, first, second = (tmp_path / name for name in ("hub.git", "first", "second"))
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(hub)], check=True)
     subprocess.run(["git", "clone", "--quiet", str(hub), str(first)], check=True, capture_output=True)
     commit(first, "start")
     git(first, "push", "--quiet", "origin", "HEAD:main")
     subprocess.run(["git", "clone", "--quiet", str(hub), str(second)], check=True)
-    yield first, second
-    settings.cache_clear()
-    os.environ.clear()
-    os.environ.update(before)
-    os.umask(mask)
+    with own_settings(SAU_HOME=str(tmp_path / "home"), SAU_GIT_REMOTE="origin"):
+        yield first, second
 
 
 def commit(checkout, words):
