@@ -40,8 +40,9 @@ def installation(line: str) -> Iterator[Finding]:
         check_room(_FREE_BYTES)
     except WorkspaceError as error:
         yield Finding(what=str(error), way_out="make room, or move the store", stops="cannot be written" in str(error))
-    yield from _clocks()
-    yield from _schedule(line)
+    prefect_time = _prefect_time()
+    yield from _clocks(prefect_time)
+    yield from _schedule(line, prefect_time)
 
 
 def _versions(pyproject: str) -> Iterator[Finding]:
@@ -70,7 +71,7 @@ def _permissions() -> Iterator[Finding]:
             yield Finding(what=f"{path}: others may read it", way_out=f"`chmod go= {path}`")
 
 
-def _clocks() -> Iterator[Finding]:
+def _clocks(prefect_time: datetime | None) -> Iterator[Finding]:
     """This machine's clock beside the ledger's, which tells leases, and the Prefect server's, which tells schedules."""
     others = {}
     try:
@@ -78,8 +79,8 @@ def _clocks() -> Iterator[Finding]:
             others["the ledger's database"] = now(session)
     except SauError as error:
         yield Finding(what=str(error), way_out="the clocks were not compared")
-    if told := _prefect_time():
-        others["the Prefect server"] = told
+    if prefect_time:
+        others["the Prefect server"] = prefect_time
     for name, told in others.items():
         apart = abs((datetime.now(UTC) - told).total_seconds())
         if apart > _APART_S:
@@ -102,11 +103,11 @@ def _prefect_time() -> datetime | None:
         return None
 
 
-def _schedule(line: str) -> Iterator[Finding]:
+def _schedule(line: str, prefect_time: datetime | None) -> Iterator[Finding]:
     """Where a Prefect server is given: the line's forget flow is due some day, and somebody is there to run it."""
     if not os.environ.get("PREFECT_API_URL"):
         return
-    if _prefect_time() is None:
+    if prefect_time is None:
         yield Finding(what="schedule: no answer from a Prefect server", way_out="see SAU_PREFECT_API_URL")
         return
     name = f"forget/{SCHEDULED}-{line}"
