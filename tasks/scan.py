@@ -5,7 +5,8 @@ import json
 import logging
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -13,10 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from sau.data.people import INTERNAL
 from sau.data.records import Row
 from sau.data.residue import MAX_UNPACKED, Hit, Searcher, hit
-from sau.errors import RequestError
+from sau.errors import RequestError, WorkspaceError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
+from tasks.engines.objects import REMOTE, open_objects
+from tasks.engines.readout import is_server, name_of_database, read_out
 from tasks.engines.settings import settings
+from tasks.engines.tables import Base
 from tasks.engines.workspace import TAG, git, pins_at
 
 log = logging.getLogger("sau")
@@ -37,8 +41,15 @@ ALWAYS_OPEN = (
 )
 
 
+_OF_A_SERVER = "its write-ahead log, rows that were deleted and not vacuumed, large objects, replicas and backups"
+_GIVE = ", and its database: say which with --database"
+
+
 class Searched(BaseModel):
-    """A store that was searched: files, bytes, what was found, and how many files could not be read."""
+    """A store that was searched: its files, their bytes, what was found, and how many could not be read.
+
+    Of a server's database its columns are counted as files.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,19 +116,90 @@ def texts_of(rows: list[Row]) -> dict[str, str]:
     return found
 
 
-def scan(secrets: Mapping[str, str]) -> Scan:
+def scan(secrets: Mapping[str, str], databases: Sequence[str] = ()) -> Scan:
     """Look for secrets in every store; nothing of them is in what is returned or logged.
 
     Args:
         secrets: text by label.
+        databases: URLs of servers' databases that the settings do not name: MLflow's behind its server, Prefect's.
+
+    Raises:
+        RequestError: what is given as a database's URL is none.
     """
     searcher = Searcher(secrets)
+    stores, closed = [*_searched(searcher)], []
+    for what, url in _databases(databases).items():
+        try:
+            stores += _database(what, url, searcher)
+            closed.append(f"of {what}: {_OF_A_SERVER}")
+        except RequestError as error:
+            closed.append(f"{what}: {error}")
+    if settings().remote_folder is None:
+        try:
+            stores += _remote(searcher)
+        except WorkspaceError as error:
+            closed.append(f"the DVC remote, which cannot be read: {error}")
     return Scan(
         secrets=len(secrets) - len(searcher.too_short),
         too_short=tuple(searcher.too_short),
-        stores=tuple(_searched(searcher)),
-        not_searched=(*_not_searched(), *ALWAYS_OPEN),
+        stores=tuple(stores),
+        not_searched=(*closed, *_not_searched(databases), *ALWAYS_OPEN),
     )
+
+
+def _databases(given: Sequence[str]) -> dict[str, str]:
+    """The servers' databases that are known, each once, by what they are called."""
+    named = {"the ledger's database": settings().database_url, "MLflow's database": settings().mlflow_tracking_uri}
+    found = {what: url for what, url in named.items() if is_server(url)}
+    for url in given:
+        if not is_server(url):
+            raise RequestError("database: has to be a server's URL, such as postgresql://user@server/name")
+        found[f"database {name_of_database(url)}"] = url
+    once = {url: what for what, url in reversed(found.items())}
+    return {what: url for what, url in found.items() if once[url] == what}
+
+
+def _database(what: str, url: str, searcher: Searcher) -> list[Searched]:
+    """A server's database, the ledger's own tables by themselves: they name the person until a purge."""
+    is_ledger, sizes = url == settings().database_url, Counter[str]()
+    found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    columns: dict[str, set[tuple[str, str]]] = {what: set(), LEDGER: set()}
+    for table, column, content in read_out(url):
+        store = LEDGER if is_ledger and table in Base.metadata.tables else what
+        columns[store].add((table, column))
+        sizes[store] += len(content)
+        if some := searcher.in_bytes(content):
+            found.setdefault((table, column), set()).update(some)
+    return [
+        Searched(
+            store=store,
+            files=len(places),
+            bytes=sizes[store],
+            hits=tuple(filter(None, (hit(f"{what}, {t}.{c}", found.get((t, c), ())) for t, c in sorted(places)))),
+        )
+        for store, places in columns.items()
+        if places
+    ]
+
+
+def _remote(searcher: Searcher) -> Iterator[Searched]:
+    """The objects of a DVC remote that is no folder here, through DVC; those of data sets by themselves."""
+    data = _data_objects()
+    found: dict[str, list[Hit]] = {}
+    sizes, counts, unread = Counter[str](), Counter[str](), Counter[str]()
+    with open_objects() as objects:
+        for md5, where, content in objects.contents(REMOTE):
+            store = DATA_SET if md5 in data else REMOTE
+            counts[store] += 1
+            if content is None:
+                unread[store] += 1
+                continue
+            sizes[store] += len(content)
+            if some := hit(where, searcher.in_bytes(content)):
+                found.setdefault(store, []).append(some)
+    for store in counts:
+        hits = tuple(found.get(store, ()))
+        yield Searched(store=store, files=counts[store], bytes=sizes[store], hits=hits, unread=unread[store])
 
 
 def _searched(searcher: Searcher) -> Iterator[Searched]:
@@ -216,16 +298,14 @@ def _files(top: Path) -> list[Path]:
     return sorted(path for path in top.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _not_searched() -> list[str]:
-    """The stores that the settings name and that are not on this disk."""
+def _not_searched(databases: Sequence[str]) -> list[str]:
+    """The stores that the settings name and that were not looked into."""
     given, left = settings(), []
-    if not Path(given.remote_url).is_dir():
-        left.append("the DVC remote, which is no folder here: search it where it is")
-    if given.mlflow_tracking_uri and not given.mlflow_tracking_uri.startswith("sqlite"):
-        left.append("the MLflow server's database and artifacts")
-    if given.database_url and not given.database_url.startswith("sqlite"):
-        left.append("the ledger's PostgreSQL database and its log")
+    if given.mlflow_tracking_uri.startswith("http"):
+        left.append(f"the MLflow server's artifacts{_GIVE * (not databases)}")
+    elif given.mlflow_tracking_uri and not given.mlflow_tracking_uri.startswith("sqlite"):
+        left.append("MLflow's artifacts, where they are not below the state folder")
     if given.prefect_api_url:
-        left.append("the Prefect server's database and results")
+        left.append(f"the Prefect server's results{_GIVE * (not databases)}")
     left.append("Hugging Face caches: nothing of a request is put there")
     return left

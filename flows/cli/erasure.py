@@ -1,6 +1,5 @@
 """`sau purge`, `sau scan`, `sau status` and `sau suppression`: what is left of the forgotten, where, and its end."""
 
-import getpass
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from flows.cli.options import Line
+from flows.cli.options import By, Line, who
 from sau.cli.app import app
 from sau.cli.console import AsJson, err, out, plain, print_json, progress
 from sau.errors import ConfigError
@@ -32,6 +31,7 @@ def purge(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: there is no way back.")] = False,
+    by: By = "",
     as_json: AsJson = False,
 ) -> None:
     """Remove what was forgotten from every store: rows, the versions that knew them, and the key of the vault.
@@ -57,7 +57,7 @@ def purge(
         from flows.purge import purge as run
 
         server_is_up()
-        done = run(line, tuple(named), getpass.getuser() if requests else "", after_days)
+        done = run(line, tuple(named), who(by) if requests else "", after_days)
     if as_json:
         print_json([purged.model_dump(mode="json") | {"partial": purged.partial} for purged in done])
     for purged in [] if as_json else done:
@@ -91,6 +91,12 @@ def scan(
     secrets: Annotated[
         str | None, typer.Option(help="A file with a secret a line, or - for standard input; they are not shown.")
     ] = None,
+    database: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A server's database that no setting names, as postgresql://user@server/prefect; repeat for more."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for a request's texts, or secrets of yours, in every store and encoding. Exit 3 where something is left
@@ -102,7 +108,7 @@ def scan(
         raise typer.BadParameter("a request, or --secrets", param_hint="REQUEST")
     wanted = secrets_of(request) if request else _secrets_in(secrets or "-")
     with progress():
-        found = run(wanted)
+        found = run(wanted, database or ())
     print_json(found) if as_json else _print_scan(found)
     if found.residue or (secrets and found.found):
         raise typer.Exit(FOUND)

@@ -79,6 +79,21 @@ class Objects:
         left = sum(self._is_there(odb, md5) for md5 in wanted)
         return Removed(store, deleted, left, why)
 
+    def contents(self, store: str) -> Iterator[tuple[str, str, bytes | None]]:
+        """(md5, path, content) of every object of a store, one at a time; None where one cannot be read.
+
+        Raises:
+            WorkspaceError: the store cannot be listed.
+        """
+        odb = self._stores[store]
+        with _mapped():
+            listed = sorted(odb.all())
+        for md5 in listed:
+            path, content = odb.oid_to_path(md5), None
+            with contextlib.suppress(Exception), odb.fs.open(path, "rb") as file:  # each kind of remote has its own
+                content = file.read()
+            yield md5, path, content
+
     @staticmethod
     def _is_there(odb: Any, md5: str) -> bool:
         try:
