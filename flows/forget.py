@@ -21,6 +21,7 @@ from tasks.engines.registered import CHAMPION
 from tasks.engines.settings import settings
 from tasks.prepare import prepare_forget
 from tasks.publish import publish
+from tasks.quarantine import look_at
 from tasks.recipients import tell_recipients
 from tasks.reconcile import mend
 from tasks.register import promote, register
@@ -77,6 +78,8 @@ def forget(
     alone and others do not, the ones that pass are carried out once more without them. Who does not pass is tried again
     where the checks say how (`tasks.retry`), as often as `verify.retries` allows, and goes to `review` after that.
 
+    Before, open requests are looked at: those whose rows are mostly common text wait for a person (`tasks.quarantine`).
+
     In the end, what is past the rollback window of SAU_PURGE_AFTER_DAYS is purged.
 
     Args:
@@ -94,7 +97,7 @@ def forget(
         finished = mend(line, reference_line(line))
         if reference:
             check_retrainable(Registry().champion(line), overrides)
-        ids = [request.id for request in claim(line, retry_review=retry_review)]
+        ids = [request.id for request in claim(line, retry_review=retry_review, only=look_at(line))]
         if not ids:
             log.info("no open request on %s", line)
             outcome = Outcome.of(finished) if finished else Outcome()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sau.data.people import ID_RULE
+from sau.data.people import ID_RULE, people_of
 from sau.data.records import load_records
-from sau.data.shards import has_own_shard, rows_of, shard_names
+from sau.data.shards import has_own_shard, rows_of, sampled_rows, shard_names
 from sau.errors import RequestError
 from tasks.engines.cache import is_whole, listing
 from tasks.engines.ledger import GIVEN, GIVING, LINE, Ledger, Request, State, subject_of
@@ -80,20 +81,61 @@ def submit(
     return ledger.submit(line, subject, reason, received_at=received_at, law=law, actor=actor)
 
 
+class Answer(StrEnum):
+    """What is answered to one line of a list."""
+
+    TAKEN = "taken"
+    STANDING = "standing"
+    UNKNOWN = "unknown"
+    DUPLICATE = "duplicate"
+    MALFORMED = "malformed"
+
+
+class Answered(BaseModel):
+    """The answer to one line of a list: its number, and of taken and standing ones the request."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int
+    answer: Answer
+    request_id: str = ""
+
+
 class Taken(BaseModel):
     """What became of a list of people.
 
     Attributes:
-        taken: ids of new requests.
-        standing: of those that stood already.
-        unknown: how many people the data does not have: there is nothing to forget, and that is the answer.
+        answers: by line, in order; nobody is named.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    taken: tuple[str, ...]
-    standing: tuple[str, ...]
-    unknown: int
+    answers: tuple[Answered, ...]
+
+    def lines(self, answer: Answer) -> list[int]:
+        """The numbers of the lines that got an answer."""
+        return [found.line for found in self.answers if found.answer == answer]
+
+    def requests(self, answer: Answer) -> list[str]:
+        """The requests of the lines that got an answer."""
+        return [found.request_id for found in self.answers if found.answer == answer]
+
+    @property
+    def words(self) -> str:
+        """In a sentence, with the numbers of the lines that somebody may want to look at."""
+        counts = Counter(found.answer for found in self.answers)
+        said = [f"{counts[Answer.TAKEN]} requests taken", f"{counts[Answer.STANDING]} stood already"]
+        said.append(f"{counts[Answer.UNKNOWN]} people are not in the data")
+        if again := self.lines(Answer.DUPLICATE):
+            said.append(f"{len(again)} lines name somebody again ({_lines(again)})")
+        if bad := self.lines(Answer.MALFORMED):
+            said.append(f"{len(bad)} lines are malformed ({_lines(bad)})")
+        return ", ".join(said)
+
+
+def _lines(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 20} more" if len(numbers) > 20 else ""
+    return f"line {', '.join(map(str, numbers[:20]))}{more}"
 
 
 def submit_all(
@@ -104,39 +146,58 @@ def submit_all(
     received_at: datetime | None = None,
     law: str = Law.GDPR,
     actor: str | None = None,
+    skip_malformed: bool = False,
 ) -> Taken:
-    """Take requests of many people at once; the same list twice is one list.
+    """Take requests of many people at once: all in one transaction, so that a list can be sent again after a death.
+
+    Args:
+        subjects: an id a line; empty lines are left out, and counted as lines.
+        skip_malformed: take the other lines where some are malformed; else nothing is taken then.
 
     Raises:
-        RequestError: no id, or a malformed one, by its number in the list: nothing is taken then; see `submit`.
+        RequestError: no id, or malformed ones, by the numbers of their lines; see `submit`.
     """
-    wanted = list(dict.fromkeys(subjects))
-    if not wanted:
+    people, answers = _read_list(subjects)
+    if not people and not answers:
         raise RequestError("subjects: the list is empty")
-    bad = []
-    for number, subject in enumerate(wanted, 1):
-        try:
-            subject_of(subject)
-        except RequestError:
-            bad.append(str(number))
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    bad = [found.line for found in answers if found.answer == Answer.MALFORMED]
+    if bad and not skip_malformed:
         raise RequestError(
-            f"subjects: {len(bad)} of {len(wanted)} ids are malformed (number {', '.join(bad[:5])}{more}), "
+            f"subjects: {len(bad)} of {len(people) + len(answers)} ids are malformed ({_lines(bad)}), "
             f"{ID_RULE}, is needed; nothing was taken"
         )
     ledger = Ledger(settings().ledger_url)
-    ids = internal_ids(line, wanted)
+    ids = internal_ids(line, people)
     there = are_in(_leading(line).tag, ids.values())
     asked = {request.subject_id for request in ledger.list(line)}
-    known = {subject for subject in wanted if ids.get(subject) in there or subject_of(subject) in asked}
-    options = {"reason": reason, "received_at": received_at, "law": law, "actor": actor}
-    found = ledger.submit_all(line, (subject for subject in wanted if subject in known), **options)
-    return Taken(
-        taken=tuple(request.id for request, new in found if new),
-        standing=tuple(request.id for request, new in found if not new),
-        unknown=len(wanted) - len(found),
-    )
+    known = [subject for subject in people if ids.get(subject) in there or subject in asked]
+    missing = [number for subject, number in people.items() if subject not in set(known)]
+    answers += [Answered(line=number, answer=Answer.UNKNOWN) for number in missing]
+    note = f", {len(missing)} people not in the data, {len(answers) - len(missing)} lines left out"
+    for request, new in ledger.submit_all(
+        line, known, reason, received_at=received_at, law=law, actor=actor, note=note
+    ):
+        answer = Answer.TAKEN if new else Answer.STANDING
+        answers.append(Answered(line=people[request.subject_id], answer=answer, request_id=request.id))
+    return Taken(answers=tuple(sorted(answers, key=lambda found: found.line)))
+
+
+def _read_list(subjects: Iterable[str]) -> tuple[dict[str, int], list[Answered]]:
+    """The line of each person who is named for the first time, and what there is to say of the other lines."""
+    people: dict[str, int] = {}
+    answers: list[Answered] = []
+    for number, given in enumerate(subjects, 1):
+        if not given.strip():
+            continue
+        try:
+            subject = subject_of(given.strip())
+        except RequestError:
+            answers.append(Answered(line=number, answer=Answer.MALFORMED))
+            continue
+        if subject in people:
+            answers.append(Answered(line=number, answer=Answer.DUPLICATE))
+        people.setdefault(subject, number)
+    return people, answers
 
 
 def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -165,6 +226,7 @@ def check(line: str, subject: str) -> "Foresight":
     champion = _leading(line)
     _check_in(champion.tag, line, subject)
     from sau.checkpoint.sparse import open_sparse  # torch, which takes seconds: not for a person who is not there
+    from sau.data.common_text import CommonText
     from sau.data.sets import halves
     from sau.params import load_params
     from sau.verify import load_policy
@@ -173,11 +235,13 @@ def check(line: str, subject: str) -> "Foresight":
 
     with scratch("check", champion.tag) as ws:
         ws.point("data", pins_at(settings().root, champion.tag)["data"])
-        rows = rows_of(ws.path / "data" / "train", internal_id(line, subject))
-        params = load_params(ws.path / "params.yaml")
+        train, person = ws.path / "data" / "train", internal_id(line, subject)
+        rows, params = rows_of(train, person), load_params(ws.path / "params.yaml")
+        others = [row for row in sampled_rows(train, params.seed) if person not in people_of(row)]
         holdout = load_records(ws.path / "data" / "holdout").to_list()
     lm = params.model.put(open_sparse(Registry().download(champion)))
-    return foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
+    found = foresee(lm, rows, halves(holdout, params.seed)[1], load_policy(params.verify.policy))
+    return found.model_copy(update={"doubts": CommonText(others).of(rows).reasons})
 
 
 def given_up_as(line: str) -> str:
@@ -256,14 +320,17 @@ def waiting(line: str, *, retry_review: bool = False) -> list[Request]:
     return ledger.waiting(line, **_wanted(ledger, line, retry_review))
 
 
-def claim(line: str, *, retry_review: bool = False) -> list[Request]:
+def claim(line: str, *, retry_review: bool = False, only: Iterable[str] | None = None) -> list[Request]:
     """Take what `waiting` says into an attempt; the line's lock is held.
+
+    Args:
+        only: of open requests these alone; None: all.
 
     Raises:
         TrackingError: MLflow cannot be asked.
     """
     ledger = Ledger(settings().ledger_url)
-    return ledger.claim(line, **_wanted(ledger, line, retry_review))
+    return ledger.claim(line, only=only, **_wanted(ledger, line, retry_review))
 
 
 def _wanted(ledger: Ledger, line: str, retry_review: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What an officer decides, below `sau request`: extend, refuse, hold, release, confirm, told, approve, scope, rows."""
+"""What an officer decides, below `sau request`: extend, refuse, hold, confirm, told, approve, scope, rows, letters."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +52,33 @@ def request_refuse(
     show(request, as_json)
 
 
+@request_app.command("letter")
+def request_letter(
+    request_id: str,
+    about: Annotated[
+        str, typer.Option(help="refusal, partial-refusal or extension; default: what was decided last.")
+    ] = "",
+    say: Annotated[
+        str,
+        typer.Option(help="What else the person is told; of an extension instead of what was noted as its reason."),
+    ] = "",
+    language: Annotated[str, typer.Option(help="A language that there are letters in: de or en.")] = "en",
+    html: Annotated[Path | None, typer.Option(help="Write a page to print here, instead of Markdown.")] = None,
+) -> None:
+    """Write to the person that a request is refused, refused in part, or takes longer, and why. Of what was carried
+    out, `sau certificate letter` writes."""
+    from sau.certificate.notice import About
+    from tasks.notices import notice
+
+    if about and about not in set(About):
+        raise typer.BadParameter(f"{about!r}: has to be one of {', '.join(About)}", param_hint="--about")
+    written = notice(request_id, About(about) if about else None, say=say, language=language, html=html is not None)
+    if html is None:
+        typer.echo(written, nl=False)
+    else:
+        html.write_text(written, encoding="utf-8")
+
+
 @request_app.command("grounds")
 def request_grounds(as_json: AsJson = False) -> None:
     """List the grounds on which a request may be refused, by law."""
@@ -76,7 +104,7 @@ def request_hold(request_id: str, why: Why, by: By = "", as_json: AsJson = False
 
 @request_app.command("release")
 def request_release(request_id: str, why: Why, by: By = "", as_json: AsJson = False) -> None:
-    """End a legal hold."""
+    """End a legal hold, or a quarantine: a request whose rows are mostly common text waits for that."""
     from tasks.engines.decisions import release
 
     show(release(open_ledger(), request_id, why, who(by)), as_json)

@@ -76,8 +76,11 @@ def who(by: str) -> str:
     return by or getpass.getuser()
 
 
-def lines_of(source: str) -> list[str]:
-    """The lines of a file, or of standard input where it is called -: without spaces around them, none empty.
+def lines_of(source: str, *, empty: bool = False) -> list[str]:
+    """The lines of a file, or of standard input where it is called -: without spaces around them.
+
+    Args:
+        empty: with empty ones, so that the others can be counted.
 
     Raises:
         BadParameter: no such file, not UTF-8, or longer than 16 MiB.
@@ -90,7 +93,7 @@ def lines_of(source: str) -> list[str]:
                 raw = file.read(_MAX_LIST_BYTES + 1)
         if len(raw) > _MAX_LIST_BYTES:
             raise typer.BadParameter(f"longer than {_MAX_LIST_BYTES} bytes")
-        return [line for line in (line.strip() for line in raw.decode("utf-8-sig").split("\n")) if line]
+        return [line for line in (line.strip() for line in raw.decode("utf-8-sig").split("\n")) if line or empty]
     except OSError as error:
         raise typer.BadParameter(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -47,11 +47,17 @@ def request_submit(
         str, typer.Option(help="When it reached you, as 2026-11-03 or 2026-11-03T14:30+01:00; the clock runs from it.")
     ] = "",
     law: Annotated[str, typer.Option(help="Whose deadline: gdpr (a calendar month) or ccpa (45 days).")] = "gdpr",
+    skip_malformed: Annotated[
+        bool, typer.Option("--skip-malformed", help="Of a list, take the other lines; exit 3 where one is malformed.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Of a list, print the answer to each line as CSV.")] = False,
     by: By = "",
     as_json: AsJson = False,
 ) -> None:
-    """Take a forget request, or many at once. The same request twice is one request."""
-    from tasks.requests import moment, submit, submit_all
+    """Take a forget request, or many at once. The same request twice is one request.
+
+    A list is taken in one transaction, or not at all; lines are answered by their numbers, and quoted nowhere."""
+    from tasks.requests import Answer, csv_of, moment, submit, submit_all
 
     if bool(subject) == bool(subjects):
         raise typer.BadParameter("one of --subject and --subjects is needed", param_hint="--subject")
@@ -59,15 +65,18 @@ def request_submit(
     if subject:
         show(submit(line, subject, reason, received_at=received, law=law, actor=who(by)), as_json)
         return
-    taken = submit_all(line, lines_of(subjects), reason, received_at=received, law=law, actor=who(by))
+    taken = submit_all(
+        line, lines_of(subjects, empty=True), reason,
+        received_at=received, law=law, actor=who(by), skip_malformed=skip_malformed,
+    )  # fmt: skip
     if as_json:
         print_json(taken)
+    elif as_csv:
+        typer.echo(csv_of(answer.model_dump(mode="json") for answer in taken.answers), nl=False)
     else:
-        out.print(
-            f"{len(taken.taken)} requests taken, {len(taken.standing)} stood already, "
-            f"{taken.unknown} people are not in the data of {line}",
-            highlight=False,
-        )
+        out.print(taken.words, highlight=False, soft_wrap=True)
+    if taken.lines(Answer.MALFORMED):
+        raise typer.Exit(3)
 
 
 @request_app.command("check")

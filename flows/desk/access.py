@@ -27,7 +27,8 @@ class Role(StrEnum):
 MAY: Mapping[str, frozenset[Role]] = {
     **dict.fromkeys(("take", "told", "approve"), frozenset({Role.OFFICER, Role.OPERATOR})),
     **dict.fromkeys(
-        ("withdraw", "confirm", "extend", "refuse", "hold", "release", "rows", "keep"), frozenset({Role.OFFICER})
+        ("withdraw", "confirm", "extend", "refuse", "hold", "release", "rows", "keep", "purge"),
+        frozenset({Role.OFFICER}),
     ),
 }
 """Who may do what; reading is everybody's who is let in."""

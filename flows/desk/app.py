@@ -13,14 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from flows.desk import pages
+from flows.desk import pages, purging
 from flows.desk.access import COOKIE, MAY, SESSION_S, Access, User
+from sau.certificate.notice import About
 from sau.errors import RequestError, SauError
 from tasks import scope
 from tasks.engines import decisions
 from tasks.engines.ledger import LINE
 from tasks.engines.tables import Law, Reason, State
 from tasks.engines.tracking import Tracking
+from tasks.notices import notice
+from tasks.purge import preview as preview_purge
 from tasks.requests import check, csv_of, due, moment, submit, submit_all, withdraw
 from tasks.versions.lineage import chain
 from tasks.versions.picture import svg
@@ -50,11 +53,11 @@ _DONE = {
     "stood": "A request of this person stood already: this is it.",
     "withdraw": "The request is withdrawn.",
     "confirm": "The identity is confirmed.",
-    "extend": "The deadline is extended. Tell the person, and why.",
-    "refuse": "The request is refused. Tell the person the ground, and that they may complain (Art. 12(4)).",
-    "keep": "The request is refused in part: these rows stay.",
+    "extend": "The deadline is extended. Tell the person, and why: the letter is among the papers.",
+    "refuse": "The request is refused. Tell the person why (Art. 12(4)): the letter is among the papers.",
+    "keep": "The request is refused in part: these rows stay. The letter is among the papers.",
     "hold": "A legal hold is on the request. The clock goes on.",
-    "release": "The legal hold is ended.",
+    "release": "The request can go on.",
     "told": "It is noted that the recipient was told.",
     "approve": "The purge is approved by you.",
     "rows": "The rows are decided; the next run does it.",
@@ -246,8 +249,8 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
         allowed(user, "take")
         try:
             line, subject = _one(fields, "line"), _one(fields, "subject").strip()
-            many = [text.strip() for text in _one(fields, "subjects").split("\n") if text.strip()]
-            if bool(subject) == bool(many):
+            many = _one(fields, "subjects").split("\n")
+            if bool(subject) == any(text.strip() for text in many):
                 raise RequestError("person: one id, or a list of ids, is needed")
             received = _one(fields, "received_at")
             options: dict[str, Any] = {
@@ -255,7 +258,7 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
                 "actor": user.name,
             }  # fmt: skip
             reason = _one(fields, "reason") or Reason.UNSTATED
-            if many:
+            if not subject:
                 return intake(user, {}, taken=submit_all(line, many, reason, **options))
             before = pages.ledger().find(line, subject)
             request = submit(line, subject, reason, **options)
@@ -279,6 +282,13 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
         page = pages.letter_to(request_id, language, html=True)
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_ALONE})
 
+    @app.get("/requests/{request_id}/notices/{about}")
+    def told_of(user: Reader, request_id: str, about: str, language: str = "en") -> Response:
+        if about not in set(About):
+            raise HTTPException(404)
+        page = notice(request_id, About(about), language=language, html=True)
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_ALONE})
+
     @app.get("/requests/{request_id}/certificate")
     def certificate(user: Reader, request_id: str) -> Response:
         entry = pages.latest(request_id)
@@ -293,6 +303,25 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
     @app.post("/requests/{request_id}/scope")
     def search(user: Reader, fields: Fields, request_id: str) -> Response:
         return scope_page(user, request_id, _one(fields, "aliases"), bool(_one(fields, "text")))
+
+    @app.get("/requests/{request_id}/purge")
+    def purge(user: Reader, request_id: str) -> Response:
+        request, plan, why = pages.ledger().get(request_id), None, ""
+        found = purging.how_it_stands(request)
+        if user.may("purge") and not found.running and not found.done:
+            try:
+                plan = preview_purge(request_id)
+            except SauError as refused:
+                why = str(refused)
+        return shown("purge.html", user, r=request, found=found, plan=plan, refused=why)
+
+    @app.post("/requests/{request_id}/purge")
+    def begin_purge(user: Reader, fields: Fields, request_id: str) -> Response:
+        allowed(user, "purge")
+        if _one(fields, "sure") != "yes":
+            raise RequestError(f"request {request_id}: a purge has to be confirmed, for there is no way back")
+        purging.start(request_id, user.name)
+        return RedirectResponse(f"/requests/{request_id}/purge", 303)
 
     @app.post("/requests/{request_id}/{action}")
     def decide(user: Reader, fields: Fields, request_id: str, action: str) -> Response:

@@ -10,11 +10,12 @@ from sau.errors import CertificateError, RequestError, TrackingError
 from sau.verify import Verification
 from sau.verify.report.words import COLUMNS, HEADLINES, filled, finding_words, headline
 from tasks.certify import latest
-from tasks.engines.decisions import APPROVED, GROUNDS, approvers
+from tasks.engines.decisions import APPROVED, GROUNDS, QUARANTINED, RELEASED, approvers, is_quarantined
 from tasks.engines.ledger import Ledger, Request
 from tasks.engines.settings import settings
 from tasks.engines.tables import UNANSWERED, Event, State
 from tasks.engines.tracking import Tracking
+from tasks.notices import notices_of
 from tasks.requests import Due, due, in_force
 from tasks.verify import RECORD
 from tasks.versions.lineage import chain
@@ -34,7 +35,8 @@ STATES = {
 EVENTS = {
     "extended": "deadline extended",
     "hold": "legal hold",
-    "released": "legal hold ended",
+    QUARANTINED: "put aside, for a person to look at",
+    RELEASED: "let go on",
     "identity": "identity confirmed",
     "told": "recipient told",
     APPROVED: "purge approved",
@@ -117,7 +119,9 @@ def request_page(request: Request) -> dict[str, Any]:
         "verdict": None,
         "certificate": None,
         "languages": languages(),
+        "notices": notices_of(request),
         "missing": "",
+        "quarantined": is_quarantined(ledger(), request),
         "approvers": sorted(approvers(ledger(), request.id)),
         "purge_people": settings().purge_people,
     }

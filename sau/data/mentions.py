@@ -94,13 +94,13 @@ def mentions(
     spelled = {form: NAME for name in names for form in _forms(name)}
     spelled |= {form: ALIAS for alias in aliases for form in _forms(alias)}
     matcher = _Names(spelled)
-    known = {shingle for row in own for shingle in _shingles(row)}
-    counts = Counter(shingle for row in others for shingle in _shingles(row) & known)
+    known = {shingle for row in own for shingle in shingles(row)}
+    counts = Counter(shingle for row in others for shingle in shingles(row) & known)
     usual = {shingle for shingle, count in counts.items() if count > max(_FEW, len(others) * _MAX_SHARE_OF_ROWS)}
     known -= usual
     for row in others:
         found_by = {spelled[form] for form in matcher.in_words(_row_words(row))}
-        mine = _shingles(row) - usual
+        mine = shingles(row) - usual
         similarity = len(mine & known) / len(mine) if mine else 0.0
         if similarity >= _SIMILAR:
             found_by.add(SIMILAR)
@@ -167,7 +167,7 @@ def _forms(name: str) -> list[tuple[str, ...]]:
     return [tuple(found), (last, *first), (*(word[0] for word in first), last)]
 
 
-def _shingles(row: Row) -> set[tuple[str, ...]]:
+def shingles(row: Row) -> set[tuple[str, ...]]:
     """Three words in a row of question and answer; (question, answer) itself where they are shorter."""
     found = [word for column in ("question", "answer") for word in words(row[column]) if word]
     if len(found) < _SHINGLE:

@@ -23,6 +23,7 @@ class Foresight(BaseModel):
         margin: the share of what had been learned that so few rows can be held to; null where nothing is known.
         power: chance that a perfect result passes `residual_knowledge`.
         lacking: what the policy asks for beyond that; empty where nothing lacks.
+        doubts: why a run would wait for a person to look at the rows, see `sau.data.common_text`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,10 +34,16 @@ class Foresight(BaseModel):
     margin: float | None = None
     power: float | None = None
     lacking: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """In a sentence."""
+        aside = f". A person has to look at it before a run takes it: {'; '.join(self.doubts)}" if self.doubts else ""
+        return self._expected + aside
+
+    @property
+    def _expected(self) -> str:
         rows = f"{self.num_records} record{'s' * (self.num_records != 1)}"
         if self.lacking:
             return f"{rows}; no verdict: {self.lacking}"

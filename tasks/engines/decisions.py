@@ -37,8 +37,8 @@ GROUNDS: Mapping[str, Mapping[str, str]] = {
 }
 """By law, on what ground erasure may be refused, and where that stands."""
 
-APPROVED = "purge approved"
-"""The kind of an event."""
+APPROVED, QUARANTINED, RELEASED = "purge approved", "quarantined", "released"
+"""Kinds of events."""
 MAX_NOTE = 2000
 MAX_NAME = 100
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -94,15 +94,33 @@ def hold(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
     return ledger.get(request_id)
 
 
+def quarantine(ledger: Ledger, request_id: str, why: str) -> bool:
+    """Put an open request on hold until a person has looked at it; False where it is not open, or held already."""
+    allowed = (Request.state == State.OPEN) & Request.held_at.is_(None)
+    return ledger.decide(request_id, allowed, Event(kind=QUARANTINED, note=why), held_at=datetime.now(UTC))
+
+
+def is_quarantined(ledger: Ledger, request: Request) -> bool:
+    """Whether what holds a request is a quarantine rather than a legal hold."""
+    kinds = [event.kind for event in ledger.history(request.id) if event.kind in (QUARANTINED, "hold")]
+    return request.held_at is not None and kinds[-1:] == [QUARANTINED]
+
+
+def was_released(ledger: Ledger, request_id: str) -> bool:
+    """Whether a person has looked at a request that was in quarantine, and let it go on."""
+    kinds = [event.kind for event in ledger.history(request_id)]
+    return QUARANTINED in kinds and RELEASED in kinds[kinds.index(QUARANTINED) :]
+
+
 def release(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
-    """End a legal hold.
+    """End a legal hold or a quarantine.
 
     Raises:
         RequestError: there is none; no reason.
     """
     ledger.get(request_id)
-    if not ledger.decide(request_id, Request.held_at.is_not(None), _event("released", actor, why), held_at=None):
-        raise RequestError(f"request {request_id}: no legal hold is on it")
+    if not ledger.decide(request_id, Request.held_at.is_not(None), _event(RELEASED, actor, why), held_at=None):
+        raise RequestError(f"request {request_id}: neither a legal hold nor a quarantine is on it")
     return ledger.get(request_id)
 
 

@@ -174,7 +174,7 @@ class Held:
     Attributes:
         purpose: forget, audit, doctor and so on.
         at: when it was last renewed, to within the time of a lease.
-        now: whether it goes on.
+        now: whether it goes on; of a process that is seen to have died it does not.
     """
 
     purpose: str
@@ -192,7 +192,8 @@ def last_held(database: Database, line: str, *, seconds: float) -> Held | None:
         if (row := session.get(LeaseRow, line)) is None or not row.token:
             return None
         at = row.expires_at - timedelta(seconds=seconds)
-        return Held(row.purpose, at, bool(row.holder) and row.expires_at > now(session))
+        held = bool(row.holder) and row.expires_at > now(session)
+        return Held(row.purpose, at, held and not Process(row.machine, row.process, row.begun).died)
 
 
 def _add_once(database: Database, row: Base, key: object) -> None:

@@ -15,6 +15,7 @@ An attempt changes states only while it holds its line (`tasks.engines.leases`).
 it is personal data; no other store of the product names the subject: everything else carries the random request id.
 """
 
+import contextlib
 import re
 import secrets
 from collections.abc import Iterable
@@ -53,7 +54,11 @@ GIVEN_UP = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.given-up-\d{8}T\d{6}(-r
 GIVING, GIVEN = "giving up", "given up"
 """Kinds of a line's events: begun, and done."""
 
+LISTED = "list of people taken"
+"""The kind of a line's event."""
+
 _OVER = (State.WITHDRAWN, State.REFUSED)
+_TRIES = 5
 
 
 def subject_of(given: str) -> str:
@@ -97,46 +102,57 @@ class Ledger(Database):
         Raises:
             RequestError: a malformed line or subject id, an unknown reason or law, or a receipt in the future.
         """
-        if not LINE.match(line):
-            raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
         subject_id = subject_of(subject_id)
-        for what, value, allowed in (("reason", reason, Reason), ("law", law, Law)):
-            if value not in set(allowed):
-                raise RequestError(f"{what} {value!r}: has to be one of {', '.join(allowed)}")
-        now = datetime.now(UTC)
-        received_at = now if received_at is None else received_at.astimezone(UTC)
-        if received_at > now:
-            raise RequestError(f"received at {received_at:%Y-%m-%d %H:%M} UTC: is in the future")
-        request = Request(
-            id=f"r-{secrets.token_hex(8)}",
-            line=line,
-            subject_id=subject_id,
-            reason=str(reason),
-            law=str(law),
-            state=State.OPEN,
-            received_at=received_at,
-            deadline_at=deadline(received_at, law),
-            updated_at=now,
-            attempts=0,
-        )
+        request = _new_request(line, subject_id, reason, received_at, law)
         try:
             with self.session() as session:
                 session.add(request)
                 session.flush()
-                session.add(Event(request_id=request.id, at=now, state=State.OPEN, actor=actor))
+                session.add(Event(request_id=request.id, at=request.updated_at, state=State.OPEN, actor=actor))
             return request
         except IntegrityError:
             standing = self.find(line, subject_id)
             assert standing is not None  # only the unique index can have refused
             return standing
 
-    def submit_all(self, line: str, subject_ids: Iterable[str], **options: Any) -> "list_of[tuple[Request, bool]]":
-        """Take many requests, as `submit` takes one; returns each with whether it is new, in the given order."""
+    def submit_all(
+        self,
+        line: str,
+        subject_ids: Iterable[str],
+        reason: str = Reason.UNSTATED,
+        *,
+        received_at: datetime | None = None,
+        law: str = Law.GDPR,
+        actor: str | None = None,
+        note: str = "",
+    ) -> "list_of[tuple[Request, bool]]":
+        """Take many requests in one transaction, as `submit` takes one; that a list came is an event of the line.
+
+        Args:
+            note: what else there was in the list, for that event.
+
+        Returns:
+            Each request with whether it is new, in the given order, nobody twice.
+        """
         wanted = list_of(dict.fromkeys(map(subject_of, subject_ids)))
-        query = select(Request.subject_id).where(Request.line == line, Request.state.not_in(_OVER))
-        with self.session() as session:
-            standing = set(session.scalars(query))
-        return [(self.submit(line, subject, **options), subject not in standing) for subject in wanted]
+        query = select(Request).where(Request.line == line, Request.state.not_in(_OVER))
+        for _ in range(_TRIES):
+            with contextlib.suppress(IntegrityError), self.session() as session:  # somebody asked in between
+                standing = {request.subject_id: request for request in session.scalars(query)}
+                new = {
+                    subject: _new_request(line, subject, reason, received_at, law)
+                    for subject in wanted
+                    if subject not in standing
+                }
+                session.add_all(new.values())
+                session.flush()
+                at = datetime.now(UTC)
+                session.add_all(Event(request_id=r.id, at=at, state=State.OPEN, actor=actor) for r in new.values())
+                words = f"{len(new)} requests taken, {len(wanted) - len(new)} stood already{note}"
+                session.add(LineEvent(line=line, at=at, kind=LISTED, actor=actor or "", note=words))
+                session.commit()
+                return [(new.get(subject) or standing[subject], subject in new) for subject in wanted]
+        raise RequestError(f"line {line}: others take requests of the same people at once; try again")
 
     def find(self, line: str, subject_id: str) -> Request | None:
         """The subject's standing request on the line."""
@@ -358,13 +374,18 @@ class Ledger(Database):
         lapsed: Iterable[str] = (),
         done: Iterable[str] = (),
         identified: bool = False,
+        only: Iterable[str] | None = None,
     ) -> "list_of[Request]":
         """Take all that waits on a line into this attempt, oldest first, with one atomic statement.
 
         The caller holds the line's lock, so a request still `running` belongs to an attempt that died: it is taken too.
+
+        Args:
+            only: of open requests these alone; None: all. The others as for `waiting`.
         """
+        looked_at = true() if only is None else or_(Request.state != State.OPEN, Request.id.in_(list_of(only)))
         ids = self._changed(
-            _waiting(line, retry_review, lapsed, done, identified),
+            _waiting(line, retry_review, lapsed, done, identified) & looked_at,
             State.RUNNING,
             attempts=Request.attempts + 1,
             last_error=None,
@@ -392,6 +413,35 @@ class Ledger(Database):
         query = select(Request).where(which).order_by(Request.received_at, Request.id)
         with self.session() as session:
             return list_of(session.scalars(query))
+
+
+def _new_request(line: str, subject_id: str, reason: str, received_at: datetime | None, law: str) -> Request:
+    """An open request, received now where nothing else is said.
+
+    Raises:
+        RequestError: see `Ledger.submit`.
+    """
+    if not LINE.match(line):
+        raise RequestError(f"model line: malformed, it has to match {LINE.pattern}")
+    for what, value, allowed in (("reason", reason, Reason), ("law", law, Law)):
+        if value not in set(allowed):
+            raise RequestError(f"{what} {value!r}: has to be one of {', '.join(allowed)}")
+    now = datetime.now(UTC)
+    received_at = now if received_at is None else received_at.astimezone(UTC)
+    if received_at > now:
+        raise RequestError(f"received at {received_at:%Y-%m-%d %H:%M} UTC: is in the future")
+    return Request(
+        id=f"r-{secrets.token_hex(8)}",
+        line=line,
+        subject_id=subject_id,
+        reason=str(reason),
+        law=str(law),
+        state=State.OPEN,
+        received_at=received_at,
+        deadline_at=deadline(received_at, law),
+        updated_at=now,
+        attempts=0,
+    )
 
 
 def _waiting(

@@ -55,8 +55,8 @@ def test_a_person_is_found_in_others_rows_and_what_was_decided_is_forgotten(line
     )
     (line.path / "asked.txt").unlink()
     found = json.loads(taken.stdout)
-    assert (len(found["taken"]), found["unknown"]) == (1, 1)
-    (asked,) = found["taken"]
+    assert [answer["answer"] for answer in found["answers"]] == ["taken", "unknown"]
+    asked = found["answers"][0]["request_id"]
     assert json.loads(line.sau("request", "show", asked, "--json").stdout)["deadline_at"].startswith("2026-02-19")
 
     scope = line.sau("request", "scope", asked)

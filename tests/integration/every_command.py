@@ -72,6 +72,7 @@ CALLS = {
     "request extend": Call(_WHY, "ledger"),
     "request grounds": Call(),
     "request hold": Call(_WHY, "ledger"),
+    "request letter": Call("{request}", "ledger"),
     "request list": Call("", "ledger"),
     "request refuse": Call(f"{_WHY} --ground unfounded", "ledger"),
     "request release": Call(_WHY, "ledger"),

@@ -107,7 +107,7 @@ def test_a_held_request_is_left_alone_until_the_hold_ends(ledger, request_id):
     with pytest.raises(RequestError, match="is held since"):
         hold(ledger, request_id, "again", "Ada")
     release(ledger, request_id, "the case is closed", "Bob")
-    with pytest.raises(RequestError, match="no legal hold"):
+    with pytest.raises(RequestError, match="neither a legal hold"):
         release(ledger, request_id, "again", "Bob")
     assert [request.id for request in ledger.claim("tiny")] == [request_id]
     with pytest.raises(RequestError, match="is running, can be held only while open, review, forgotten"):

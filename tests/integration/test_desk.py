@@ -167,6 +167,12 @@ def test_a_request_is_taken_and_decided(ada, ledger):
     assert ledger.get(request_id).state == "refused"
     assert {event.actor for event in ledger.history(request_id)} == {"Ada"}
     assert "legal claims" in ada.get(path).text
+    for about in ("refusal", "extension"):
+        assert f'href="{path}/notices/{about}?language=de"' in ada.get(path).text
+        letter = ada.get(f"{path}/notices/{about}")
+        assert (letter.status_code, request_id in letter.text, "sandbox" in str(letter.headers)) == (200, True, True)
+    assert ada.get(f"{path}/notices/partial-refusal").status_code == 400
+    assert ada.get(f"{path}/notices/nothing").status_code == 404
 
 
 @pytest.mark.long
@@ -184,10 +190,10 @@ def test_rows_of_others_are_searched_and_shown_only_when_asked(ada, ledger, aske
 
 def test_many_people_are_taken_at_once_or_none(ada, ledger):
     bad = ada.post("/requests", line="tiny", subjects="demo-0014\nAnna\x07Example\n")
-    assert (bad.status_code, "number 2" in bad.text) == (400, True)
+    assert (bad.status_code, "line 2" in bad.text) == (400, True)
     assert ledger.find("tiny", "demo-0014") is None
     good = ada.post("/requests", line="tiny", subjects="demo-0014\r\nnobody-1\r\n\r\n")
-    assert "<b>1</b> requests taken" in good.text
+    assert "1 requests taken" in good.text
     assert "1 people are not in the data" in good.text
 
 
@@ -201,7 +207,7 @@ def test_who_may_not_changes_nothing(desk, ledger, asked, name):
             continue
         assert visitor.post(path, why="x", line="tiny", subject="demo-0013", ground="legal-claims").status_code == 403
     assert len(ledger.history(asked)) == before
-    assert visitor.post(f"/requests/{asked}/purge", why="x").status_code == 404
+    assert visitor.post(f"/requests/{asked}/nothing", why="x").status_code == 404
     if name == "Eve":
         assert ledger.find("tiny", "demo-0013") is None
         assert "Decide" not in visitor.get(f"/requests/{asked}").text

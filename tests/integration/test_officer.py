@@ -84,7 +84,7 @@ def test_a_request_goes_through_an_officers_hands(ledger):
         (("extend", "ASKED", "--why", " "), "why: 1 to 2000 characters"),
         (("refuse", "ASKED", "--ground", "because", "--why", "x"), "has to be one of expression, legal-duty"),
         (("hold", "ASKED", "--why", "x", "--by", "a\nb"), "by: 1 to 100 characters"),
-        (("release", "ASKED", "--why", "x"), "no legal hold"),
+        (("release", "ASKED", "--why", "x"), "neither a legal hold"),
         (("list", "--due", "never"), "has to be overdue or due-soon"),
         (("submit",), "one of --subject and --subjects is needed"),
         (("submit", "--subject", "-"), "standard input is empty"),
@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_and_changes_nothing(ledger, args, named):
 
 def test_a_list_with_a_malformed_id_takes_nobody_and_quotes_nobody(ledger):
     message = refused("submit", "--subjects", "-", given="demo-0001\nAnna\x07Example\n\n\x1b[2J\n")
-    assert "2 of 3 ids are malformed (number 2, 3)" in message
+    assert "2 of 3 ids are malformed (line 2, 4)" in message
     assert "Anna" not in message
     assert ledger.list() == []
 
@@ -159,3 +159,75 @@ def test_any_words_are_kept_or_refused(text):
         kept = checked_text("why", text)
         assert kept == text.strip()
         assert "\x1b" not in kept
+
+
+def test_a_list_is_answered_line_by_line_in_one_transaction(ledger, monkeypatch):
+    """Blank lines count, people the data does not have are told apart, and a list that is sent again is one list."""
+    monkeypatch.setattr("tasks.requests.are_in", lambda tag, people: {p for p in people if p.startswith("known")})
+    monkeypatch.setattr("tasks.requests._leading", lambda line: type("Leads", (), {"tag": "tiny@v1"}))
+    given = "known-1\n\nknown-2\nstranger-1\nknown-1 \nAnna\x07Example\n"
+    message = refused("submit", "--subjects", "-", "--law", "ccpa", given=given)
+    assert "1 of 5 ids are malformed (line 6)" in message
+    assert ledger.list() == ledger.line_events("tiny") == []
+
+    how = ("submit", "--subjects", "-", "--law", "ccpa", "--skip-malformed", "--by", "Ada")
+    done = CliRunner().invoke(app, ["request", *how, "--json"], input=given)
+    assert done.exit_code == 3
+    answers = {a["line"]: a["answer"] for a in json.loads(done.output)["answers"]}
+    assert answers == {1: "taken", 3: "taken", 4: "unknown", 5: "duplicate", 6: "malformed"}
+    assert [(r.deadline_at - r.received_at).days for r in ledger.list()] == [45, 45]
+    (event,) = ledger.line_events("tiny")
+    assert (event.actor, event.note) == (
+        "Ada", "2 requests taken, 0 stood already, 1 people not in the data, 2 lines left out",
+    )  # fmt: skip
+
+    again = CliRunner().invoke(app, ["request", *how, "--csv"], input=given).output
+    assert again.splitlines()[:2] == ['"line","answer","request_id"', f'"1","standing","{ledger.list()[0].id}"']
+    words = CliRunner().invoke(app, ["request", *how], input=given).output
+    assert "0 requests taken, 2 stood already, 1 people are not in the data" in words
+    assert "1 lines name somebody again (line 5), 1 lines are malformed (line 6)" in words
+    assert "Anna" not in again + words + done.output
+
+
+def test_a_list_that_dies_on_the_way_has_taken_nobody(ledger, monkeypatch):
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("tasks.engines.ledger.LineEvent", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.submit_all("tiny", ["a", "b", "c"])
+    assert ledger.list() == []
+    assert [new for _, new in ledger.submit_all("tiny", ["a", "b", "c"])] == [True] * 3
+
+
+def test_two_lists_at_once_take_everybody_once(ledger, monkeypatch):
+    """Somebody else takes one of the list between the look and the write: the list is looked at again."""
+    real, other = Ledger.session, []
+
+    def session(self):
+        if not other:
+            other.append(True)
+            found = real(self)
+
+            @contextlib.contextmanager
+            def interrupted():
+                with found as opened:
+                    flush = opened.flush
+
+                    def late():
+                        ledger_of_another = Ledger(settings().ledger_url)
+                        ledger_of_another.submit("tiny", "b")
+                        opened.flush = flush
+                        flush()
+
+                    opened.flush = late
+                    yield opened
+
+            return interrupted()
+        return real(self)
+
+    monkeypatch.setattr(Ledger, "session", session)
+    taken = Ledger.submit_all(ledger, "tiny", ["a", "b"])
+    assert [(request.subject_id, new) for request, new in taken] == [("a", True), ("b", False)]
+    assert len(ledger.list()) == 2
