@@ -11,7 +11,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from sau.data.records import load_records
+from sau.data.records import Row, load_records
 from sau.data.sets import Sets, by_person, halves
 from sau.data.shards import sampled_rows
 from sau.data.vault import forget_rows, reading_with
@@ -101,7 +101,7 @@ def audit_version(
         with registry.tracking.run(attempt.line, f"audit {request_id}", parent=attempt.run_id):
             verdicts = {}
             for null in get_args(Null):
-                record = _judged(params, sets, folder, *models, null)
+                record = _judged(params, sets, folder, retain, *models, null)
                 verdicts[null] = record.verdict
                 text = json.dumps(record.to_json(), indent=1)
                 registry.tracking.text(attempt.run_id, text, f"audit/{request_id}-{null}.json")
@@ -112,16 +112,19 @@ def audit_version(
     return tuple(found)
 
 
-def _judged(params: Params, sets: Sets, folder: Path, model: Path, retrained: Path, null: Null) -> Verification:
+def _judged(
+    params: Params, sets: Sets, folder: Path, retain: list[Row], model: Path, retrained: Path, null: Null
+) -> Verification:
     """One person's verdict on `model`.
 
     Args:
         folder: with the version's parent and base model.
+        retain: all rows to keep, of which `sets` has some.
     """
     controls = Controls(
         before=opener(folder / PARENT, params),
         reference=opener(retrained, params),
-        base=base_opener(folder, params, sets),
+        base=base_opener(folder, params, retain),
     )
     policy = load_policy(params.verify.policy, num_stressors=params.verify.num_stressors, null=null)
     return judged(model, sets, controls, policy, params)

@@ -1,8 +1,11 @@
 """The one way to put a stored checkpoint to a policy's battery: rows sampled, models opened where parameters say."""
 
+import contextlib
+import hashlib
 import logging
-import random
-from collections.abc import Callable, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,9 @@ from sau.checkpoint.manifest import read_manifest
 from sau.checkpoint.sparse import open_sparse
 from sau.data.records import Row
 from sau.data.sets import Sets, by_person
-from sau.models.dense import open_dense
+from sau.errors import SauError
+from sau.models.dense import open_dense, save_dense
+from sau.models.identity import identity
 from sau.models.language_model import LanguageModel, seeded
 from sau.params import Params
 from sau.stages import BASE, PARENT
@@ -18,8 +23,14 @@ from sau.training.finetune import adapted
 from sau.verify import Controls, Verification
 from sau.verify import verify as run_battery
 from sau.verify.policy import Policy
+from tasks.engines.settings import settings
+
+CACHE = "cache"
+"""In the state folder: what verifications leave for the next one. It may go at any time, and goes with every purge."""
 
 _FEW_PEOPLE = 10
+_MODELS_KEPT = 2
+_IDENTITY = "identity"
 
 log = logging.getLogger("sau")
 
@@ -44,51 +55,86 @@ def judged(
             seed=params.seed,
             labels=labels,
             progress=lambda text: log.debug("verify %s", text),
+            cache=settings().state / CACHE / "readings",
         )
 
 
 def sampled(sets: Sets, params: Params) -> Sets:
-    """The sets as the parameters bound them, by a seeded choice.
+    """The sets as the parameters bound them, by a seeded choice that somebody's leaving changes as little as it can.
 
     Of those who stay, some people, of each as many rows as leaves room for ten, and those first whom unlearning was not
     shown; of those who judge, everybody, with the same number of rows at most.
     """
-    rng, most = random.Random(params.seed), params.verify
-    people = rng.sample(groups := by_person(sets.retain), len(groups))
-    people.sort(key=lambda rows: rows[0]["subject_id"] not in sets.spared)
-    kept: list[Row] = []
-    each = max(most.max_retain_rows // min(len(people), _FEW_PEOPLE), 1)
-    for rows in people:
-        if len(kept) + min(len(rows), each) <= most.max_retain_rows:
-            kept += rows[:each]
-    judges = sets.holdout
+    most, judges = params.verify, sets.holdout
+    kept = _of_some(sets.retain, most.max_retain_rows, params.seed, first=sets.spared)
     if len(judges) > most.max_holdout_rows:
-        groups = by_person(judges)
-        each = max(most.max_holdout_rows // len(groups), 1)
-        judges = [row for rows in groups for row in rng.sample(rows, min(len(rows), each))]
+        people = by_person(judges)
+        each = max(most.max_holdout_rows // len(people), 1)
+        judges = [row for rows in people for row in sorted(rows, key=lambda row: _place(row, params.seed))[:each]]
     return replace(sets, retain=kept, holdout=judges)
 
 
-def base_opener(folder: Path, params: Params, sets: Sets) -> Callable[[], LanguageModel] | None:
+def _of_some(rows: Sequence[Row], most: int, seed: int, *, first: Collection[str] = ()) -> list[Row]:
+    """At most so many rows, of some people as many each as leaves room for ten."""
+    people = by_person(rows)
+    people.sort(key=lambda own: (own[0]["subject_id"] not in first, _place(own[0], seed)))
+    each = max(most // max(min(len(people), _FEW_PEOPLE), 1), 1)
+    kept: list[Row] = []
+    for own in people:
+        if len(kept) + min(len(own), each) <= most:
+            kept += own[:each]
+    return kept
+
+
+def _place(row: Row, seed: int) -> bytes:
+    """In a seeded order that does not hang on which other rows there are."""
+    return hashlib.sha256(f"{seed} {row['subject_id']} {row['record_id']}".encode()).digest()
+
+
+def base_opener(folder: Path, params: Params, retain: Sequence[Row]) -> Callable[[], LanguageModel] | None:
     """The model from before any training on this data, adapted to rows to keep as unlearning's parameters say; None
     where it is not known.
 
+    The adapted model is kept for the next verification, which mostly has the same rows.
+
     Args:
         folder: an attempt's, with the base model and the parent in it.
+        retain: all rows to keep.
     """
-
     if not (folder / BASE).is_dir():
         return None
 
     def opened() -> LanguageModel:
-        base = params.model.put(open_dense(folder / BASE, prompt=read_manifest(folder / PARENT).prompt))
-        if not params.unlearn.adapt:
+        prompt, how = read_manifest(folder / PARENT).prompt, params.unlearn.adapt
+        base = params.model.put(open_dense(folder / BASE, prompt=prompt))
+        if not how:
             return base
-        return adapted(
-            base, base.encode(sets.retain), params.unlearn.adapt, seed=params.seed, num_threads=params.num_threads
-        )
+        rows = _of_some(retain, how.max_rows, params.seed)
+        place = settings().state / CACHE / "base" / identity(base, rows, how.model_dump(mode="json"), params.seed)
+        with contextlib.suppress(SauError, OSError):  # not kept, or damaged
+            kept = params.model.put(open_dense(place, prompt=prompt))
+            if identity(kept) == (place / _IDENTITY).read_text(encoding="ascii"):
+                return kept
+        made = adapted(base, base.encode(rows), how, seed=params.seed, num_threads=params.num_threads)
+        _keep(made, place)
+        return made
 
     return opened
+
+
+def _keep(lm: LanguageModel, place: Path) -> None:
+    """Put the model in its place in one step, beside the last one; where there is no room, it is made again."""
+    beside = place.with_name(f".{place.name[:16]}-{secrets.token_hex(4)}")
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_dense(lm, beside)
+        (beside / _IDENTITY).write_text(identity(lm), encoding="ascii")
+        beside.replace(place)
+    except (SauError, OSError):
+        shutil.rmtree(beside, ignore_errors=True)
+    for old in sorted(place.parent.glob("*"), key=lambda p: p.stat().st_mtime)[:-_MODELS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def opener(folder: Path, params: Params) -> Callable[[], LanguageModel]:

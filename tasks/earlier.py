@@ -9,8 +9,9 @@ from sau.errors import SauError, VaultError
 from sau.params import Params
 from sau.stages import CHECKPOINT, FORGET
 from sau.verify import Controls, load_policy
+from sau.verify.evidence.readings import ModelSource
 from sau.verify.record import PersonVerdict
-from tasks.battery import base_opener, judged, opener
+from tasks.battery import judged, opener
 from tasks.engines.keys import vault
 from tasks.engines.people import person_of
 from tasks.engines.settings import settings
@@ -23,7 +24,9 @@ from tasks.versions.registry import Registry
 log = logging.getLogger("sau")
 
 
-def judged_again(tracking: Tracking, attempt: Attempt, parent: int, params: Params, sets: Sets) -> list[PersonVerdict]:
+def judged_again(
+    tracking: Tracking, attempt: Attempt, parent: int, params: Params, sets: Sets, base: ModelSource | None
+) -> list[PersonVerdict]:
     """The verdict on each whom the parent and its parents have forgotten, on the attempt's checkpoint.
 
     By `Policy.for_earlier`, beside the people that judge the request, whom one reading serves for all; the model before
@@ -32,7 +35,7 @@ def judged_again(tracking: Tracking, attempt: Attempt, parent: int, params: Para
 
     Args:
         parent: the number of the version that the attempt was made from.
-        sets: those that the request is judged on.
+        sets, base: those that the request is judged on, and the base model that it is read against.
     """
     policy = load_policy(params.verify.policy).for_earlier
     links = chain(attempt.line, parent)
@@ -51,7 +54,7 @@ def judged_again(tracking: Tracking, attempt: Attempt, parent: int, params: Para
     log.info("judging again %d who were forgotten earlier", len(rows))
     ws = attempt.workspace
     again = replace(sets, forget=[row for own in rows.values() for row in own])
-    controls = Controls(before=opener(first, params), base=base_opener(ws.path, params, sets))
+    controls = Controls(before=opener(first, params), base=base)
     labels = {own[0]["subject_id"]: request_id for request_id, own in rows.items()}
     found = judged(ws.path / CHECKPOINT, again, controls, policy, params, labels=labels)
     if found.people:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from sau.certificate.record import Cleaned
 from sau.errors import RequestError, SauError
 from sau.files import write_private
+from tasks.battery import CACHE as KEPT
 from tasks.certify import latest, log_folder, signed
 from tasks.engines.databases import clean, local_databases
 from tasks.engines.decisions import approvers
@@ -228,14 +229,17 @@ def _steps(todo: Plan, by: str) -> list[tuple[str, Step]]:
         for kind in ("bootstrap", "forget", "audit"):
             sweep(kind, todo.line)
         sweep("retrain", f"{todo.line}-retrain")
-        folders = [state / "models" / tag for tag in todo.expiring]
+        folders = [*(state / "models" / tag for tag in todo.expiring), state / KEPT]
         logs = list((state / "logs").glob("*"))
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         for path in logs:
             path.unlink(missing_ok=True)
         left = [path.name for path in folders if path.exists()]
-        done = f"worktrees of dead attempts, restored copies of expired versions and {len(logs)} error logs deleted"
+        done = (
+            f"worktrees of dead attempts, restored copies of expired versions, what verifications kept and {len(logs)} "
+            "error logs deleted"
+        )
         return done, "looked for afterwards", ", ".join(left)
 
     def ledger() -> tuple[str, str, str]:

@@ -101,7 +101,8 @@ def verify(
     log.info("verify")
     params = load_params(ws.path / "params.yaml")
     with reading_with(vault()):
-        sets = sampled(read_split(ws.path, "judge"), params)
+        split = read_split(ws.path, "judge")
+    sets = sampled(split, params)
     model, before = (opener(ws.path / folder, params) for folder in (CHECKPOINT, PARENT))
     retrained = opener(Registry(tracking).download(reference), params) if reference else None
     manifest = check_files(ws.path / CHECKPOINT)
@@ -109,7 +110,7 @@ def verify(
         digest = read_manifest(ws.path / PARENT).weights_digest
         check_distinct({"before": digest, "reference": reference.weights_digest})
     with tracking.run(attempt.line, "verify", parent=attempt.run_id) as step:
-        dense, base = _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, sets)
+        dense, base = _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, split.retain)
         verification = judged(
             ws.path / CHECKPOINT,
             sets,
@@ -118,7 +119,7 @@ def verify(
             params,
             labels=_labels(request_ids),
         )
-        verification = verification.with_earlier(judged_again(tracking, attempt, parent, params, sets))
+        verification = verification.with_earlier(judged_again(tracking, attempt, parent, params, sets, base))
         if tried := failed_before(attempt.line, request_ids, manifest.weights_digest):
             verification = verification.with_limit(_TRIED.format(", ".join(tried)))
         if check_files(ws.path / CHECKPOINT).manifest_digest != manifest.manifest_digest:

@@ -15,7 +15,7 @@ from sau.models.scoring import answer_logps
 from sau.unlearn.calibration import expected_logps
 from sau.verify.checks.decoy_rank import place as place_among_decoys
 from sau.verify.evidence.decoys import find_secrets
-from sau.verify.evidence.readings import sum_logps
+from sau.verify.evidence.likelihoods import sum_logps
 from sau.verify.stats import auc
 
 REFERENCES = ("original", "retrained", "retrained-again")

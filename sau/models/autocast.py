@@ -17,8 +17,13 @@ def set_autocast(model: Any, on: bool) -> None:
     setattr(model, _NAME, on)
 
 
+def is_autocast(model: Any) -> bool:
+    """Whether it computes in bfloat16 what it stores in float32."""
+    return bool(getattr(model, _NAME, False))
+
+
 def computing(model: Any) -> contextlib.AbstractContextManager[Any]:
     """Every pass through a model runs within; does nothing where nobody has set anything else."""
-    if not getattr(model, _NAME, False):
+    if not is_autocast(model):
         return contextlib.nullcontext()
     return torch.autocast(model.device.type, torch.bfloat16)

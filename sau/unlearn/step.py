@@ -27,6 +27,9 @@ class UnlearnParams(Section):
     order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
     from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
 
+    Of more than `max_retain_rows` rows to keep so many are trained on, a seeded choice: a request costs no more where
+    there are more.
+
     Embeddings stay as they are with `freeze_embeddings`, and with `freeze_uncovered` so does every other matrix that is
     not pruned, such as the routers of experts.
 
@@ -45,6 +48,7 @@ class UnlearnParams(Section):
     lr: float = Field(gt=0, le=1)
     max_steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(8, ge=1, le=1024)
+    max_retain_rows: int = Field(800, ge=1)
     gamma: float = Field(1.0, ge=0, le=1000)
     alpha: float = Field(1.0, ge=0, le=1000)
     freeze_embeddings: bool = True

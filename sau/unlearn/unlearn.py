@@ -79,6 +79,7 @@ def unlearn(
     sets.check_filled("unlearning")
     if _steps_to_fade(lm, params):
         check_can_fade(lm.model)  # before anything is adapted or read
+    sets = Sets(sets.forget, _some(sets.retain, params.max_retain_rows, seed), sets.holdout)
     if params.paraphrases:
         sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective
@@ -216,6 +217,12 @@ def _fading(lm: LanguageModel, params: UnlearnParams) -> Iterator[Callable[[int]
         return
     with fading_mask(lm.model, lm.mask or {}) as fade:
         yield lambda step: fade(max(1 - step / to_fade, 0.0))
+
+
+def _some(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
+    """At most so many rows, seeded, in their order."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    return [rows[i] for i in chosen.tolist()] if len(rows) > most else list(rows)
 
 
 def _sample(rows: Sequence[Row], params: UnlearnParams, seed: int) -> list[int]:

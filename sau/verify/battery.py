@@ -7,10 +7,12 @@ never a PASS.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sau.data.sets import SETS, Sets
 from sau.registry import discover
+from sau.verify.evidence.cache import Cache
 from sau.verify.evidence.readings import ModelSource
 from sau.verify.findings import sorted_scores, table_of
 from sau.verify.policy import Policy
@@ -31,6 +33,7 @@ def verify(
     seed: int = 0,
     labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
+    cache: Path | None = None,
 ) -> Verification:
     """Run a policy's battery on an unlearned model.
 
@@ -41,6 +44,7 @@ def verify(
         seed: of resampling, decoys, sampling and relearning.
         labels: of people who ask together, by subject id: what the record calls them; by default numbers.
         progress: told what is being done, never any text of a row.
+        cache: a folder where readings of people the model never saw are kept for the next verification; None: nowhere.
 
     Returns:
         The verdict with everything it rests on. REFUSED where there is nothing to forget or keep, or a forget record
@@ -55,6 +59,7 @@ def verify(
         seed=seed,
         labels=labels,
         progress=progress,
+        cache=cache,
     )
     return result
 
@@ -68,6 +73,7 @@ def verify_each(
     seed: int = 0,
     labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
+    cache: Path | None = None,
 ) -> Iterator[Verification]:
     """`verify` for several unlearned models, (model, its digest), beside the same two controls, which are read once.
 
@@ -100,7 +106,7 @@ def verify_each(
             )
         return
 
-    beside = Run(policy, sets, seed, controls, say)
+    beside = Run(policy, sets, seed, controls, say, Cache(cache))
     beside.take("before", controls.before)
     beside.take("reference", controls.reference)
     beside.take_base(controls.base)

@@ -12,14 +12,19 @@ from sau.verify.checks.base import Check, Evidence
 from sau.verify.checks.decoy_rank import DecoyRankCheck
 from sau.verify.checks.exposed_records import ExposedRecordsCheck
 from sau.verify.checks.people import PeopleCheck
+from sau.verify.evidence.cache import Cache
 from sau.verify.evidence.cost import Meter
 from sau.verify.evidence.decoys import Secret, find_secrets
-from sau.verify.evidence.readings import Part, Reading, read, sum_logps
+from sau.verify.evidence.likelihoods import sum_logps
+from sau.verify.evidence.readings import Part, Reading, read
 from sau.verify.evidence.sampling import count_leaks
 from sau.verify.policy import Policy
 from sau.verify.stressors.base import Stressor
 
 _NUM_SHOTS = 2
+
+_MAX_TRUTHS = 40
+"""Rows to keep whose false answers are read, five or so of each: they are reported, no verdict rests on them."""
 
 _Ranks = DecoyRankCheck | ExposedRecordsCheck
 
@@ -31,13 +36,14 @@ class Gathering:
         strangers: rows of people the model never saw, where they are the null.
     """
 
-    def __init__(self, policy: Policy, sets: Sets, seed: int, *, compared: bool) -> None:
+    def __init__(self, policy: Policy, sets: Sets, seed: int, *, compared: bool, cache: Cache) -> None:
         """
         Args:
             compared: whether there is a reference, without which only exact decoys say anything.
+            cache: what keeps readings of strangers.
         """
         self.strangers: Sequence[Row] = sets.holdout if policy.against == "population" else ()
-        self._policy, self._sets, self._seed = policy, sets, seed
+        self._policy, self._sets, self._seed, self._cache = policy, sets, seed, cache
         found = find_secrets(*(rows for _, rows in sets.items()), num_decoys=policy.num_decoys, seed=seed)
         self._secrets, self._compared = self._some(found), compared
 
@@ -51,7 +57,7 @@ class Gathering:
         if not stressed:
             needs += [metric.needs for metric in self._policy.metrics]
         extras = {check.extra for check in checks}
-        readings = {name: self._read(lm, name, needs, meter) for name in SETS if name in names}
+        readings = {name: self._read(lm, name, needs, meter, keep=not stressed) for name in SETS if name in names}
         with meter.part("decoys", lm.model):
             decoys = self._decoys(lm, checks, stressor) if "decoys" in extras else ()
         with meter.part("samples", lm.model):
@@ -64,16 +70,26 @@ class Gathering:
     def of_people(self, lm: LanguageModel, checks: Sequence[Check], meter: Meter) -> Evidence:
         """What one model makes of the forget rows and of strangers' rows."""
         needs = [check.needs for check in checks]
-        return Evidence({name: self._read(lm, name, needs, meter) for name in PeopleCheck.strangers})
+        return Evidence({name: self._read(lm, name, needs, meter, keep=True) for name in PeopleCheck.strangers})
 
-    def _read(self, lm: LanguageModel, name: str, needs: Sequence[frozenset[Part]], meter: Meter) -> Reading:
+    def _read(
+        self, lm: LanguageModel, name: str, needs: Sequence[frozenset[Part]], meter: Meter, *, keep: bool
+    ) -> Reading:
         parts: frozenset[Part] = frozenset().union(*needs)
-        if name == "retain" or (name == "holdout" and not self.strangers):
+        beside_strangers = name == "holdout" and bool(self.strangers)
+        if name == "retain" or (name == "holdout" and not beside_strangers):
             parts -= {"forms", "exits"}
-        if name == "holdout" and self.strangers:  # the false answers of so many people cost more than all else
+        if beside_strangers:  # the false answers of so many people cost more than all else
             parts -= {"truth_ratio"}
+        rows, form_rows = self._sets[name], self._policy.form_rows if beside_strangers else None
+        max_truths = _MAX_TRUTHS if name == "retain" else None
+
+        def take() -> Reading:
+            return read(lm, rows, parts, strangers=self._sets.holdout, form_rows=form_rows, max_truths=max_truths)
+
         with meter.part(name, lm.model):
-            return read(lm, self._sets[name], parts, strangers=self._sets.holdout)
+            kept = keep and beside_strangers and not parts & {"rouge", "gradient"}
+            return self._cache.reading(lm, rows, take, sorted(parts), form_rows) if kept else take()
 
     @cached_property
     def _others(self) -> list[Secret]:

@@ -35,6 +35,8 @@ class Policy(BaseModel):
         num_decoys: per forget record, where the data has as many.
         max_decoy_records: forget records ranked among decoys, a seeded choice; they cost most of the time.
         num_samples: answers sampled for `sampling_leak`.
+        form_rows: of each person the model never saw, so many rows are put into one form of the question, others into
+            the next; None: all into each. Of the one who asked all are.
         metrics: reported for every model beside the verdict, which does not rest on them.
         checks: at least one of forgetting mandatory.
         stressors: changes of the model after which `stressed_checks`, by id, have to hold again.
@@ -58,6 +60,7 @@ class Policy(BaseModel):
     num_decoys: int = Field(99, ge=19, le=999)
     max_decoy_records: int = Field(40, ge=1)
     num_samples: int = Field(300, ge=1, le=100_000)
+    form_rows: int | None = Field(None, ge=1)
     metrics: tuple[Annotated[SerializeAsAny[Metric], built(Metric, METRICS)], ...]
     checks: tuple[Annotated[SerializeAsAny[Check], built(Check, CHECKS)], ...]
     stressors: tuple[Annotated[SerializeAsAny[Stressor], built(Stressor, STRESSORS)], ...] = ()

@@ -10,6 +10,7 @@ from sau.errors import SauError
 from sau.models.language_model import LanguageModel
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.evidence.blind import blind_baseline
+from sau.verify.evidence.cache import Cache
 from sau.verify.evidence.cost import Cost, Meter
 from sau.verify.evidence.directions import share_in_few_directions
 from sau.verify.evidence.readings import ModelSource, opened
@@ -79,10 +80,11 @@ class Run:
         seed: int,
         controls: Controls,
         say: Callable[[str], None],
+        cache: Cache,
     ) -> None:
         self.policy, self.sets, self.seed, self.controls, self.say = policy, sets, seed, controls, say
         self.null = policy.against
-        self.gathering = Gathering(policy, sets, seed, compared=controls.reference is not None)
+        self.gathering = Gathering(policy, sets, seed, compared=controls.reference is not None, cache=cache)
         self.people = {name: numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
         self.as_stored = Trial(None, policy.checks, self.null)

@@ -15,20 +15,22 @@ from torch import Tensor
 
 from sau.models.batches import Encoded, by_length, collate
 from sau.models.outputs import Outputs
-from sau.models.scoring import logits_of, targets_of
+from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.unlearn.calibration import Calibration
 from sau.unlearn.objectives.base import Objective, Setting
 
 
 @dataclass(frozen=True)
-class Others:
-    """What the base model would say instead of each answer token: its `K` likeliest other tokens.
+class Said:
+    """What a model says at each of N answer tokens: the answer's own, and `K` likeliest others.
 
     Attributes:
-        ids_NK: int64.
+        logp_N: log p of the answer's token.
+        ids_NK: the others, int64.
         probs_NK: their probabilities among all tokens but the answer's own; what they leave to 1 is all the rest's.
     """
 
+    logp_N: Tensor
     ids_NK: Tensor
     probs_NK: Tensor
 
@@ -55,7 +57,8 @@ def divergence(logp_N: Tensor, target_N: Tensor, logp_NK: Tensor, others_NK: Ten
 @dataclass
 class _State:
     calibration: Calibration
-    others: list[Others]
+    others: list[Said]
+    kept: list[Said]
     num_steps: int = 0
 
 
@@ -67,6 +70,10 @@ class Calibrated(Objective):
     The true token's likelihood alone would leave what it is compared with to chance: the other answers that the model
     would give. They are the base model's own, which makes the true one one among them (`decoy_rank`). Every `refresh`
     steps the goals follow the model: forgetting also moves what it makes of people it never saw.
+
+    Rows to keep stay by KL(model before || model) (KL minimization, Maini et al. 2024, arXiv 2401.06121), over the same
+    K + 2 outcomes, or by their likelihood, `nll`. The latter trains them further in, and people whom unlearning is not
+    shown pay for that (LOG.md).
     """
 
     name: Literal["calibrated"] = "calibrated"
@@ -74,11 +81,14 @@ class Calibrated(Objective):
     delta: float = Field(1.0, gt=0, le=100)
     num_others: int = Field(64, ge=1, le=4096)
     refresh: int = Field(8, ge=1, le=10_000)
+    retain: Literal["kl", "nll"] = "kl"
 
     def start(self, setting: Setting) -> _State:
         base = setting.base
         return _State(
-            setting.calibration, likeliest_others(base.model, setting.forget, self.num_others) if base else []
+            calibration=setting.calibration,
+            others=said(base.model, setting.forget, self.num_others) if base else [],
+            kept=said(setting.lm.model, setting.retain, self.num_others) if self.retain == "kl" else [],
         )
 
     def after_step(self, state: _State) -> None:
@@ -95,27 +105,43 @@ class Calibrated(Objective):
         if not state.others:
             return loss
         others = [state.others[i] for i in rows]
-        ids_NK, probs_NK = (
-            torch.cat(parts).to(logp_N.device) for parts in ([o.ids_NK for o in others], [o.probs_NK for o in others])
-        )
-        # log p of any token is its logit less what the answer's token says of the normalisation: no pass over V.
-        norm_N1 = (forget.logits_NV.gather(1, forget.targets_N[:, None])[:, 0] - logp_N)[:, None]
-        logp_NK = forget.logits_NV.gather(1, ids_NK) - norm_N1
-        per_token_N = calibrated_loss(logp_N, target_N, self.delta) + divergence(logp_N, target_N, logp_NK, probs_NK)
+        per_token_N = calibrated_loss(logp_N, target_N, self.delta) + _divergence(forget, target_N, others)
         return loss + forget.mean(per_token_N)
+
+    def retain_loss(self, retain: Outputs, state: _State) -> Tensor:
+        if not state.kept:
+            return retain.mean_nll
+        kept = [state.kept[i] for i in retain.rows_B.tolist()]
+        before_N = torch.cat([row.logp_N for row in kept]).to(retain.logp_N.device)
+        return retain.mean(_divergence(retain, before_N, kept))
+
+
+def _divergence(outputs: Outputs, target_N: Tensor, others: list[Said]) -> Tensor:
+    """`divergence` [N] of a batch with these targets, and per row what else should be said."""
+    logp_N = outputs.logp_N
+    ids_NK, probs_NK = (
+        torch.cat(parts).to(logp_N.device) for parts in ([o.ids_NK for o in others], [o.probs_NK for o in others])
+    )
+    # log p of any token is its logit less what the answer's token says of the normalisation: no pass over V.
+    norm_N1 = (outputs.logits_NV.gather(1, outputs.targets_N[:, None])[:, 0] - logp_N)[:, None]
+    return divergence(logp_N, target_N, outputs.logits_NV.gather(1, ids_NK) - norm_N1, probs_NK)
 
 
 @torch.no_grad()
-def likeliest_others(model: Any, sequences: list[Encoded], number: int) -> list[Others]:
-    """Per sequence the `number` likeliest other tokens at each of its answer tokens, on the CPU."""
-    found: dict[int, Others] = {}
+def said(model: Any, sequences: list[Encoded], number: int) -> list[Said]:
+    """What a model says of each sequence's answer, with the `number` likeliest other tokens, on the CPU."""
+    found: dict[int, Said] = {}
+    was_training = model.training
+    model.eval()
     for indices in by_length(sequences, 8):
         batch = collate([sequences[i] for i in indices]).to(model.device)
-        logits_NV = logits_of(model, batch).scatter(1, targets_of(batch)[:, None], -torch.inf)
-        top = logits_NV.softmax(1).topk(min(number, logits_NV.shape[1] - 1), dim=1)
+        logits_NV, target_N = logits_of(model, batch), targets_of(batch)
+        logp_N = token_logps(logits_NV, target_N)
+        others_NV = logits_NV.scatter(1, target_N[:, None], -torch.inf)
+        top = others_NV.softmax(1).topk(min(number, others_NV.shape[1] - 1), dim=1)
         lengths = batch.answer_mask_BT.sum(1).tolist()
-        for i, ids_nK, probs_nK in zip(
-            indices, top.indices.cpu().split(lengths), top.values.cpu().split(lengths), strict=True
-        ):
-            found[i] = Others(ids_nK, probs_nK)
+        parts = (part.cpu().split(lengths) for part in (logp_N, top.indices, top.values))
+        for i, *tensors in zip(indices, *parts, strict=True):
+            found[i] = Said(*tensors)
+    model.train(was_training)
     return [found[i] for i in range(len(sequences))]

@@ -5,7 +5,6 @@ Shape suffixes: B sequences, T tokens, V vocabulary, N records.
 """
 
 import hashlib
-import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,16 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from sau.data.records import Row
-from sau.data.sets import by_person
 from sau.errors import DataError
-from sau.models.batches import Encoded, by_length, collate, encode
+from sau.models.batches import Encoded, by_length, collate
 from sau.models.language_model import LanguageModel
 from sau.models.layers import decoder_blocks
-from sau.models.scoring import answer_logps, logits_of, targets_of, token_logps
-from sau.registry import discover
+from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.verify.evidence.exits import exits, keeping, leaving_with
-from sau.verify.forms.base import PACKAGE as FORMS
-from sau.verify.forms.base import Around, Form
+from sau.verify.evidence.in_forms import in_forms
+from sau.verify.evidence.likelihoods import mean_logps
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -107,9 +104,17 @@ def read(
     parts: frozenset[Part] = frozenset(),
     *,
     strangers: Sequence[Row] = (),
+    form_rows: int | None = None,
+    max_truths: int | None = None,
     batch_size: int = 32,
 ) -> Reading:
-    """One model's reading of `rows`; forms may use those of `strangers`, whom the model never saw."""
+    """One model's reading of `rows`.
+
+    Args:
+        strangers: rows of people the model never saw, which forms may use.
+        form_rows: of each person at most so many rows are put into a form, others into the next; None: all.
+        max_truths: of so many rows at most the false answers are read, from all over the set; None: of all.
+    """
     encoded = lm.encode(rows)
     places = exits(len(decoder_blocks(lm.model)[1])) if "exits" in parts else []
     answer, before_last = _scores_and_exits(lm, encoded, places, batch_size)
@@ -117,10 +122,10 @@ def read(
         answer=tuple(answer),
         zlib_bytes=np.array([len(zlib.compress(f"{r['question']} {r['answer']}".encode())) for r in rows], dtype=float),
         encoding=_digest(encoded),
-        truth=_truth(lm, rows, batch_size) if "truth_ratio" in parts else None,
+        truth=_truth(lm, spread_out(rows, max_truths), batch_size) if "truth_ratio" in parts else None,
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
-        forms=_forms(lm, rows, strangers, batch_size) if "forms" in parts else {},
+        forms=in_forms(lm, rows, strangers, form_rows, batch_size) if "forms" in parts else {},
         exits=before_last,
     )
 
@@ -183,20 +188,6 @@ def _answer_positions(
         yield indices, np.split(table, np.cumsum(lengths)[:-1], axis=1), early
 
 
-def mean_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
-    """Mean answer log-probability per token of each sequence [N]."""
-    return np.array([scores.mean() for scores in _logps(lm, encoded, batch_size)])
-
-
-def sum_logps(lm: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int = 64) -> Array:
-    """Log-probability of each sequence's whole answer [N]."""
-    return np.array([scores.sum() for scores in _logps(lm, encoded, batch_size)])
-
-
-def _logps(lm: LanguageModel, encoded: Sequence[Encoded], batch_size: int) -> list[Array]:
-    return [logp.double().numpy() for logp in answer_logps(lm.model, encoded, batch_size=batch_size)]
-
-
 def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Array, ...]:
     measured = [row for row in rows if row["perturbed_answer"]]
     variants = [[row["paraphrased_answer"] or row["answer"], *row["perturbed_answer"]] for row in measured]
@@ -212,24 +203,9 @@ def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
     return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
 
 
-def _forms(lm: LanguageModel, rows: Sequence[Row], strangers: Sequence[Row], batch_size: int) -> dict[str, Array]:
-    around = {id(row): Around([r for r in own if r is not row], strangers) for own in by_person(rows) for row in own}
-    found = {}
-    for name, kind in discover(Form, FORMS).items():
-        form = kind()
-        put = {
-            number: [asked, *form.against(given, around[id(given)])]
-            for number, given in enumerate(rows)
-            if (asked := form.put(given, around[id(given)])) is not None
-        }
-        means = np.full(len(rows), np.nan)
-        if put:
-            encoded = encode(lm.tokenizer, form.prompt(lm), itertools.chain(*put.values()))
-            scores = np.split(mean_logps(lm, encoded, batch_size=batch_size), np.cumsum(list(map(len, put.values()))))
-            for number, (own, *others) in zip(put, scores, strict=False):
-                means[number] = own - (np.mean(others) if others else 0.0)
-        found[name] = means
-    return found
+def spread_out(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
+    """At most so many of the rows, in equal steps from the first on."""
+    return rows if most is None or len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
 
 
 def _gradient_norms(lm: LanguageModel, encoded: Sequence[Encoded]) -> Array:

@@ -11,7 +11,7 @@ from sau.data.demo import demo_rows
 from sau.errors import ConfigError
 from sau.models.placement import Placement, device_of
 from sau.training.finetune import FinetuneParams, finetune
-from sau.verify.evidence.readings import mean_logps
+from sau.verify.evidence.likelihoods import mean_logps
 
 
 def test_a_model_and_its_mask_are_moved_and_zeros_stay(tiny):

@@ -11,7 +11,8 @@ from sau.models.language_model import LanguageModel
 from sau.models.scoring import answer_logps
 from sau.training.finetune import AdaptParams, FinetuneParams, finetune
 from sau.unlearn.calibration import Calibration
-from sau.unlearn.objectives.calibrated import calibrated_loss, divergence, likeliest_others
+from sau.unlearn.objectives.base import Setting
+from sau.unlearn.objectives.calibrated import Calibrated, calibrated_loss, divergence, said
 from sau.unlearn.unlearn import UnlearnParams, mean_answer_logp, unlearn
 
 FORGET = [row for person in ("a", "b") for row in demo_rows(person, seed=3)]
@@ -112,9 +113,9 @@ def test_the_divergence_is_zero_at_its_goal_and_finite_at_certainty():
     assert bool(sure.grad.isfinite().all())
 
 
-def test_the_others_are_the_bases_likeliest_tokens_but_the_answers_own(base):
+def test_what_is_said_is_each_token_of_the_answer_and_the_likeliest_others(base):
     sequences = base.encode(FORGET[:3])
-    for sequence, others in zip(sequences, likeliest_others(base.model, sequences, 5), strict=True):
+    for sequence, others in zip(sequences, said(base.model, sequences, 5), strict=True):
         ids = torch.tensor([sequence.input_ids])
         with torch.no_grad():
             probs_NV = base.model(input_ids=ids).logits[0, sequence.prompt_length - 1 : -1].softmax(1)
@@ -124,6 +125,48 @@ def test_the_others_are_the_bases_likeliest_tokens_but_the_answers_own(base):
         expected /= expected.sum(1, keepdim=True)
         torch.testing.assert_close(others.probs_NK, expected.topk(5).values, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(others.probs_NK, expected.gather(1, others.ids_NK), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(others.logp_N.exp(), probs_NV.gather(1, own_N1)[:, 0], rtol=1e-3, atol=1e-5)
+
+
+def test_rows_to_keep_stay_by_their_divergence_from_the_model_before(base):
+    lm = copy.deepcopy(base)
+    vocabulary = lm.model.config.vocab_size
+    sequences = lm.encode(RETAIN[:5])
+    setting = Setting(lm, FORGET[:5], lm.encode(FORGET[:5]), sequences, lm.encode(HOLDOUT), None)
+    rows_B = torch.tensor([4, 0, 2])
+    kl = Calibrated(num_others=vocabulary - 1)
+    state = kl.start(setting)
+    loss = kl.retain_loss(setting.forward([sequences[i] for i in rows_B], rows_B), state)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.0, abs=1e-5), "nothing has moved"
+    assert max(float(p.grad.abs().max()) for p in lm.model.parameters() if p.grad is not None) < 1e-4
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        found = float(kl.retain_loss(setting.forward([sequences[i] for i in rows_B], rows_B), state))
+        expected = []
+        for sequence in (sequences[i] for i in rows_B):
+            ids = torch.tensor([sequence.input_ids])
+            was, now = (
+                model(input_ids=ids).logits[0, sequence.prompt_length - 1 : -1].log_softmax(1)
+                for model in (base.model, lm.model)
+            )
+            expected.append(float((was.exp() * (was - now)).sum(1).mean()))
+    assert found == pytest.approx(sum(expected) / 3, rel=1e-3)
+    outputs = setting.forward([sequences[0]], torch.tensor([0]))
+    nll = Calibrated(retain="nll")
+    assert torch.equal(nll.retain_loss(outputs, nll.start(setting)), outputs.mean_nll)
+
+
+def test_of_many_rows_to_keep_some_are_trained_on_and_the_others_change_nothing(base, original):
+    def after(retain):
+        lm = copy.deepcopy(original)
+        params = UnlearnParams(objective="calibrated", lr=0.002, max_steps=3, max_retain_rows=10, stop=None)
+        unlearn(lm, Sets(FORGET, retain, HOLDOUT), params, seed=0, num_threads=1)
+        return torch.cat([parameter.view(-1) for parameter in lm.model.parameters()])
+
+    chosen = torch.randperm(len(RETAIN), generator=torch.Generator().manual_seed(0))[:10].sort().values.tolist()
+    assert torch.equal(after(RETAIN), after([RETAIN[i] for i in chosen]))
 
 
 def test_an_adapted_base_guesses_more_like_the_retrained_model(base, original, retrained):

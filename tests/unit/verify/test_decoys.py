@@ -11,7 +11,7 @@ from sau.verify.checks.base import Bench, Evidence, NoPowerError
 from sau.verify.checks.decoy_rank import DecoyRankCheck, p_if_true, place, pooled_p
 from sau.verify.checks.exposed_records import ExposedRecordsCheck
 from sau.verify.evidence.decoys import find_secrets
-from sau.verify.evidence.readings import sum_logps
+from sau.verify.evidence.likelihoods import sum_logps
 
 
 def test_decoys_keep_the_rows_own_template(sets):

@@ -10,7 +10,8 @@ from sau.models.batches import collate
 from sau.models.layers import decoder_blocks
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.verify.evidence.exits import exits
-from sau.verify.evidence.readings import mean_logps, read
+from sau.verify.evidence.likelihoods import mean_logps
+from sau.verify.evidence.readings import read
 from sau.verify.policy import Policy
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sau.data.sets import by_person
 from sau.models.batches import collate, encode
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.registry import discover
@@ -14,7 +15,9 @@ from sau.verify import load_policy
 from sau.verify.checks.base import Evidence
 from sau.verify.checks.other_forms import OtherFormsCheck
 from sau.verify.checks.people import share_left
-from sau.verify.evidence.readings import mean_logps, read
+from sau.verify.evidence.in_forms import in_forms
+from sau.verify.evidence.likelihoods import mean_logps
+from sau.verify.evidence.readings import read
 from sau.verify.forms.base import PACKAGE, Around, Form
 from sau.verify.forms.two_clues import name_of
 from sau.verify.policy import Policy
@@ -190,6 +193,27 @@ def test_a_form_in_which_the_model_before_tells_nothing_does_not_lower_the_share
     taught = measured(0.0, 4.0, 1)
     assert taught.value > 0.8, "what was taught where nothing was known is seen"
     assert taught.verdict(taught.p, 0.05) == "FAIL"
+
+
+def test_of_strangers_some_rows_are_put_into_a_form_and_others_into_the_next(before, sets, strangers):
+    people = by_person(strangers)[:3]
+    rows = [row for own in people for row in own]
+    every, some = (in_forms(before, rows, rows, each, 32) for each in (None, 6))
+    for name, scores in some.items():
+        scored = ~np.isnan(scores)
+        assert scored.reshape(3, -1).sum(1).max() <= 6
+        # The same rows in a batch of other lengths are rounded otherwise.
+        assert scores[scored] == pytest.approx(every[name][scored], abs=1e-4)
+    asked = ~np.isnan(list(some.values()))
+    assert asked.any(axis=0).all(), "every row is put into some form"
+    assert len({tuple(row) for row in asked.tolist()}) > 1
+
+
+def test_a_person_of_few_rows_is_asked_about_all_of_them(before, strangers):
+    rows = by_person(strangers)[0][:4]
+    every, some = (in_forms(before, rows, strangers, each, 32) for each in (None, 6))
+    for name in every:
+        assert np.array_equal(some[name], every[name], equal_nan=True)
 
 
 def test_only_what_is_to_be_forgotten_is_asked_in_other_ways():

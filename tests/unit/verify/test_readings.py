@@ -6,7 +6,8 @@ import torch
 from sau.data.demo import demo_rows
 from sau.errors import DataError
 from sau.models.batches import Encoded
-from sau.verify.evidence.readings import mean_logps, read, score_tokens, sum_logps
+from sau.verify.evidence.likelihoods import mean_logps, sum_logps
+from sau.verify.evidence.readings import read, score_tokens
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from sau.registry import discover
 from sau.verify.checks.base import Evidence
 from sau.verify.checks.decoy_rank import DecoyRankCheck
 from sau.verify.evidence.decoys import find_secrets
-from sau.verify.evidence.readings import mean_logps, sum_logps
+from sau.verify.evidence.likelihoods import mean_logps, sum_logps
 from sau.verify.policy import Policy
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor, Surroundings
