@@ -16,7 +16,7 @@ from tasks.engines.keys import vault
 from tasks.engines.ledger import GIVING, LINE, Ledger, State
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import rename_tags, sweep, tagged_versions
+from tasks.engines.workspace import rename_sent_tags, rename_tags, sweep, tagged_versions
 from tasks.purge import is_begun
 from tasks.requests import given_up_as
 
@@ -97,6 +97,8 @@ def give_up(line: str, reference_line: str, by: str) -> Given:
     for old, new in names.items():
         tracking.rename_line(old, new)
         rename_tags(settings().root, old, new)
+        if left := rename_sent_tags(settings().root, old, new):
+            log.warning("at SAU_GIT_REMOTE these tags are another checkout's, and stay: %s", ", ".join(left))
     for kind in KINDS:
         sweep(kind, line)
     sweep("retrain", reference_line)

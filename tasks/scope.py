@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from sau.data.common_text import CommonText
 from sau.data.mentions import guessed_names, mentions
 from sau.data.people import people_of
 from sau.data.records import Row as Record
@@ -45,7 +46,7 @@ class Scope(BaseModel):
     """Where a person is in the data of the leading version.
 
     Attributes:
-        num_own: rows about the person; `kept` of them stay, by a decision.
+        num_own: rows about the person; `kept` of them stay, by a decision; `common` of them are common text.
         num_names, names: guessed from them; the names themselves only where text was asked for.
         num_others: rows about other people that were searched.
         places: those of them in which the person is.
@@ -57,6 +58,7 @@ class Scope(BaseModel):
     tag: str
     num_own: int
     kept: tuple[str, ...]
+    common: tuple[str, ...] = ()
     num_names: int
     names: tuple[str, ...] = ()
     num_others: int
@@ -99,6 +101,7 @@ def find(request_id: str, aliases: Iterable[str] = (), *, show_text: bool = Fals
         tag=tag,
         num_own=len(own),
         kept=tuple(row["record_id"] for row in own if decided.get(row["record_id"]) == Row.KEEP),
+        common=CommonText(others).of(own).record_ids,
         num_names=len(names),
         names=tuple(names) if show_text else (),
         num_others=len(others),

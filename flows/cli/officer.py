@@ -167,6 +167,8 @@ def request_scope(
         f"guessed from these{names}; {scope.num_others} rows of others searched",
         highlight=False,
     )
+    if scope.common:
+        out.print(f"{len(scope.common)} rows of their own are common text:", *scope.common, highlight=False)
     table = Table("record", "found by", "similar", "decided", *(["row"] if show_text else []))
     for place in scope.places:
         words = (place.record_id, ", ".join(place.found_by), f"{place.similarity:.2f}", place.decision or "-")

@@ -101,9 +101,9 @@ def quarantine(ledger: Ledger, request_id: str, why: str) -> bool:
 
 
 def is_quarantined(ledger: Ledger, request: Request) -> bool:
-    """Whether what holds a request is a quarantine rather than a legal hold."""
+    """Whether what holds an open request is a quarantine rather than a legal hold."""
     kinds = [event.kind for event in ledger.history(request.id) if event.kind in (QUARANTINED, "hold")]
-    return request.held_at is not None and kinds[-1:] == [QUARANTINED]
+    return request.held_at is not None and request.state == State.OPEN and kinds[-1:] == [QUARANTINED]
 
 
 def was_released(ledger: Ledger, request_id: str) -> bool:

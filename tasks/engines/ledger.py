@@ -150,7 +150,6 @@ class Ledger(Database):
                 session.add_all(Event(request_id=r.id, at=at, state=State.OPEN, actor=actor) for r in new.values())
                 words = f"{len(new)} requests taken, {len(wanted) - len(new)} stood already{note}"
                 session.add(LineEvent(line=line, at=at, kind=LISTED, actor=actor or "", note=words))
-                session.commit()
                 return [(new.get(subject) or standing[subject], subject in new) for subject in wanted]
         raise RequestError(f"line {line}: others take requests of the same people at once; try again")
 

@@ -624,9 +624,8 @@ def rename_tags(root: Path, line: str, name: str) -> list[str]:
     moves: dict[str, tuple[str, str]] = {}
     for entry in listed.splitlines():
         tag, _, made = entry.rpartition(" ")
-        kept, version = ("expired/", tag[8:]) if tag.startswith("expired/") else ("", tag)
-        if (match := TAG.match(version)) and match["line"] == line:
-            moves[tag] = (f"{kept}{tag_name(name, int(match['number']))}", made)
+        if new := _renamed(tag, line, name):
+            moves[tag] = new, made
     if moves:
         fence()
         lines = [
@@ -634,6 +633,42 @@ def rename_tags(root: Path, line: str, name: str) -> list[str]:
         ]
         git(root, "update-ref", "--stdin", stdin="".join(lines))
     return list(moves)
+
+
+def rename_sent_tags(root: Path, line: str, name: str) -> list[str]:
+    """What `rename_tags` did here done at SAU_GIT_REMOTE, where it is set, in one push; done again it changes nothing.
+
+    Returns:
+        Tags of the line there that are another checkout's: they stay.
+
+    Raises:
+        WorkspaceError: the remote does not answer, or somebody moves these tags at the same time.
+    """
+    if not (remote := settings().git_remote):
+        return []
+    asked = [f"refs/tags/{name_there}@v*" for name_there in (line, f"expired/{line}")]
+    specs, left = [], []
+    for entry in git(root, "ls-remote", remote, *asked).splitlines():
+        made, _, ref = entry.partition("\t")
+        tag = ref.removeprefix("refs/tags/")
+        if not (new := _renamed(tag, line, name)):
+            continue  # of another line, or what a tag points to
+        if git(root, "for-each-ref", "--format=%(objectname)", f"refs/tags/{new}") == made:
+            specs += [f"--force-with-lease={ref}:{made}", f"refs/tags/{new}", f":{ref}"]
+        else:
+            left.append(tag)
+    if specs:
+        fence()
+        options = [spec for spec in specs if spec.startswith("--")]
+        git(root, "push", "--atomic", "--quiet", *options, remote, *(spec for spec in specs if spec not in options))
+    return left
+
+
+def _renamed(tag: str, line: str, name: str) -> str:
+    """A tag of a line, or of what expired of it, with another line's name; "" where it is of another."""
+    kept, version = ("expired/", tag[8:]) if tag.startswith("expired/") else ("", tag)
+    match = TAG.match(version)
+    return f"{kept}{tag_name(name, int(match['number']))}" if match and match["line"] == line else ""
 
 
 def tag_version(root: Path, tag: str, commit: str, message: str) -> None:

@@ -6,7 +6,16 @@ import pytest
 
 from sau.errors import WorkspaceError
 from tasks.engines.settings import settings
-from tasks.engines.workspace import fetch_tags, git, pins_at, send_tags, tag_version, tagged_versions
+from tasks.engines.workspace import (
+    fetch_tags,
+    git,
+    pins_at,
+    rename_sent_tags,
+    rename_tags,
+    send_tags,
+    tag_version,
+    tagged_versions,
+)
 from tasks.versions.expiry import expire, expired
 from tests.apart import own_settings
 
@@ -83,3 +92,25 @@ def test_a_remote_that_is_not_there_is_named(checkouts, monkeypatch):
     settings.cache_clear()
     with pytest.raises(WorkspaceError, match="nowhere"):
         fetch_tags(checkouts[0], "tiny")
+
+
+def test_a_line_that_is_given_up_is_so_at_the_remote_and_anothers_tag_stays(checkouts):
+    first, second = checkouts
+    made = commit(first, "version 1")
+    for tag in ("tiny@v1", "tiny-retrain@v1"):
+        tag_version(first, tag, made, "PASS")
+    expire(first, "tiny@v1", "r-0123456789abcdef", "policy")
+    theirs = commit(second, "somebody else's")
+    git(second, "tag", "--annotate", "tiny@v7", theirs, "-m", "PASS", "--no-sign")
+    git(second, "push", "--quiet", "origin", "refs/tags/tiny@v7")
+    name = "tiny.given-up-20261127T000000"
+    rename_tags(first, "tiny", name)
+    there = lambda: {  # noqa: E731
+        line.split("refs/tags/")[1] for line in git(first, "ls-remote", "origin").splitlines() if "/tags/" in line
+    }
+    assert "tiny@v1" in there(), "dies here: the same call goes on"
+    for _ in range(2):
+        assert rename_sent_tags(first, "tiny", name) == ["tiny@v7"]
+        found = {tag for tag in there() if not tag.endswith("^{}")}
+        assert found == {f"{name}@v1", f"expired/{name}@v1", "tiny-retrain@v1", "tiny@v7"}
+    assert tagged_versions(first, name) == {1: made}
