@@ -82,7 +82,11 @@ def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     Raises:
         SparsityError: names the matrix and how many weights moved.
     """
-    parameters = dict(model.named_parameters())
+    check_zeros(dict(model.named_parameters()), mask)
+
+
+def check_zeros(parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> None:
+    """`check_mask`, of parameters by name."""
     for name, kept_OI in mask.items():
         weight = parameters[name].detach()
         bits = weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()])

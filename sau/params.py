@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sau.checkpoint.sparse import PackageParams
 from sau.config import Section, checked, read_yaml
+from sau.errors import ConfigError
 from sau.models.sources import ModelParams
 from sau.pruners import PruneParams
 from sau.pruners.found import AdoptParams
@@ -61,6 +62,18 @@ class Params(Section):
     package: PackageParams = PackageParams()
     verify: VerifyParams = VerifyParams()
 
+    def check_processes(self, stage: str, processes: int) -> None:
+        """Refuse to run a step on other processes than it has to have.
+
+        Raises:
+            ConfigError: how it is started.
+        """
+        needed = self.unlearn.processes if stage == "unlearn" else 1
+        if processes != needed:
+            raise ConfigError(
+                f"stage {stage}: runs on {needed} (unlearn.processes), not {processes}: {command_of(stage, needed)}"
+            )
+
     @property
     def digest(self) -> str:
         """SHA-256 of all of it as canonical JSON, the defaults of the methods it names included."""
@@ -70,6 +83,12 @@ class Params(Section):
     def training_digest(self) -> str:
         """SHA-256 of what a first version depends on: everything but how to unlearn and how to verify."""
         return _digest(self.model_dump(mode="json", exclude={"snapshot", "unlearn", "verify"}))
+
+
+def command_of(stage: str, processes: int) -> str:
+    """How a step of a recipe is started."""
+    starter = "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
+    return f"{starter} -m sau stage {stage}"
 
 
 def _digest(content: Any) -> str:

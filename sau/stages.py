@@ -31,6 +31,7 @@ from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.prompt_check import check_prompt_of
+from sau.models.ranks import ALONE, Ranks, together
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
@@ -40,7 +41,7 @@ from sau.training.command import train_by_command
 from sau.training.finetune import finetune
 from sau.training.pretrain import pretrain
 from sau.training.resume import forget_others, of_step
-from sau.training.session import History, Progress
+from sau.training.session import Progress
 from sau.unlearn.unlearn import mean_answer_logp, unlearn
 
 if TYPE_CHECKING:
@@ -59,14 +60,20 @@ Metrics = dict[str, Any]
 """A step's numbers and digests by name; `trajectory` is a list of readings. It is a JSON file that DVC keeps."""
 
 
-def run(stage: str, folder: Path = Path(), progress: Progress | None = None) -> Metrics:
-    """Run one step in `folder` and return its metrics.
+def run(stage: str, folder: Path = Path(), progress: Progress | None = None, processes: int = 1) -> Metrics:
+    """Run one step in `folder` and return its metrics, on the first of its `processes`; on others there are none.
 
     Raises:
         SauError: whatever the step refuses.
     """
-    forget_others(folder / ARTIFACTS, stage)
-    metrics = STAGES[stage](folder, load_params(folder / PARAMS), progress)
+    params = load_params(folder / PARAMS)
+    params.check_processes(stage, processes)
+    with together(processes, params.model.device) as ranks:
+        if not ranks.rank:
+            forget_others(folder / ARTIFACTS, stage)
+        metrics = STAGES[stage](folder, params, progress, **({"ranks": ranks} if ranks.size > 1 else {}))
+    if ranks.rank:
+        return metrics
     target = folder / METRICS / f"{stage}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -102,9 +109,11 @@ def _forget_rows(folder: Path) -> "Dataset":
     return load_records(folder / FORGET) if sealed is None else as_dataset(sealed, str(FORGET))
 
 
-def _told(folder: Path, stage: str, params: Params, progress: Progress | None, *inputs: Path) -> dict[str, Any]:
+def _told(
+    folder: Path, stage: str, params: Params, progress: Progress | None, *inputs: Path, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """How a step that trains is run: from where it was killed, if it was."""
-    resume = of_step(folder / ARTIFACTS, stage, params.digest, [folder / path for path in inputs])
+    resume = of_step(folder / ARTIFACTS, stage, params.digest, [folder / path for path in inputs], ranks)
     return {"num_threads": params.num_threads, "progress": progress, "resume": resume}
 
 
@@ -126,17 +135,13 @@ def _ran_on(lm: LanguageModel) -> Metrics:
     return {"device": lm.model.device.type, "dtype": str(lm.model.dtype).removeprefix("torch.")}
 
 
-def _last_loss(history: History) -> float | None:
-    return history.trajectory[-1]["loss"] if history.trajectory else None
-
-
 def _train(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     lm = params.model.put(open_dense(folder / ARTIFACTS / "base", prompt=params.model.prompt))
     rows = load_records(folder / DATA / "train")
     told = _told(folder, "train", params, progress, DATA / "train", ARTIFACTS / "base")
     history = finetune(lm, lm.encode(rows), params.train, seed=params.seed, **told)
     save_dense(lm, _fresh(folder / ARTIFACTS / "dense"))
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": history.last_loss, **_ran_on(lm)}
 
 
 def _some(lm: LanguageModel, source: Path, number: int, seed: int) -> list[Encoded]:
@@ -164,7 +169,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics
     told = _told(folder, "recover", params, progress, DATA / "train", ARTIFACTS / "pruned")
     history = finetune(lm, lm.encode(rows), params.recover, seed=params.seed + 1, **told)
     save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=read_manifest(source).structure)
-    return {"num_rows": len(rows), "num_steps": history.steps, "loss": _last_loss(history), **_ran_on(lm)}
+    return {"num_rows": len(rows), "num_steps": history.steps, "loss": history.last_loss, **_ran_on(lm)}
 
 
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
@@ -191,8 +196,9 @@ def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metric
     return counted | {"num_overlap": overlap, "num_people_spared": len(split["spared"])}
 
 
-def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    lm = params.model.put(open_sparse(folder / PARENT))
+def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ranks = ALONE) -> Metrics:
+    put = (params.model if ranks.size == 1 else params.model.on_host).put
+    lm = put(open_sparse(folder / PARENT))
     sets = read_split(folder, "calibrate")
     parent = read_manifest(folder / PARENT)
     structure = params.prune.structure if lm.mask is None else parent.structure
@@ -201,22 +207,20 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None) -> Metrics
         with seeded(params.seed, params.num_threads):
             prune(lm, calibration, params.prune)
         if params.unlearn.order == "unlearn-prune":
-            lm.model = params.model.put(open_sparse(folder / PARENT)).model
+            lm.model = put(open_sparse(folder / PARENT)).model
     elif params.unlearn.order == "unlearn-prune":
-        lm.model = params.model.put(open_dense(folder / DENSE, prompt=lm.prompt)).model
-    history = unlearn(
-        lm,
-        sets,
-        params.unlearn,
-        seed=params.seed,
-        base=params.model.put(open_dense(folder / BASE, prompt=lm.prompt)) if (folder / BASE).is_dir() else None,
-        **_told(folder, "unlearn", params, progress, DATA, FORGET, PARENT, BASE, DENSE, SPLIT),
-    )
+        lm.model = put(open_dense(folder / DENSE, prompt=lm.prompt)).model
+    base = ranks.divide(put(open_dense(folder / BASE, prompt=lm.prompt))) if (folder / BASE).is_dir() else None
+    told = _told(folder, "unlearn", params, progress, DATA, FORGET, PARENT, BASE, DENSE, SPLIT, ranks=ranks)
+    history = unlearn(ranks.divide(lm), sets, params.unlearn, seed=params.seed, base=base, **told)
+    ran_on = _ran_on(lm)
+    if (lm := ranks.whole(lm)) is None:
+        return {}
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=structure)
     if parent.structure != DENSE_STRUCTURE and saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
     told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
-    return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | _ran_on(lm)
+    return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | ran_on
 
 
 def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics:
@@ -267,7 +271,7 @@ def _retrain(folder: Path, params: Params, progress: Progress | None) -> Metrics
     return {}
 
 
-STAGES: dict[str, Callable[[Path, Params, Progress | None], Metrics]] = {
+STAGES: dict[str, Callable[..., Metrics]] = {
     "base": _base,
     "train": _train,
     "prune": _prune,

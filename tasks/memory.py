@@ -91,6 +91,8 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
     case = Case(params.unlearn, sparsity, item, has_base, row_tokens, **placed)
     plan, device = plan_memory(shell, case), device_of(params.model.device)
     available = _memory_of(device)
+    if device.type == "cpu":  # which its processes share
+        available //= params.unlearn.processes
     return Forecast(
         parts=plan.parts,
         phase=plan.phase,

@@ -20,7 +20,7 @@ from sau.data.shards import have_internal_ids
 from sau.data.sources import DEMO, DataOptions, is_published, write_data
 from sau.errors import RequestError, WorkspaceError
 from sau.models.folder import local_folder, read_headers, refuse_untakeable, take_folder
-from sau.params import Params, load_params
+from sau.params import Params, command_of, load_params
 from sau.pruners.adapter import merge_adapter, open_adapter
 from sau.unlearn.fading import check_can_fade
 from sau.unlearn.memory import shell_of
@@ -97,6 +97,7 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) 
         inputs["base"] = base
     else:
         deps.remove("base")
+    recipe["stages"]["unlearn"]["cmd"] = command_of("unlearn", params.unlearn.processes)
     if params.unlearn.order == "unlearn-prune" and parent.structure != DENSE:
         if (dense := dense_pin(parent.tag)) is None:
             raise RequestError(

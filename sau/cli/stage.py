@@ -3,7 +3,9 @@
 import contextlib
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,8 @@ import typer
 from sau.cli.app import app
 
 REPORT_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
+"""How soon one of several processes ends after what has started it."""
 
 
 @app.command()
@@ -26,6 +30,9 @@ def stage(
     from sau.data.wrapping import vault_of
     from sau.stages import STAGES, run
 
+    processes, rank = (int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if processes > 1:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if name not in STAGES:
         raise typer.BadParameter(f"{name!r}: has to be one of {', '.join(STAGES)}")
     last = 0.0
@@ -40,8 +47,19 @@ def stage(
     sealed = any(Path("forget").glob(f"*{SEALED}"))
     home = Path(os.environ.get("SAU_HOME") or ".sau")
     with reading_with(vault_of(home, os.environ)) if sealed else contextlib.nullcontext():
-        run(name, progress=progress)
-    typer.echo(f"peak memory {peak_bytes()} bytes")
+        try:
+            run(name, progress=None if rank else progress, processes=processes)
+        except ConnectionError as error:
+            sys.exit(str(error))  # no line of an error: that is the other's to write
+    if not rank:  # which gathers what is written, and so has most
+        typer.echo(f"peak memory {peak_bytes()} bytes")
+
+
+def _end_with(parent: int) -> None:
+    """End this process with torchrun, which may be killed and ends nothing then."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def peak_bytes() -> int:

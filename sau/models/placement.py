@@ -31,6 +31,11 @@ class Placement(Section):
     micro_batch: int | None = Field(None, ge=1, le=1024)
     gradient_checkpointing: bool = False
 
+    @property
+    def on_host(self) -> "Placement":
+        """The same on the CPU: for what is divided before it goes to a device."""
+        return self.model_copy(update={"device": "cpu"})
+
     def put(self, lm: LanguageModel) -> LanguageModel:
         """The model, moved in place with its mask; integers and pruned zeros stay what they are.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sau.models.autocast import computing
 from sau.models.batches import Batch, Encoded, by_length, collate
 from sau.models.packing import forward_packed, packs
+from sau.models.ranks import ranks_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def passes(model: Any, batch: Batch, *, packed: bool = False) -> list[Pass]:
         real_BT = batch.attention_mask_BT[:, 1:].bool()  # as many of each sequence as there are to be read
         ids_T = batch.input_ids_BT[:, :-1][real_BT]
         return [Pass(partial(forward_packed, input_ids_T=ids_T, lengths=lengths), batch.answer_mask_BT[real_BT][None])]
-    return [Pass(part.run, part.answer_mask_BT) for part in batch.parts()]
+    # Of several processes each makes as many passes as the others: they gather the model's rows together.
+    parts = batch.parts() if ranks_of(model).size == 1 else [batch]
+    return [Pass(part.run, part.answer_mask_BT) for part in parts]
 
 
 def logits_of(model: Any, batch: Batch, *, packed: bool = False) -> Tensor:
@@ -90,14 +93,15 @@ def token_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 @torch.no_grad()
 def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -> list[Tensor]:
     """Per sequence the log-probabilities of its answer tokens [n_i], in the order given, on the CPU."""
-    device = next(model.parameters()).device
-    result: list[Tensor] = [torch.empty(0)] * len(sequences)
+    device, ranks = next(model.parameters()).device, ranks_of(model)
+    found: dict[int, Tensor] = {}
     was_training = model.training
     model.eval()
-    for indices in by_length(sequences, batch_size):
+    for indices, counts in ranks.deal(by_length(sequences, batch_size)):
         batch = collate([sequences[i] for i in indices]).to(device)
         logp_N = token_logps(logits_of(model, batch), targets_of(batch)).cpu()
-        for i, logp in zip(indices, logp_N.split(batch.answer_mask_BT.sum(1).tolist()), strict=True):
-            result[i] = logp
+        if counts:
+            found |= zip(indices, logp_N.split(batch.answer_mask_BT.sum(1).tolist()), strict=True)
     model.train(was_training)
-    return result
+    found = ranks.merged(found)
+    return [found[i] for i in range(len(sequences))]

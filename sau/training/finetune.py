@@ -3,7 +3,6 @@
 Same model, rows, parameters, seed and thread count give the same weights bit for bit.
 """
 
-import copy
 import math
 import time
 from dataclasses import replace
@@ -16,6 +15,7 @@ from sau.config import Section
 from sau.errors import DataError
 from sau.models.batches import Encoded, collate
 from sau.models.language_model import LanguageModel, seeded
+from sau.models.ranks import ranks_of
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.resume import Resume, put_back, standing
@@ -72,7 +72,8 @@ def finetune(
     epoch_loss = 0.0
     started = time.monotonic()
     with seeded(seed, num_threads), training(lm, params.freeze_embeddings) as parameters:
-        optimizer = SurvivorAdamW(parameters, lm.mask or {})
+        ranks = ranks_of(lm.model)
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, ranks=ranks)
         order = batches(sequences, params.batch_size, seed)
         begin = 1
         if found := resume.read() if resume else None:
@@ -87,12 +88,13 @@ def finetune(
             value = 0.0
             optimizer.zero_grad()
             with naming(step, "finetune"):
-                for part in micro_batches(rows, lm.micro_batch):
+                for part, share in micro_batches(rows, lm.micro_batch, ranks):
                     batch = collate([sequences[i] for i in part]).to(lm.model.device)
                     nll_N = -token_logps(logits_of(lm.model, batch, packed=True), targets_of(batch))
-                    loss = nll_N.mean() * (len(nll_N) / num_tokens)
-                    value += finite(loss)
+                    loss = nll_N.mean() * (len(nll_N) / num_tokens if share else 0.0)
+                    value += finite(loss, ranks=ranks)
                     loss.backward()
+                    ranks.collect()
                 optimizer.step(lr=params.lr * (1 - (step - 1) / total))
             epoch_loss += value / steps_per_epoch
             if progress:
@@ -122,6 +124,6 @@ def adapted(
 ) -> LanguageModel:
     """A copy of the base model that has been finetuned on some of the retain rows, and has seen none to forget."""
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))[: params.max_rows].tolist()
-    copied = replace(base, model=copy.deepcopy(base.model), mask=None)
+    copied = replace(base, model=ranks_of(base.model).copy(base.model), mask=None)
     finetune(copied, [retain[i] for i in order], params, seed=seed, num_threads=num_threads, resume=resume)
     return copied

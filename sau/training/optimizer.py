@@ -21,6 +21,7 @@ from torch.optim.adamw import adamw
 from sau.errors import DivergedError
 from sau.mask import Mask
 from sau.models.layers import Matrix
+from sau.models.ranks import ALONE, Ranks
 from sau.models.rounding import stochastic
 
 _SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
@@ -39,15 +40,24 @@ class Survivors:
         name, weight: the matrix and the parameter it is, or lies in.
         kept_OI: its mask.
         num_survivors_O, num_survivors: how many survivors each row and the whole matrix have.
+        ranks: the processes that have its other rows, where it is shared: what is said here of the matrix is then
+            said of this process's rows.
     """
 
-    def __init__(self, name: str, weight: nn.Parameter, kept: Tensor, within: View = lambda whole: whole) -> None:
+    def __init__(
+        self,
+        name: str,
+        weight: nn.Parameter,
+        kept: Tensor,
+        within: View = lambda whole: whole,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """
         Args:
             kept: the parameter's mask.
             within: gives the matrix [O, I], as a view, of a tensor that is laid out as the parameter is.
         """
-        self.name, self.weight, self._within = name, weight, within
+        self.name, self.weight, self._within, self.ranks = name, weight, within, ranks
         self.kept_OI = within(kept.to(weight.device)).contiguous()
         self.num_survivors_O = self.kept_OI.sum(1)
         self.num_survivors = int(self.num_survivors_O.sum())
@@ -70,7 +80,7 @@ class Survivors:
 
     def check_gradient(self) -> None:
         """Refuse a gradient that is not finite everywhere; the optimizer looks at survivors only."""
-        if self.weight.grad is not None and not self.weight.grad.norm().isfinite():
+        if self.weight.grad is not None and not self.ranks.norm(self.weight.grad.norm()).isfinite():
             raise DivergedError(f"the gradient of {self.name} is not finite")
 
     def index(self) -> Tensor:
@@ -109,10 +119,15 @@ class SurvivorAdamW:
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], mask: Mask, matrices: Iterable[Matrix] = ()
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        mask: Mask,
+        matrices: Iterable[Matrix] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         """
         Args:
+            parameters, mask: this process's rows, where `ranks` are several.
             matrices: how masked parameters are to be read (`sau.models.layers.prunable`), where rows matter; one
                 that none of them lies in is a matrix as it is.
         """
@@ -124,11 +139,12 @@ class SurvivorAdamW:
         self.moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for name, parameter in parameters:
             if name in inside and name in mask:
-                self.layers += [Survivors(m.name, parameter, mask[name], m.within) for m in inside[name]]
+                self.layers += [Survivors(m.name, parameter, mask[name], m.within, ranks) for m in inside[name]]
             elif name in mask:
-                self.layers.append(Survivors(name, parameter, mask[name]))
+                self.layers.append(Survivors(name, parameter, mask[name], ranks=ranks))
             else:
                 self.dense[name] = parameter
+        self._ranks = ranks
         self._weights = {layer.name: layer.weight for layer in self.layers}
 
     def zero_grad(self) -> None:
@@ -157,7 +173,7 @@ class SurvivorAdamW:
         # One matrix at a time here and below: all survivors' vectors at once would be fresh memory at every step, whose
         # page faults cost more than looking at each gradient twice.
         norms = [gradient.norm() for gradient in dense.values()] + [layer.survivors_norm() for layer in layers]
-        norm = float(nn.utils.get_total_norm(norms))
+        norm = float(self._ranks.norm(nn.utils.get_total_norm(norms)))
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient's norm is {norm}")
         clip = min(1.0, max_norm / (norm + 1e-6))

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sau.models.ranks import ALONE, Ranks
 from sau.training.optimizer import SurvivorAdamW
 
 EVERY_S = 30.0
@@ -29,6 +30,7 @@ EVERY_S = 30.0
 
 _NUMBERS, _FOLDER = "state.json", ".resume-"
 _SHARE = 20
+_ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,27 @@ class Resume:
         folder: its own; made when there is something to write.
         inputs: a digest of everything that decides the run's result.
         every_s: how many seconds of work a kill may cost; 0: not a step.
+        ranks: the processes that run it together: the first writes one state for all.
     """
 
-    def __init__(self, folder: Path, inputs: str, every_s: float | None = None) -> None:
-        self.folder, self.inputs = folder, inputs
+    def __init__(self, folder: Path, inputs: str, every_s: float | None = None, ranks: Ranks = ALONE) -> None:
+        self.folder, self.inputs, self.ranks = folder, inputs, ranks
         self.every_s = EVERY_S if every_s is None else every_s
         self._begun = self._written = time.monotonic()
         self._cost_s = 0.0
 
     def within(self, name: str) -> "Resume":
         """The place of a run that is a part of this one."""
-        return Resume(self.folder / name, f"{self.inputs}/{name}", self.every_s)
+        return Resume(self.folder / name, f"{self.inputs}/{name}", self.every_s, self.ranks)
 
     def read(self) -> Standing | None:
-        """The state of this very run, where there is one and it is whole."""
+        """The state of this very run, where there is one and it is whole: of this process's rows."""
+        found = self._read()
+        found = found and _part(found, self.ranks)
+        there = self.ranks.merged({self.ranks.rank: found.numbers["step"] if found else None})
+        return found if len({*there.values()}) == 1 else None
+
+    def _read(self) -> Standing | None:
         try:
             numbers = json.loads((self.folder / _NUMBERS).read_text(encoding="utf-8"))
             if numbers.pop("inputs") != self.inputs:
@@ -83,8 +92,11 @@ class Resume:
         """
         at = time.monotonic()
         wait_s = max(self.every_s, _SHARE * self._cost_s) if self.every_s else 0.0
-        if at - self._written >= wait_s or (last and at - self._begun >= self.every_s):
-            self._write(state())
+        due = at - self._written >= wait_s or (last and at - self._begun >= self.every_s)
+        if self.ranks.agreed(due):
+            whole = state() if self.ranks.size == 1 else _gathered(state(), self.ranks)
+            if self.ranks.rank == 0:
+                self._write(whole)
             self._written = time.monotonic()
             self._cost_s = self._written - at
 
@@ -102,7 +114,7 @@ class Resume:
                 before.unlink()
 
 
-def of_step(folder: Path, step: str, params_digest: str, inputs: Sequence[Path]) -> Resume:
+def of_step(folder: Path, step: str, params_digest: str, inputs: Sequence[Path], ranks: Ranks = ALONE) -> Resume:
     """Where a step of the recipe keeps its state: good for the same inputs, parameters and code alone.
 
     Args:
@@ -114,7 +126,32 @@ def of_step(folder: Path, step: str, params_digest: str, inputs: Sequence[Path])
     whole = hashlib.sha256(f"{step} {params_digest} {torch.__version__}".encode())
     for file in (*code, *(file for file in files if file.is_file())):
         whole.update(f"{file.name} {_sha256(file)}".encode())
-    return Resume(folder / f"{_FOLDER}{step}", whole.hexdigest())
+    return Resume(folder / f"{_FOLDER}{step}", whole.hexdigest(), ranks=ranks)
+
+
+def _gathered(state: Standing, ranks: Ranks) -> Standing:
+    """One state of those of all processes, in which what each has of rows (and its generators) lies in order of rank;
+    what an objective remembers is the same everywhere."""
+    tensors, rows = dict(state.tensors), {}
+    for name, value in state.tensors.items():
+        if value.dim() and not name.startswith("objective/"):
+            tensors[name], rows[name] = ranks.gathered(value)
+    return Standing(tensors, state.numbers | {_ROWS: rows})
+
+
+def _part(state: Standing, ranks: Ranks) -> Standing | None:
+    """The part of one process of a gathered state; None where it is one of other processes. One process alone goes on
+    from what any number of them wrote."""
+    rows: dict[str, list[int]] = state.numbers.get(_ROWS, {})
+    written_by = max((len(sizes) for sizes in rows.values()), default=1)
+    if ranks.size not in (1, written_by):
+        return None
+    parts = {  # as copies: a generator would read a view from where its memory begins
+        name: value.split(rows[name])[ranks.rank].clone()
+        for name, value in state.tensors.items()
+        if name in rows and (ranks.size > 1 or name.startswith("generators/"))
+    }
+    return Standing(state.tensors | parts, {key: value for key, value in state.numbers.items() if key != _ROWS})
 
 
 def forget_others(folder: Path, step: str) -> None:

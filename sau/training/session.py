@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from sau.errors import DivergedError
-from sau.mask import check_mask
+from sau.mask import check_zeros
 from sau.models.batches import Encoded
 from sau.models.checkpointing import checkpointed
 from sau.models.language_model import LanguageModel
 from sau.models.layers import embeddings
+from sau.models.ranks import ALONE, Ranks, ranks_of
 
 LENGTH_JITTER = 0.2
 
@@ -37,6 +38,11 @@ class History:
     trajectory: list[dict[str, float]]
     seconds: float
 
+    @property
+    def last_loss(self) -> float | None:
+        """Of finetuning: the last measurement's."""
+        return self.trajectory[-1]["loss"] if self.trajectory else None
+
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         return asdict(self)
@@ -46,13 +52,15 @@ class History:
 def training(
     lm: LanguageModel, freeze_embeddings: bool, trains: Callable[[str], bool] = lambda name: True
 ) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-    """The parameters that may move; while open, only they have gradients.
+    """The parameters that may move; while open, only they have gradients. Of a model that several processes share,
+    they are this one's rows.
 
     Dropout stays off: a loss against stored references has to see the function they were taken from.
     """
     model = lm.model
+    own = ranks_of(model).own(model)
     if lm.mask is not None:
-        check_mask(model, lm.mask)
+        check_zeros(own, lm.mask)
     frozen = embeddings(model) if freeze_embeddings else {}
     required = {p: p.requires_grad for p in model.parameters()}
     model.eval()
@@ -61,12 +69,14 @@ def training(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in frozen and trains(name))
             if parameter.requires_grad:
-                moving.append((name, parameter))
+                moving.append((name, own[name]))
         with checkpointed(model) if lm.gradient_checkpointing else contextlib.nullcontext():
             yield moving
     finally:
         for parameter, before in required.items():
             parameter.requires_grad_(before)
+            parameter.grad = None
+        for parameter in own.values():
             parameter.grad = None
 
 
@@ -90,19 +100,29 @@ def batches(sequences: Sequence[Encoded], batch_size: int, seed: int) -> Iterato
             yield sorted(batches[i].tolist(), key=lambda row: len(sequences[row].input_ids))
 
 
-def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
-    """A batch's rows in parts of at most `size`, where they stand: of rows in order of length, those alike."""
-    size = size or len(rows)
-    return (rows[first : first + size] for first in range(0, len(rows), size))
+def micro_batches(rows: Sequence[int], size: int | None, ranks: Ranks = ALONE) -> Iterator[tuple[Sequence[int], float]]:
+    """A batch's rows in parts of at most `size`, where they stand (of rows in order of length, those alike), and each
+    part's share of the batch.
+
+    Of several processes each has every so-manieth row, so that lengths are alike, and as many parts as the others:
+    where it has no row left, one that counts nothing, with share 0.
+    """
+    own, longest = rows[ranks.rank :: ranks.size], math.ceil(len(rows) / ranks.size)
+    size = size or longest
+    for first in range(0, longest, size):
+        part = own[first : first + size]
+        yield part or rows[:1], len(part) / len(rows)
 
 
-def finite(loss: Tensor) -> float:
-    """The loss as a number.
+def finite(loss: Tensor, share: float = 1.0, ranks: Ranks = ALONE) -> float:
+    """`share` of the loss as a number, added up over all processes.
 
     Raises:
-        DivergedError: it is not finite.
+        DivergedError: it is not finite, on whichever of them.
     """
-    value = float(loss.detach())
+    value = share * float(loss.detach())
+    if ranks.size > 1:
+        value = float(ranks.total(torch.tensor(value, dtype=torch.float64, device=loss.device)))
     if not math.isfinite(value):
         raise DivergedError(f"the loss is {value}")
     return value

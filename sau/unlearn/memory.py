@@ -5,6 +5,7 @@ backward pass is seen in a forward pass on the meta device, where nothing is com
 """
 
 import contextlib
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,13 +54,14 @@ class Case:
 
     def activation_bytes(self, shell: Any, batch_size: int) -> int:
         """See `activation_bytes`, of as much of a batch as goes through the model at once."""
-        rows = min(batch_size, self.micro_batch or batch_size)
+        rows = math.ceil(batch_size / self.params.processes)
+        rows = min(rows, self.micro_batch or rows)
         return activation_bytes(shell, rows, self.row_tokens, self.itemsize, checkpoints=self.gradient_checkpointing)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes at the peak, by what they are for; `phase` is where that is.
+    """Bytes at the peak, by what they are for; `phase` is where that is. Of several processes, those of each.
 
     Attributes:
         parts: in order of what stays longest.
@@ -99,7 +101,8 @@ def shell_of(config: Any) -> Any:
 def plan_memory(shell: Any, case: Case) -> MemoryPlan:
     """The peak of unlearning with these parameters on the device that the model is on.
 
-    Two phases are compared: adapting a copy of the base model, where one is given and wanted, and the steps.
+    Two phases are compared: adapting a copy of the base model, where one is given and wanted, and the steps. Several
+    processes divide what has rows, and each gathers a decoder block at a time, with its gradient, and what is no block.
 
     Args:
         shell: see `shell_of`.
@@ -124,18 +127,43 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
         "redistribution": _redistribution(shell, params, survivors, item),
         "activations": case.activation_bytes(shell, params.batch_size),
     }
+    gathered = _gathered(shell, item) if params.processes > 1 else {}
     phases = [MemoryPlan(parts | steps, "unlearning", sizes.num_parameters)]
     if adapts:
         moving = sizes.num_parameters - (sizes.num_embedding if adapts.freeze_embeddings else 0)
         kept = case.activation_bytes(shell, adapts.batch_size)
+        changes = math.ceil(moving * item / params.processes)
         together = case.micro_batch is not None and case.micro_batch < adapts.batch_size
         adapting = {
             "optimizer state": moving * _MOMENTS,
             # as one goes the other comes, but where gradients of an earlier part of the batch are there already
-            "activations, then gradients": kept + moving * item if together else max(kept, moving * item),
+            "activations, then gradients": kept + changes if together else max(kept, changes),
         }
         phases.append(MemoryPlan(parts | adapting, "the base model is adapted", sizes.num_parameters))
-    return max(phases, key=lambda plan: plan.peak)
+    return max((_divided(plan, params.processes, gathered) for plan in phases), key=lambda plan: plan.peak)
+
+
+_EACH = {"Python", "weights in bfloat16, for products", "redistribution", "activations", "activations, then gradients"}
+"""What is counted for each of several processes already, or each has all of."""
+
+
+def _divided(plan: MemoryPlan, processes: int, gathered: dict[str, int]) -> MemoryPlan:
+    """A plan for each of several processes."""
+    if processes == 1:
+        return plan
+    parts = {
+        name: size if name in _EACH else math.ceil(size / processes)
+        for name, size in plan.parts.items()
+        if name != "checkpoint's file"
+    }
+    return replace(plan, parts=parts | gathered, phase=f"{plan.phase}, in each of {processes} processes")
+
+
+def _gathered(shell: Any, item: int) -> dict[str, int]:
+    """What is in whole in each process during a pass: what is no decoder block, and of those one and the next."""
+    sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in decoder_blocks(shell)[1]]
+    others = sum(parameter.numel() for parameter in shell.parameters()) - sum(sizes)
+    return {"gathered for a pass, with gradients": 2 * (others + 2 * max(sizes)) * item}
 
 
 _PLACED: dict[str, dict[str, Any]] = {

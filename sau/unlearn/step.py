@@ -10,6 +10,7 @@ from torch import Tensor
 from sau.config import Section
 from sau.models.batches import Encoded, collate
 from sau.models.outputs import Outputs, forward
+from sau.models.ranks import ranks_of
 from sau.registry import build, built
 from sau.training.finetune import AdaptParams
 from sau.training.optimizer import SurvivorAdamW, Survivors
@@ -35,6 +36,9 @@ class UnlearnParams(Section):
 
     With `paraphrases` what is to be forgotten is also asked and answered in the other words that rows have, and so is
     the holdout, which says how likely such words are to be; retain rows stay as they were trained on.
+
+    `processes` share the model, each with a part of every matrix's rows and of every batch (`sau.models.sharding`):
+    sums over them round otherwise, so how many there are is a part of the recipe.
     """
 
     order: Literal["prune-unlearn", "unlearn-prune"] = "prune-unlearn"
@@ -57,6 +61,7 @@ class UnlearnParams(Section):
     paraphrases: bool = False
     adapt: AdaptParams | None = None
     stop: StopParams | None = StopParams()
+    processes: int = Field(1, ge=1, le=1024, exclude_if=lambda processes: processes == 1)
 
     @model_validator(mode="after")
     def _fades_in_time(self) -> Self:
@@ -76,6 +81,7 @@ class UnlearnStep:
         seed: int,
     ) -> None:
         self.setting, self.params, self.optimizer = setting, params, optimizer
+        self.ranks = ranks_of(setting.lm.model)
         self.objective, self.redistribution = params.objective, params.redistribution
         self.objective_state = self.objective.start(setting)
         self.redistribution_state = self.redistribution.start(optimizer.layers, setting)
@@ -121,6 +127,9 @@ class UnlearnStep:
             for layer in self.optimizer.layers:
                 layer.check_gradient()
         norm = self.optimizer.step(lr=lr, max_norm=self.params.max_grad_norm, redistribute=self._redistribute)
+        for name in self.objective.adds_up if self.ranks.size > 1 else ():
+            whole = self.ranks.total(torch.tensor(getattr(self.objective_state, name), dtype=torch.float64))
+            setattr(self.objective_state, name, float(whole))
         self.objective.after_step(self.objective_state)
         return {"loss": loss, **values, "gradient_norm": norm}
 
@@ -137,18 +146,20 @@ class UnlearnStep:
         """
         model, value = self.setting.lm.model, 0.0
         rows = next(order)
-        for part in micro_batches(rows, self.setting.lm.micro_batch):
+        for part, share in micro_batches(rows, self.setting.lm.micro_batch, self.ranks):
             batch = collate([sequences[i] for i in part]).to(model.device)
-            rows_B, share = torch.tensor(part, device=model.device), len(part) / len(rows)
+            rows_B = torch.tensor(part, device=model.device)
             outputs = forward(model, batch, rows_B, hidden_block=self.hidden_block, share=share)
             loss = term(outputs, self.objective_state)
-            value += share * finite(loss)
+            value += finite(loss, share, self.ranks)
             (weight * share * loss).backward()
+            self.ranks.collect()
         return value
 
     def _redistribute(self, layer: Survivors, step_S: Tensor) -> Tensor:
         taken_S = self.redistribution.redistribute(layer, step_S, self.redistribution_state)
         if self.redistribution.project:
             forget_gradient_S = self.forget_gradients.pop(layer.name, 0.0)
-            taken_S = project_off(taken_S, layer.gather(layer.gradient_OI) - forget_gradient_S)
+            gradient_S = layer.gather(layer.gradient_OI) - forget_gradient_S
+            taken_S = project_off(taken_S, gradient_S, layer.ranks)
         return taken_S

@@ -17,6 +17,7 @@ from sau.errors import ConfigError
 from sau.models.batches import Encoded
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.layers import prunable, uncovered
+from sau.models.ranks import ranks_of
 from sau.models.scoring import answer_logps
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
@@ -56,7 +57,8 @@ def unlearn(
     brings anything back.
 
     Args:
-        lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step.
+        lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step. One that lies on several
+            processes (`sau.models.sharding`) is unlearned by all of them together, `base` too.
         sets: rows to forget, to keep, and never trained on.
         params: objective, redistribution, how hard and how long.
         seed, num_threads: fix the result bit for bit.
@@ -71,12 +73,18 @@ def unlearn(
         gradient_norm. `steps` is that of the state left, which need not be the last read.
 
     Raises:
-        ConfigError: an objective under which nothing may move.
+        ConfigError: an objective under which nothing may move; or not what `params.processes` says, or several with
+            order `unlearn-prune`.
         DataError: an empty set.
         SparsityError: pruned weights that are not +0.0.
         DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
     """
     sets.check_filled("unlearning")
+    ranks = ranks_of(lm.model)
+    if params.processes != ranks.size:
+        raise ConfigError(f"unlearn.processes {params.processes}: this model is on {ranks.size}")
+    if ranks.size > 1 and params.order == "unlearn-prune":
+        raise ConfigError("unlearn.processes: order unlearn-prune runs on 1, what fades is not divided")
     if _steps_to_fade(lm, params):
         check_can_fade(lm.model)  # before anything is adapted or read
     sets = Sets(sets.forget, _some(sets.retain, params.max_retain_rows, seed), sets.holdout)
@@ -96,7 +104,7 @@ def unlearn(
     ):
         if not parameters:
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
-        optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)])
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)], ranks)
         take_step = UnlearnStep(setting, optimizer, params, seed)
         if found:
             trajectory = found.numbers["trajectory"]
@@ -238,12 +246,13 @@ def _reader(setting: Setting, sets: Sets, params: UnlearnParams, seed: int) -> C
 
     def read() -> dict[str, float]:
         setting.calibration.fit()
-        return {
+        reading = {
             "forget_logp": mean_answer_logp(setting.lm, [setting.forget[i] for i in forget]),
             "retain_logp": mean_answer_logp(setting.lm, [setting.retain[i] for i in retain]),
             "holdout_logp": setting.calibration.holdout_logp,  # the fit has just read these rows
             "target_logp": setting.calibration.mean_target(forget),
         }
+        return ranks_of(setting.lm.model).agreed(reading)  # what is decided by it, all decide alike
 
     return read
 

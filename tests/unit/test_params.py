@@ -1,5 +1,6 @@
 """params.yaml: strict, bounded, each refusal naming what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,28 @@ def test_a_prompt_has_to_take_the_question(prompt):
     shipped = read_yaml(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="question"):
         Params.model_validate(merge(shipped, {"model": {"prompt": prompt}}))
+
+
+def test_one_process_is_no_part_of_the_recipe_and_two_are():
+    shipped = read_yaml(ROOT / "params.yaml")
+    given: tuple[dict, ...] = ({}, {"processes": 1}, {"processes": 2})
+    one, said, two = (Params.model_validate(merge(shipped, {"unlearn": unlearn})) for unlearn in given)
+    assert "processes" not in one.model_dump(mode="json")["unlearn"]
+    assert one.digest == said.digest != two.digest
+    assert one.training_digest == two.training_digest
+    assert Params.model_validate(two.model_dump(mode="json")).unlearn.processes == 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "stage", "these", "command"),
+    [
+        (2, "unlearn", 1, "torchrun --standalone --nproc-per-node 2 -m sau stage unlearn"),
+        (1, "unlearn", 2, "python -m sau stage unlearn"),
+        (2, "package", 2, "python -m sau stage package"),
+    ],
+)
+def test_a_step_on_other_processes_than_it_has_to_have_is_refused(processes, stage, these, command):
+    params = Params.model_validate(merge(read_yaml(ROOT / "params.yaml"), {"unlearn": {"processes": processes}}))
+    with pytest.raises(ConfigError, match=re.escape(command)):
+        params.check_processes(stage, these)
+    params.check_processes(stage, processes if stage == "unlearn" else 1)

@@ -1,6 +1,5 @@
 """The interface of an objective, and what it may look at before the first step."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from sau.data.records import Row
 from sau.models.batches import Encoded, collate
 from sau.models.language_model import LanguageModel
 from sau.models.outputs import Outputs, forward
+from sau.models.ranks import ranks_of
 from sau.models.scoring import answer_logps
 from sau.registry import Component
 from sau.unlearn.calibration import Calibration
@@ -54,7 +54,7 @@ class Setting:
 
         Costs the model's size once and a forward pass per step; storing logits would cost rows x tokens x vocabulary.
         """
-        return copy.deepcopy(self.lm.model).requires_grad_(False).eval()
+        return ranks_of(self.lm.model).copy(self.lm.model).requires_grad_(False).eval()
 
     def forward(self, sequences: Sequence[Encoded], rows_B: Tensor) -> Outputs:
         """The present model's outputs, with gradient, on sequences other than the step's own batches."""
@@ -69,6 +69,10 @@ class Objective(Component, ABC):
     """
 
     has_retain_term: ClassVar[bool] = True
+
+    adds_up: ClassVar[tuple[str, ...]] = ()
+    """Numbers in the state to which each part of a step's batch adds its share: those of all processes are summed
+    before `after_step`."""
 
     def start(self, setting: Setting) -> Any:
         """The state, made once before the first step. torch's generator is seeded here."""

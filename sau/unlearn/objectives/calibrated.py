@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sau.models.batches import Encoded, by_length, collate
 from sau.models.outputs import Outputs
+from sau.models.ranks import ranks_of
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.unlearn.calibration import Calibration
 from sau.unlearn.objectives.base import Objective, Setting
@@ -131,17 +132,20 @@ def _divergence(outputs: Outputs, target_N: Tensor, others: list[Said]) -> Tenso
 def said(model: Any, sequences: list[Encoded], number: int) -> list[Said]:
     """What a model says of each sequence's answer, with the `number` likeliest other tokens, on the CPU."""
     found: dict[int, Said] = {}
-    was_training = model.training
+    was_training, ranks = model.training, ranks_of(model)
     model.eval()
-    for indices in by_length(sequences, 8):
+    for indices, counts in ranks.deal(by_length(sequences, 8)):
         batch = collate([sequences[i] for i in indices]).to(model.device)
         logits_NV, target_N = logits_of(model, batch), targets_of(batch)
         logp_N = token_logps(logits_NV, target_N)
         others_NV = logits_NV.scatter(1, target_N[:, None], -torch.inf)
         top = others_NV.softmax(1).topk(min(number, others_NV.shape[1] - 1), dim=1)
         lengths = batch.answer_mask_BT.sum(1).tolist()
+        if not counts:
+            continue
         parts = (part.cpu().split(lengths) for part in (logp_N, top.indices, top.values))
         for i, *tensors in zip(indices, *parts, strict=True):
-            found[i] = Said(*tensors)
+            found[i] = Said(*(tensor.clone() for tensor in tensors))  # a view would be sent with its whole batch
     model.train(was_training)
+    found = ranks.merged(found)
     return [found[i] for i in range(len(sequences))]

@@ -1,7 +1,7 @@
 """PDU: flat logits on forget rows under a constraint on the retain loss (Entesari et al. 2025, arXiv 2506.05314)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -29,6 +29,7 @@ class Pdu(Objective):
         eta: step of the dual variable, which starts at 1.
     """
 
+    adds_up: ClassVar[tuple[str, ...]] = ("excess",)
     name: Literal["pdu"] = "pdu"
     eps: float = Field(ge=0, le=100)
     eta: float = Field(1.0, ge=0, le=1000)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sau.models.ranks import ALONE, Ranks
 from sau.registry import Component
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
@@ -15,13 +16,13 @@ from sau.unlearn.objectives.base import Setting
 PACKAGE = "sau.unlearn.redistribution"
 
 
-def project_off(step_S: Tensor, gradient_S: Tensor) -> Tensor:
+def project_off(step_S: Tensor, gradient_S: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """The nearest step [S] that does not raise, to first order, the loss whose gradient is `gradient_S`.
 
-    Minimises || D - step ||^2 subject to <D, gradient> <= 0.
+    Minimises || D - step ||^2 subject to <D, gradient> <= 0, over all rows where `ranks` have others.
     """
-    rise = step_S @ gradient_S
-    square = gradient_S @ gradient_S
+    rise = ranks.total(step_S @ gradient_S)
+    square = ranks.total(gradient_S @ gradient_S)
     return step_S - torch.where((rise > 0) & (square > 0), rise / square, 0.0) * gradient_S
 
 

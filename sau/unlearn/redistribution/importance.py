@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.errors import DivergedError
+from sau.models.ranks import ALONE, Ranks
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.redistribution.base import Redistribution
@@ -55,6 +56,7 @@ def importance_scale(
     *,
     bound: float,
     normalise: bool,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """The factor [S] on each survivor's step.
 
@@ -69,12 +71,13 @@ def importance_scale(
         num_survivors_O: how many of them each row has.
         bound: largest factor before normalising.
         normalise: divide by the mean over the matrix's survivors, so that only the direction of the step changes.
+        ranks: the processes that have the matrix's other rows.
     """
     # In float64: importance is a squared gradient, and its square leaves float32. Rows only; S would be dear.
     boost_O = torch.where(kept_O > 0, pruned_O * num_survivors_O / kept_O.double().square(), 0.0)
     boost_O = boost_O.clamp_max(torch.finfo(survivors_S.dtype).max).to(survivors_S.dtype)  # no inf * 0
     scale_S = spread(boost_O, num_survivors_O).mul_(survivors_S).add_(1).clamp_max_(bound)
-    return scale_S.div_(scale_S.mean()) if normalise else scale_S
+    return scale_S.div_(ranks.mean(scale_S)) if normalise else scale_S
 
 
 class Importance(Redistribution):
@@ -109,7 +112,7 @@ class Importance(Redistribution):
         kept_O = row_sums(squares_S, layer.num_survivors_O)
         # All minus survivors: several times cheaper than masking the matrix.
         pruned_O = torch.linalg.vector_norm(layer.gradient_OI, dim=1).square_().sub_(kept_O).clamp_min_(0.0)
-        if not pruned_O.isfinite().all():  # the optimizer checks survivors only
+        if layer.ranks.total(pruned_O.isfinite().logical_not().sum()):  # the optimizer checks survivors only
             raise DivergedError(f"the forget term's gradient of {layer.name} is not finite")
         for mean, value in ((seen.pruned_O, pruned_O), (seen.kept_O, kept_O), (seen.survivors_S, squares_S)):
             mean.lerp_(value, 1 - self.decay)
@@ -123,5 +126,6 @@ class Importance(Redistribution):
             layer.num_survivors_O,
             bound=self.bound,
             normalise=self.normalise,
+            ranks=layer.ranks,
         )
         return scale_S.mul_(step_S)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sau.models.batches import by_length, collate
 from sau.models.layers import observing, prunable, real_of
+from sau.models.ranks import ranks_of
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.redistribution.base import Redistribution
@@ -39,11 +40,12 @@ def with_length_of(step_OI: Tensor, taken_OI: Tensor) -> Tensor:
 def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: int, damping: float) -> dict[str, Tensor]:
     """X X^T [I, I] of each layer's inputs on some of the retain rows, plus `damping` of its mean diagonal."""
     model = setting.lm.model
+    ranks = ranks_of(model)
     moments = {layer.name: torch.zeros(2 * layer.kept_OI.shape[1:], device=layer.weight.device) for layer in layers}
     order = torch.randperm(len(setting.retain))[:num_rows].tolist()
     sequences = [setting.retain[i] for i in order]
     matrices = {matrix.name: matrix for _, matrix in prunable(model) if matrix.name in moments}
-    for indices in by_length(sequences, 8):
+    for indices, counts in ranks.deal(by_length(sequences, 8)):
         batch = collate([sequences[i] for i in indices]).to(model.device)
         keep_BT = batch.attention_mask_BT.bool()
 
@@ -51,9 +53,10 @@ def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: in
             inputs_NI = inputs[real_of(inputs, keep_BT, tokens)].float()
             moments[name].addmm_(inputs_NI.T, inputs_NI)
 
-        with observing(matrices, add):
+        with observing(matrices if counts else {}, add):
             model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
-    for moment_II in moments.values():
+    for name, moment_II in moments.items():
+        moments[name] = moment_II = ranks.total(moment_II)  # each process needs all of it for its rows
         diagonal_I = moment_II.diagonal()
         diagonal_I += damping * diagonal_I.mean() + torch.finfo(diagonal_I.dtype).tiny
     return moments

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from sau.errors import SparsityError
+from sau.models.layers import decoder_blocks
 from sau.unlearn.fading import check_can_fade
 from sau.unlearn.memory import Case, activation_bytes, plan_memory, settings_that_fit, shell_of
 from sau.unlearn.step import UnlearnParams
@@ -119,3 +120,17 @@ def test_what_a_backward_pass_keeps_is_not_missed_and_little_more_is_counted(she
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.zeros(60, dtype=torch.long))
     measured = sum(storage.nbytes() for storage in seen.values())
     assert measured < activation_bytes(shell, 4, 25, 4) < 1.35 * measured
+
+
+def test_several_processes_divide_what_has_rows(shell):
+    one, four = (
+        plan_memory(shell, Case(params(redistribution="natural", stop={}, processes=n), has_base=False)) for n in (1, 4)
+    )
+    for name in ("weights", "mask", "gradients", "survivors' optimizer state", "best state so far"):
+        assert four.parts[name] == -(-one.parts[name] // 4), name
+    for name in ("Python", "redistribution"):
+        assert four.parts[name] == one.parts[name], name
+    assert four.parts["activations"] < one.parts["activations"], "each has a part of a batch's rows"
+    biggest_block = max(sum(p.numel() for p in block.parameters()) for block in decoder_blocks(shell)[1])
+    assert four.parts["gathered for a pass, with gradients"] > 2 * biggest_block * 4
+    assert four.phase.endswith("in each of 4 processes")

@@ -1,0 +1,103 @@
+"""Which process has which rows of a model: here one has them all; `sau.models.sharding` has several share them.
+
+What training and reading ask of several processes is a method here, and of one process it is nothing: no sum changes,
+and torch.distributed is not imported.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+
+_NAME = "sau_ranks"
+
+
+class Ranks:
+    """One process; the base of those that share a model's rows (dim 0 of each parameter) in order of `rank`.
+
+    Whatever is called on one process is called on all of them, in the same order.
+
+    Attributes:
+        rank: this process's number, from 0 on.
+        size: how many processes there are.
+    """
+
+    rank = 0
+    size = 1
+
+    def divide(self, lm: Any) -> Any:
+        """The language model in place, this process with its rows alone."""
+        return lm
+
+    def whole(self, lm: Any) -> Any:
+        """The language model undivided, on the first process; None on others."""
+        return lm
+
+    def own(self, model: Any) -> dict[str, nn.Parameter]:
+        """This process's rows of each parameter by name; to write to them is to change the model."""
+        return dict(model.named_parameters())
+
+    def collect(self) -> None:
+        """After a backward pass: the gradients of what `own` gave, summed over the processes' parts of a batch."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return value
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean [] over the values of all processes."""
+        return values.mean()
+
+    def norm(self, own: Tensor) -> Tensor:
+        """The norm [] of everything, of which `own` is the norm of this process's part."""
+        return own
+
+    def agreed(self, value: Item) -> Item:
+        """What the first process has."""
+        return value
+
+    def merged(self, found: dict[Key, Item]) -> dict[Key, Item]:
+        """What all processes found together."""
+        return found
+
+    def gathered(self, rows: Tensor) -> tuple[Tensor, list[int]]:
+        """On the first process the rows of all, in order, and how many each has; elsewhere nothing that counts."""
+        return rows, [len(rows)]
+
+    def deal(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        """This process's items, every `size`-th, and that they count; as many on each process: where it has none
+        left, the first item once more, which does not count."""
+        for first in range(0, len(items), self.size):
+            mine = first + self.rank
+            yield (items[mine], True) if mine < len(items) else (items[0], False)
+
+    def copy(self, model: Any) -> Any:
+        """A copy that shares nothing with the model but who has which rows."""
+        return copy.deepcopy(model)
+
+
+ALONE = Ranks()
+
+
+def together(processes: int, device: str) -> contextlib.AbstractContextManager[Ranks]:
+    """So many processes, together while open; see `sau.models.sharding.joined`."""
+    if processes == 1:
+        return contextlib.nullcontext(ALONE)
+    from sau.models.sharding import joined
+
+    return joined(device)
+
+
+def ranks_of(model: Any) -> Ranks:
+    """The processes that a model lies on."""
+    return getattr(model, _NAME, ALONE)
+
+
+def set_ranks(model: Any, ranks: Ranks) -> None:
+    """Say what a model lies on from here on."""
+    setattr(model, _NAME, ranks)
