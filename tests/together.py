@@ -128,7 +128,7 @@ def ran(case: Case, ranks: Ranks, resume: Resume | None = None, stop: Callable[[
     lm, base = started(case)
     base = base and ranks.divide(base)
     lm = ranks.divide(lm)
-    known = {name: value.cpu() for name, value in statistics(lm).items()}
+    known = {} if case.is_weighed else {name: value.cpu() for name, value in statistics(lm).items()}
     history = unlearn(
         lm, SETS, params_of(case, ranks.size), seed=0, num_threads=1, base=base, resume=resume, progress=progress
     )

@@ -157,12 +157,13 @@ class Shards(Together):
         self._own = {name: nn.Parameter(_rows(cut), requires_grad=False) for name, cut in self._cut.items()}
 
     def own(self, model: Any) -> dict[str, nn.Parameter]:
+        for name, own in self._own.items():
+            own.data = _rows(self._cut[name])  # freshly: FSDP owns the memory, and moves rows that it pads
         return self._own
 
     def collect(self) -> None:
-        for name, own in self._own.items():
+        for name, own in self.own(None).items():
             cut = self._cut[name]
-            own.data = _rows(cut)  # freshly: whoever owns the memory may have moved it
             if cut.grad is not None:
                 gradient = cut.grad.to_local()
                 own.grad = gradient if own.grad is None else own.grad.add_(gradient)

@@ -324,7 +324,7 @@ def test_projection_by_hand():
 
 def test_projection_is_off_the_retain_terms_own_gradient(setting, monkeypatch):
     seen = []
-    monkeypatch.setattr("sau.unlearn.step.project_off", lambda step_S, gradient_S: seen.append(gradient_S) or step_S)
+    monkeypatch.setattr("sau.unlearn.step.project_off", lambda step_S, gradient_S, _: seen.append(gradient_S) or step_S)
     rows, retain, model = setting.forget_rows, demo_rows("b", seed=1), setting.lm.model
     params = UnlearnParams(
         objective="grad_diff",
