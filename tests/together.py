@@ -187,6 +187,7 @@ def main() -> None:
                 found = ran(CASES[case], ranks, stop=stop)
             if not ranks.rank:
                 torch.save(found, folder / f"{name}-{processes}.pt")
+            del found  # nothing of it is to be weighed with the next
 
 
 if __name__ == "__main__":

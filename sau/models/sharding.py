@@ -150,7 +150,8 @@ class Shards(Together):
         self._mould = _with(model, whole, self._places)
         policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         for module in (*decoder_blocks(model)[1], model):
-            cut: Any = fully_shard(module, mesh=mesh, mp_policy=policy)
+            # Always resharded: what is still gathered from a reading would not notice weights that are put back.
+            cut: Any = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
             cut.set_gradient_divide_factor(1.0)  # a sum: what each process adds is its share of a mean
             cut.set_force_sum_reduction_for_comms(True)  # gloo knows no other
         self._cut: dict[str, Any] = dict(model.named_parameters())
