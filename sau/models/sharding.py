@@ -82,7 +82,8 @@ class Together(Ranks):
         if digest != self.agreed(digest):
             raise SparsityError("the processes have opened models with different masks")
         set_ranks(lm.model, Shards(lm.model, self.mesh))
-        lm.mask = lm.mask and {name: self.rows_of(kept).clone() for name, kept in lm.mask.items()}
+        device = lm.model.device  # where its rows have gone; a copy, or the slice would keep the whole mask
+        lm.mask = lm.mask and {name: self.rows_of(kept).to(device, copy=True) for name, kept in lm.mask.items()}
         packs(lm.model)  # tried once, on all of them: later only some might want to know
         return lm
 
