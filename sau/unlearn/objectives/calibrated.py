@@ -72,9 +72,9 @@ class Calibrated(Objective):
     would give. They are the base model's own, which makes the true one one among them (`decoy_rank`). Every `refresh`
     steps the goals follow the model: forgetting also moves what it makes of people it never saw.
 
-    Rows to keep stay by KL(model before || model) (KL minimization, Maini et al. 2024, arXiv 2401.06121), over the same
-    K + 2 outcomes, or by their likelihood, `nll`. The latter trains them further in, and people whom unlearning is not
-    shown pay for that (LOG.md).
+    Rows to keep stay by their likelihood, or, with retain `kl`, by KL(model before || model) (KL minimization, Maini et
+    al. 2024, arXiv 2401.06121) over the same K + 2 outcomes. The former trains them further in, for which people whom
+    unlearning is not shown pay on a real model; the latter wants a larger weight (LOG.md).
     """
 
     name: Literal["calibrated"] = "calibrated"
@@ -82,7 +82,7 @@ class Calibrated(Objective):
     delta: float = Field(1.0, gt=0, le=100)
     num_others: int = Field(64, ge=1, le=4096)
     refresh: int = Field(8, ge=1, le=10_000)
-    retain: Literal["kl", "nll"] = "kl"
+    retain: Literal["nll", "kl"] = "nll"
 
     def start(self, setting: Setting) -> _State:
         base = setting.base

@@ -134,7 +134,7 @@ def test_rows_to_keep_stay_by_their_divergence_from_the_model_before(base):
     sequences = lm.encode(RETAIN[:5])
     setting = Setting(lm, FORGET[:5], lm.encode(FORGET[:5]), sequences, lm.encode(HOLDOUT), None)
     rows_B = torch.tensor([4, 0, 2])
-    kl = Calibrated(num_others=vocabulary - 1)
+    kl = Calibrated(num_others=vocabulary - 1, retain="kl")
     state = kl.start(setting)
     loss = kl.retain_loss(setting.forward([sequences[i] for i in rows_B], rows_B), state)
     loss.backward()
@@ -154,7 +154,7 @@ def test_rows_to_keep_stay_by_their_divergence_from_the_model_before(base):
             expected.append(float((was.exp() * (was - now)).sum(1).mean()))
     assert found == pytest.approx(sum(expected) / 3, rel=1e-3)
     outputs = setting.forward([sequences[0]], torch.tensor([0]))
-    nll = Calibrated(retain="nll")
+    nll = Calibrated()
     assert torch.equal(nll.retain_loss(outputs, nll.start(setting)), outputs.mean_nll)
 
 
