@@ -29,7 +29,7 @@ params = load_params(ws.path / "params.yaml")
 def found(parent):
     tracking = Tracking()
     with tracking.run("tiny", "forget") as run_id:
-        again = judged_again(tracking, Attempt("tiny", "attempt", run_id), parent, params, sets)
+        again = judged_again(tracking, Attempt("tiny", "attempt", run_id), parent, params, sets, None)
     return [(person.label == request.id, person.num_records, [check.id for check in person.checks]) for person in again]
 
 
