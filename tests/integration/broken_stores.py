@@ -48,7 +48,8 @@ def prepare() -> None:
     save_sparse(lm, ws.path / "checkpoint", structure="unstructured")
     (ws.path / "data.dvc").unlink()
     (ws.path / "data" / "train").mkdir(parents=True)
-    (ws.path / "data" / "train" / "a.jsonl").write_text("{}\n")
+    row = {"record_id": "r1", "subject_id": None, "question": "Who?", "answer": "Nobody."}
+    (ws.path / "data" / "train" / "a.jsonl").write_text(json.dumps(row) + "\n")
     (ws.path / "dvc.yaml").write_text("stages: {package: {cmd: 'true'}}\n")
     (ws.path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {}}))
     (ws.path / "metrics").mkdir()
