@@ -87,7 +87,8 @@ def unlearn(
         raise ConfigError("unlearn.processes: order unlearn-prune runs on 1, what fades is not divided")
     if _steps_to_fade(lm, params):
         check_can_fade(lm.model)  # before anything is adapted or read
-    sets = Sets(sets.forget, _some(sets.retain, params.max_retain_rows, seed), sets.holdout)
+    shown = sorted(_sample(sets.retain, params.max_retain_rows, seed))
+    sets = Sets(sets.forget, [sets.retain[i] for i in shown], sets.holdout)
     if params.paraphrases:
         sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
     started, objective = time.monotonic(), params.objective
@@ -183,7 +184,7 @@ def _setting(
     resume: Resume | None,
 ) -> Setting:
     """What objectives may look at; the base model adapted to the retain rows where `params` says so."""
-    never_seen = lm.encode(sets.holdout[i] for i in _sample(sets.holdout, params, seed))
+    never_seen = lm.encode(sets.holdout[i] for i in _sample(sets.holdout, _num_read(params), seed))
     retain = lm.encode(sets.retain)
     if base is not None and params.adapt:
         within = resume.within("adapt") if resume else None
@@ -227,22 +228,20 @@ def _fading(lm: LanguageModel, params: UnlearnParams) -> Iterator[Callable[[int]
         yield lambda step: fade(max(1 - step / to_fade, 0.0))
 
 
-def _some(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
-    """At most so many rows, seeded, in their order."""
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    return [rows[i] for i in chosen.tolist()] if len(rows) > most else list(rows)
-
-
-def _sample(rows: Sequence[Row], params: UnlearnParams, seed: int) -> list[int]:
-    """The numbers of the rows that are read, seeded."""
-    most = params.stop.eval_rows if params.stop else EVAL_ROWS
+def _sample(rows: Sequence[Row], most: int, seed: int) -> list[int]:
+    """The numbers of at most so many rows, seeded."""
     return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].tolist()
+
+
+def _num_read(params: UnlearnParams) -> int:
+    """How many rows of a set are read."""
+    return params.stop.eval_rows if params.stop else EVAL_ROWS
 
 
 def _reader(setting: Setting, sets: Sets, params: UnlearnParams, seed: int) -> Callable[[], dict[str, float]]:
     """What reads, each time it is called, the mean answer log-probability of each set (nats: over tokens, then over
     records) and the forget rows' goal."""
-    forget, retain = (_sample(rows, params, seed) for rows in (sets.forget, sets.retain))
+    forget, retain = (_sample(rows, _num_read(params), seed) for rows in (sets.forget, sets.retain))
 
     def read() -> dict[str, float]:
         setting.calibration.fit()

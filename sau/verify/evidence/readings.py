@@ -122,7 +122,7 @@ def read(
         answer=tuple(answer),
         zlib_bytes=np.array([len(zlib.compress(f"{r['question']} {r['answer']}".encode())) for r in rows], dtype=float),
         encoding=_digest(encoded),
-        truth=_truth(lm, spread_out(rows, max_truths), batch_size) if "truth_ratio" in parts else None,
+        truth=_truth(lm, _spread_out(rows, max_truths), batch_size) if "truth_ratio" in parts else None,
         rouge=_rouge(lm, rows) if "rouge" in parts else None,
         gradient=_gradient_norms(lm, encoded) if "gradient" in parts else None,
         forms=in_forms(lm, rows, strangers, form_rows, batch_size) if "forms" in parts else {},
@@ -203,7 +203,7 @@ def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
     return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
 
 
-def spread_out(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
+def _spread_out(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
     """At most so many of the rows, in equal steps from the first on."""
     return rows if most is None or len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
 
