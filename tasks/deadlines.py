@@ -13,9 +13,10 @@ def announce(line: str) -> list[str]:
     """Emit `sau.request.overdue` and `sau.request.due-soon` for a line's unanswered requests; returns their ids.
 
     An event's resource is `sau.request.<id>`, so that an automation can wait for the same request's answer; its payload
-    has line, state, deadline and days left, and names nobody.
+    has line, state, what holds it, deadline and days left, and names nobody.
     """
     ledger, now, told = Ledger(settings().ledger_url), datetime.now(UTC), []
+    held = ledger.held(line)
     for request in ledger.list(line, UNANSWERED):
         if (when := due(request, now)) not in (Due.OVERDUE, Due.SOON):
             continue
@@ -29,6 +30,7 @@ def announce(line: str) -> list[str]:
             payload={
                 "line": line,
                 "state": request.state,
+                "held_by": held.get(request.id),
                 "deadline": request.deadline_at.isoformat(),
                 "days_left": request.days_left(now),
             },

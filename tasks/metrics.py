@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from tasks.engines.leases import last_held
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
-from tasks.engines.tables import UNANSWERED
+from tasks.engines.tables import UNANSWERED, HeldBy
 from tasks.versions.registry import Versions
 
 MAX_NAMED = 100
@@ -33,6 +33,9 @@ def metrics(line: str) -> str:
     counts = ledger.counts(line)
     for state in State:
         say("sau_requests", "Requests by state.", counts.get(state, 0), state=state)
+    kept = list(ledger.held(line).values())
+    for by in HeldBy:
+        say("sau_requests_held", "Requests that a hold or a quarantine keeps where they are.", kept.count(by), by=by)
     today = datetime.combine(now.date(), time(), UTC)
     late, num_late = ledger.by_deadline(line, UNANSWERED, limit=MAX_NAMED, before=today)
     soon = today + timedelta(days=loaded.due_soon_days + 1)

@@ -38,7 +38,7 @@ def look_at(line: str) -> list[str]:
     stopped: set[str] = set()
     for request_id, found in _common_rows(ledger, line, asked, new).items():
         if found.reasons and decisions.quarantine(ledger, request_id, "; ".join(found.reasons)):
-            log.warning("request %s waits for a person (`sau request release`): %s", request_id, found.reasons[0])
+            log.warning("request %s is put aside and waits for a person to decide: %s", request_id, found.reasons[0])
             _announce(line, request_id)
             stopped.add(request_id)
     return [request.id for request in asked if request.id not in stopped]

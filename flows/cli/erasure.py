@@ -146,6 +146,8 @@ def _print_scan(found: "Scan") -> None:
 @app.command()
 def status(line: Line = "tiny", as_json: AsJson = False) -> None:
     """How many of the people who asked each version of a line still knows, and which version led since when."""
+    from tasks.engines.decisions import what_next
+    from tasks.engines.tables import HeldBy
     from tasks.versions.status import status as run
 
     found = run(line)
@@ -160,7 +162,10 @@ def status(line: Line = "tiny", as_json: AsJson = False) -> None:
         )  # fmt: skip
     out.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in found.requests.items())
-    out.print(f"requests: {counts or 'none'}; {found.purged} purged", highlight=False)
+    held = "".join(f", {len(ids)} of them {HeldBy(by).words}" for by, ids in found.held.items() if ids)
+    out.print(f"requests: {counts or 'none'}{held}; {found.purged} purged", highlight=False)
+    if words := what_next(found.held[HeldBy.QUARANTINE]):
+        out.print(words, highlight=False, soft_wrap=True)
     for moved in found.history:
         out.print(f"{moved.at:%Y-%m-%d %H:%M} UTC  {moved.version} leads, by {plain(moved.by)}", highlight=False)
 

@@ -18,9 +18,10 @@ from flows.cli.options import (
     data_options,
     overrides,
 )
+from flows.cli.requests import open_ledger
 from flows.cli.stores import print_findings
 from sau.cli.app import app
-from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, out, plain, print_json, progress
+from sau.cli.console import COLOURS, EXIT_CODES, AsJson, ShowAnswers, err, out, plain, print_json, progress
 from sau.config import merge
 from sau.errors import RequestError
 
@@ -147,7 +148,12 @@ def forget_line(
     as_json: AsJson = False,
 ) -> None:
     """Carry out all open requests of a line now: unlearn, verify, register, promote on PASS."""
+    from tasks.engines.decisions import put_aside, what_next
     from tasks.requests import waiting
+
+    def say_aside() -> None:
+        if words := what_next(put_aside(open_ledger(), line)):
+            err.print(words, highlight=False, soft_wrap=True)
 
     laid_over = overrides(None, set_)
     if not waiting(line, retry_review=retry_review):
@@ -155,6 +161,7 @@ def forget_line(
             from flows.doctor import doctor
 
             findings = doctor(line, bytes_too=False)
+        say_aside()
         if not as_json:
             print_findings(findings)
         print_json({"requests": [], "version": None}) if as_json else out.print(f"no open request on {line}")
@@ -167,7 +174,8 @@ def forget_line(
 
         server_is_up()
         outcome = forget(line, reference, retry_review, laid_over, show_answers)
-    if outcome.version is None:  # another run has taken them
+    say_aside()
+    if outcome.version is None:  # another run has taken them, or they were put aside
         print_json(outcome) if as_json else out.print(f"no open request on {line}")
         return
     if as_json:

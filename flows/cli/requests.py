@@ -110,6 +110,7 @@ def request_list(
     """List requests, oldest first. In force: carried out by the version that leads.
 
     Grounds: no-longer-needed, consent-withdrawn, objection, unlawful, legal-obligation, child, unstated."""
+    from tasks.engines.decisions import put_aside, what_next
     from tasks.engines.ledger import State
     from tasks.requests import Due, csv_of, due
 
@@ -119,12 +120,15 @@ def request_list(
     if only_due not in wanted:
         raise typer.BadParameter(f"{only_due!r}: has to be overdue or due-soon", param_hint="--due")
     now = datetime.now(UTC)
-    rows = open_ledger().list(line, [State(s) for s in state or []])
+    ledger = open_ledger()
+    rows, held = ledger.list(line, [State(s) for s in state or []]), ledger.held(line)
     rows = [row for row in rows if due(row, now) in wanted[only_due]]
     holds = _in_force(rows)
     if as_json or as_csv:
         said = [
-            row.public() | {"in_force": holds.get(row.id), "due": due(row, now), "days_left": row.days_left(now)}
+            row.public()
+            | {"in_force": holds.get(row.id), "due": due(row, now), "days_left": row.days_left(now)}
+            | {"held_by": held.get(row.id)}
             for row in rows
         ]
         typer.echo(csv_of(said), nl=False) if as_csv else print_json(said)
@@ -136,7 +140,7 @@ def request_list(
         table.add_row(
             r.id,
             r.line,
-            f"{r.state}, held" if r.held_at else r.state,
+            f"{r.state}, {held[r.id].words}" if r.id in held else r.state,
             _IN_FORCE[holds.get(r.id)],
             f"{r.received_at:%Y-%m-%d %H:%M}",
             f"{r.deadline_at:%Y-%m-%d}",
@@ -145,6 +149,9 @@ def request_list(
             f"{r.line}@v{r.version}" if r.version else "",
         )
     out.print(table if rows else "no requests")
+    aside, shown = put_aside(ledger, line), {row.id for row in rows}
+    if words := what_next([request_id for request_id in aside if request_id in shown]):
+        out.print(words, highlight=False, soft_wrap=True)
 
 
 @request_app.command("show")
@@ -174,16 +181,17 @@ def _in_force(rows: "list[Request]") -> dict[str, bool]:
 
 def show(request: "Request", as_json: bool) -> None:
     """A request with its history."""
+    from tasks.engines.decisions import put_aside, what_next
     from tasks.requests import due
 
-    holds, now = _in_force([request]).get(request.id), datetime.now(UTC)
-    history = open_ledger().history(request.id)
+    holds, now, ledger = _in_force([request]).get(request.id), datetime.now(UTC), open_ledger()
+    history, held_by = ledger.history(request.id), ledger.held(request.line).get(request.id)
     if as_json:
         events = [
             {"at": e.at.isoformat(), "state": e.state, "kind": e.kind, "by": e.actor, "why": e.note} for e in history
         ]
-        said = {"in_force": holds, "due": due(request, now), "days_left": request.days_left(now), "events": events}
-        print_json(request.public() | said)
+        said = {"in_force": holds, "due": due(request, now), "days_left": request.days_left(now)}
+        print_json(request.public() | said | {"held_by": held_by, "events": events})
         return
     table = Table(show_header=False, box=None)
     for key, value in request.public().items():
@@ -193,10 +201,14 @@ def show(request: "Request", as_json: bool) -> None:
         table.add_row("[dim]in force[/]", _IN_FORCE[holds])
     if (left := request.days_left(now)) is not None:
         table.add_row("[dim]days left[/]", str(left))
+    if held_by:
+        table.add_row("[dim]held by[/]", held_by.words)
     for number, event in enumerate(history):
         what = event.state if event.kind == "state" else event.kind
         table.add_row("" if number else "[dim]history[/]", plain(f"{event.at:%Y-%m-%d %H:%M} {what}{_who(event)}"))
     out.print(table)
+    if words := what_next([i for i in put_aside(ledger, request.line) if i == request.id]):
+        out.print(words, highlight=False, soft_wrap=True)
 
 
 def _who(event: "Event") -> str:

@@ -215,7 +215,8 @@ def create_app(access: Access, hosts: list[str]) -> FastAPI:
 
     @app.get("/requests.csv")
     def as_csv(user: Reader) -> Response:
-        rows = [row.public() | {"due": str(due(row))} for row in pages.ledger().list()]
+        held = pages.ledger().held()
+        rows = [row.public() | {"due": str(due(row)), "held_by": held.get(row.id)} for row in pages.ledger().list()]
         found = {"Content-Disposition": 'attachment; filename="requests.csv"'}
         return PlainTextResponse(csv_of(rows), media_type="text/csv; charset=utf-8", headers=found)
 

@@ -10,10 +10,10 @@ from sau.errors import CertificateError, RequestError, TrackingError
 from sau.verify import Verification
 from sau.verify.report.words import COLUMNS, HEADLINES, filled, finding_words, headline
 from tasks.certify import latest
-from tasks.engines.decisions import APPROVED, GROUNDS, QUARANTINED, RELEASED, approvers, is_quarantined
+from tasks.engines.decisions import APPROVED, GROUNDS, RELEASED, approvers, put_aside
 from tasks.engines.ledger import Ledger, Request
 from tasks.engines.settings import settings
-from tasks.engines.tables import UNANSWERED, Event, State
+from tasks.engines.tables import UNANSWERED, Event, HeldBy, State
 from tasks.engines.tracking import Tracking
 from tasks.notices import notices_of
 from tasks.requests import Due, due, in_force
@@ -34,8 +34,8 @@ STATES = {
 }
 EVENTS = {
     "extended": "deadline extended",
-    "hold": "legal hold",
-    QUARANTINED: "put aside, for a person to look at",
+    HeldBy.LEGAL_HOLD: "legal hold",
+    HeldBy.QUARANTINE: "put aside, for a person to look at",
     RELEASED: "let go on",
     "identity": "identity confirmed",
     "told": "recipient told",
@@ -93,6 +93,8 @@ def inbox(line: str, show: str, page: int) -> dict[str, Any]:
         "page": page,
         "line": line,
         "show": show,
+        "held": store.held(line or None),
+        "aside": put_aside(store, line or None),
         "late": store.by_deadline(line or None, UNANSWERED, limit=0, before=today)[1],
     }
 
@@ -121,7 +123,7 @@ def request_page(request: Request) -> dict[str, Any]:
         "languages": languages(),
         "notices": notices_of(request),
         "missing": "",
-        "quarantined": is_quarantined(ledger(), request),
+        "held_by": ledger().held(request.line).get(request.id),
         "approvers": sorted(approvers(ledger(), request.id)),
         "purge_people": settings().purge_people,
     }

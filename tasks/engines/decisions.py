@@ -5,14 +5,14 @@ changes nothing and says why.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import true
 
 from sau.errors import RequestError
-from tasks.engines.ledger import Ledger
-from tasks.engines.tables import UNANSWERED, Event, Law, Request, Row, RowDecision, State, deadline
+from tasks.engines.ledger import STILL_HELD, Ledger
+from tasks.engines.tables import UNANSWERED, Event, HeldBy, Law, Request, Row, RowDecision, State, deadline
 
 GROUNDS: Mapping[str, Mapping[str, str]] = {
     Law.GDPR: {
@@ -37,10 +37,11 @@ GROUNDS: Mapping[str, Mapping[str, str]] = {
 }
 """By law, on what ground erasure may be refused, and where that stands."""
 
-APPROVED, QUARANTINED, RELEASED = "purge approved", "quarantined", "released"
+APPROVED, RELEASED = "purge approved", "released"
 """Kinds of events."""
 MAX_NOTE = 2000
 MAX_NAME = 100
+_NAMED = 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -73,7 +74,8 @@ def refuse(ledger: Ledger, request_id: str, ground: str, why: str, actor: str) -
     """
     ground = _ground(ledger.get(request_id), ground)
     event, sources = _event("state", actor, why), (State.OPEN, State.REVIEW)
-    if not ledger.decide(request_id, Request.state.in_(sources), event, state=State.REFUSED, ground=ground):
+    values = {"state": State.REFUSED, "ground": ground, "held_at": STILL_HELD}
+    if not ledger.decide(request_id, Request.state.in_(sources), event, **values):
         _refuse_state(ledger.get(request_id), sources, "be refused")
     return ledger.get(request_id)
 
@@ -86,10 +88,14 @@ def hold(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
     """
     sources = (State.OPEN, State.REVIEW, State.FORGOTTEN)
     allowed = Request.state.in_(sources) & Request.held_at.is_(None)
-    if not ledger.decide(request_id, allowed, _event("hold", actor, why), held_at=datetime.now(UTC)):
+    if not ledger.decide(request_id, allowed, _event(HeldBy.LEGAL_HOLD, actor, why), held_at=datetime.now(UTC)):
         request = ledger.get(request_id)
         if request.held_at:
-            raise RequestError(f"request {request_id}: is held since {request.held_at:%Y-%m-%d}")
+            how = ledger.held(request.line).get(request_id, HeldBy.LEGAL_HOLD).words
+            raise RequestError(
+                f"request {request_id}: is held already ({how}) since {request.held_at:%Y-%m-%d}; "
+                "`sau request release` ends that"
+            )
         _refuse_state(request, sources, "be held")
     return ledger.get(request_id)
 
@@ -97,19 +103,33 @@ def hold(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:
 def quarantine(ledger: Ledger, request_id: str, why: str) -> bool:
     """Put an open request on hold until a person has looked at it; False where it is not open, or held already."""
     allowed = (Request.state == State.OPEN) & Request.held_at.is_(None)
-    return ledger.decide(request_id, allowed, Event(kind=QUARANTINED, note=why), held_at=datetime.now(UTC))
+    return ledger.decide(request_id, allowed, Event(kind=HeldBy.QUARANTINE, note=why), held_at=datetime.now(UTC))
 
 
-def is_quarantined(ledger: Ledger, request: Request) -> bool:
-    """Whether what holds an open request is a quarantine rather than a legal hold."""
-    kinds = [event.kind for event in ledger.history(request.id) if event.kind in (QUARANTINED, "hold")]
-    return request.held_at is not None and request.state == State.OPEN and kinds[-1:] == [QUARANTINED]
+def put_aside(ledger: Ledger, line: str | None = None) -> list[str]:
+    """The ids of the requests that wait for a person to look at their rows."""
+    return [request_id for request_id, by in ledger.held(line).items() if by == HeldBy.QUARANTINE]
+
+
+def what_next(request_ids: Sequence[str]) -> str:
+    """What requests that are put aside wait for, and what a person types; "" where there are none."""
+    if not request_ids:
+        return ""
+    one, shown = len(request_ids) == 1, " ".join(request_ids[:_NAMED])
+    who = ("1 request is", "waits", "it") if one else (f"{len(request_ids)} requests are", "wait", "them")
+    more = f" and {len(request_ids) - _NAMED} more" if len(request_ids) > _NAMED else ""
+    name = request_ids[0] if one else "ID"
+    return (
+        f"{who[0]} put aside and {who[1]} for a person to decide, no run takes {who[2]} before: {shown}{more}. "
+        f"`sau request show {name}` says why; then `sau request release {name} --why WHY` lets it go on, or "
+        f"`sau request refuse {name} --ground GROUND --why WHY` refuses it (`sau request grounds` lists them)"
+    )
 
 
 def was_released(ledger: Ledger, request_id: str) -> bool:
     """Whether a person has looked at a request that was in quarantine, and let it go on."""
     kinds = [event.kind for event in ledger.history(request_id)]
-    return QUARANTINED in kinds and RELEASED in kinds[kinds.index(QUARANTINED) :]
+    return HeldBy.QUARANTINE in kinds and RELEASED in kinds[kinds.index(HeldBy.QUARANTINE) :]
 
 
 def release(ledger: Ledger, request_id: str, why: str, actor: str) -> Request:

@@ -8,8 +8,9 @@
     open -> withdrawn
     After refused or withdrawn the person may ask again, which is a new request.
 
-A legal hold keeps an open, reviewed or forgotten request where it is until its end: no attempt takes it. Every change
-is an event that is never changed afterwards, with who decided and why where a person did (`tasks.engines.decisions`).
+A legal hold keeps an open, reviewed or forgotten request where it is until its end, a quarantine an open one until a
+person has decided: no attempt takes it. Every change is an event that is never changed afterwards, with who decided and
+why where a person did (`tasks.engines.decisions`).
 
 An attempt changes states only while it holds its line (`tasks.engines.leases`). The ledger holds the subject's id, so
 it is personal data; no other store of the product names the subject: everything else carries the random request id.
@@ -22,7 +23,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from sau.data.people import canonical
@@ -32,6 +33,7 @@ from tasks.engines.leases import fence
 from tasks.engines.tables import (
     UNANSWERED,
     Event,
+    HeldBy,
     Law,
     LineEvent,
     Notice,
@@ -58,6 +60,16 @@ LISTED = "list of people taken"
 """The kind of a line's event."""
 
 _OVER = (State.WITHDRAWN, State.REFUSED)
+_HELD_BY = (
+    select(Event.kind)
+    .where(Event.request_id == Request.id, Event.kind.in_(list(HeldBy)))
+    .order_by(Event.id.desc())
+    .limit(1)
+    .correlate(Request)
+    .scalar_subquery()
+)
+STILL_HELD = case((_HELD_BY == HeldBy.QUARANTINE, null()), else_=Request.held_at)
+"""`held_at` of a request that is over: a quarantine ends with the decision it waited for, a legal hold does not."""
 _TRIES = 5
 
 
@@ -187,6 +199,14 @@ class Ledger(Database):
         with self.session() as session:
             return list_of(session.scalars(query))
 
+    def held(self, line: str | None = None) -> dict[str, HeldBy]:
+        """What keeps requests where they are, by request id; of those alone that something keeps."""
+        which = and_(Request.held_at.is_not(None), Request.line == line if line else true())
+        query = select(Request.id, Request.state, _HELD_BY.label("kind")).where(which).order_by(Request.id)
+        with self.session() as session:
+            found = {row.id: (row.state, HeldBy(row.kind or HeldBy.LEGAL_HOLD)) for row in session.execute(query)}
+        return {key: by for key, (state, by) in found.items() if by != HeldBy.QUARANTINE or state == State.OPEN}
+
     def by_deadline(
         self,
         line: str | None,
@@ -283,7 +303,8 @@ class Ledger(Database):
             RequestError: it is not open any more.
         """
         event = Event(kind="state", actor=actor)
-        if not self.decide(request_id, Request.state == State.OPEN, event, state=State.WITHDRAWN):
+        is_open, target = Request.state == State.OPEN, State.WITHDRAWN
+        if not self.decide(request_id, is_open, event, state=target, held_at=STILL_HELD):
             raise RequestError(
                 f"request {request_id}: is {self.get(request_id).state}, can become withdrawn only from open"
             )

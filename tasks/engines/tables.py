@@ -29,6 +29,18 @@ UNANSWERED = (State.OPEN, State.RUNNING, State.REVIEW)
 """States in which the clock runs: the person has no answer yet."""
 
 
+class HeldBy(StrEnum):
+    """What keeps a request where it is: the kind of the event that began it."""
+
+    LEGAL_HOLD = "hold"
+    QUARANTINE = "quarantined"
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return "put aside" if self is HeldBy.QUARANTINE else "legal hold"
+
+
 class Reason(StrEnum):
     """Grounds for erasure, after GDPR Art. 17(1)(a)-(f)."""
 
@@ -85,7 +97,7 @@ class Request(Base):
         received_at: when it reached the controller, which may be before it was entered here; the clock runs from it.
         deadline_at: see `deadline`.
         extended_at: when the deadline was extended.
-        held_at: since when a legal hold keeps anything from being done about it; None where none does.
+        held_at: since when a legal hold or a quarantine keeps anything from being done about it; None where none does.
         identity_by: who confirmed that the person is who they say.
         ground: of a refusal, see `tasks.engines.decisions.Ground`.
     """

@@ -8,6 +8,7 @@ from sau.errors import RequestError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
+from tasks.engines.tables import HeldBy
 from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import expired
 from tasks.versions.record import VersionRecord
@@ -46,6 +47,7 @@ class Status(BaseModel):
 
     Attributes:
         requests: counts by state.
+        held: the ids of those that a legal hold or a quarantine keeps where they are, by what does.
         purged: how many requests' rows were shredded.
         history: oldest first.
     """
@@ -55,6 +57,7 @@ class Status(BaseModel):
     line: str
     versions: list[VersionStatus]
     requests: dict[str, int]
+    held: dict[str, tuple[str, ...]]
     purged: int
     history: list[Led]
 
@@ -71,7 +74,8 @@ def status(line: str) -> Status:
     if not records:
         raise RequestError(f"line {line}: no versions, run `sau bootstrap` first")
     leader = registry.find(line)
-    requests = Ledger(settings().ledger_url).list(line)
+    ledger = Ledger(settings().ledger_url)
+    requests, held = ledger.list(line), ledger.held(line)
     asked = {r.id for r in requests if r.state in (State.OPEN, State.RUNNING, State.REVIEW, State.FORGOTTEN)}
     counts: dict[str, int] = {}
     for request in requests:
@@ -94,6 +98,7 @@ def status(line: str) -> Status:
         line=line,
         versions=versions,
         requests=counts,
+        held={by.value: tuple(i for i, found in held.items() if found == by) for by in HeldBy},
         purged=sum(vault().state(request.id) == "shredded" for request in requests),
         history=history(line),
     )

@@ -54,7 +54,9 @@ def test_it_is_put_aside_with_the_reason_and_who_asked_beside_it_is_forgotten(at
     found = requests(checkout)
     assert found[HONEST]["state"] == "forgotten", done.stdout + done.stderr[-3000:]
     assert (found[ATTACKER]["state"], found[ATTACKER]["attempts"]) == ("open", 0)
-    assert "waits for a person (`sau request release`): 88 of 88 rows are common text" in done.stderr
+    assert "is put aside and waits for a person to decide: 88 of 88 rows are common text" in done.stderr
+    assert f"`sau request release {found[ATTACKER]['id']} --why WHY` lets it go on" in " ".join(done.stderr.split())
+    assert found[ATTACKER]["held_by"] == "quarantined"
     shown = json.loads(checkout.sau("request", "show", found[ATTACKER]["id"], "--json").stdout)
     assert [(e["kind"], e["by"]) for e in shown["events"]][1:] == [("quarantined", None)]
     said = checkout.sau("request", "check", "--line", LINE, "--subject", ATTACKER).stdout

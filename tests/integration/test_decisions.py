@@ -104,7 +104,7 @@ def test_somebody_who_was_refused_may_ask_again(ledger, request_id):
 def test_a_held_request_is_left_alone_until_the_hold_ends(ledger, request_id):
     hold(ledger, request_id, "case 12 of the court", "Ada")
     assert (ledger.waiting("tiny"), ledger.claim("tiny")) == ([], [])
-    with pytest.raises(RequestError, match="is held since"):
+    with pytest.raises(RequestError, match=r"is held already \(legal hold\) since"):
         hold(ledger, request_id, "again", "Ada")
     release(ledger, request_id, "the case is closed", "Bob")
     with pytest.raises(RequestError, match="neither a legal hold"):

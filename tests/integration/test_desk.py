@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from flows.desk.access import MAY, Access, Role, read_roles
 from flows.desk.app import HEADERS, MAX_FORM_BYTES, create_app
 from sau.errors import ConfigError, RequestError
+from tasks.engines.decisions import quarantine
 from tasks.engines.ledger import Ledger
 from tasks.engines.people import person_of
 from tasks.engines.settings import settings
@@ -98,6 +99,25 @@ def test_nobody_comes_in_without_a_token(desk, run):
     assert visitor.client.post("/enter", data={"token": "\x00é"}).status_code == 401
 
 
+def test_a_request_that_is_put_aside_says_that_it_waits_for_a_person(ada, eve, ledger, asked):
+    quarantine(ledger, asked, "9 of 9 rows are common text")
+    for visitor in (ada, eve):
+        inbox = visitor.get("/").text
+        assert re.search(
+            rf'1</b> put aside: no run takes it until[^<]*<a href="/requests/{asked}">', " ".join(inbox.split())
+        )
+        assert '<span class="badge held">put aside</span>' in inbox
+    page = ada.get(f"/requests/{asked}").text
+    assert "The request waits for a person to decide: it was put aside on" in page
+    assert "until you let it go on, or refuse it" in page
+    assert "waits for the next run" not in page
+    assert "until an officer lets it go on" in eve.get(f"/requests/{asked}").text
+    assert f"{asked}," in next(row for row in eve.get("/requests.csv").text.splitlines() if "quarantined" in row)
+    assert ada.post(f"/requests/{asked}/release", why="looked at").status_code == 303
+    assert "put aside" not in ada.get("/").text
+    ledger.withdraw(asked)
+
+
 def test_every_link_of_every_page_leads_somewhere_and_no_page_has_a_script(eve):
     """Walked from the first page on: from a person to the versions that know them, and back."""
     seen, waiting = {}, {"/?show=all"}
@@ -167,6 +187,7 @@ def test_a_request_is_taken_and_decided(ada, ledger):
     assert ledger.get(request_id).state == "refused"
     assert {event.actor for event in ledger.history(request_id)} == {"Ada"}
     assert "legal claims" in ada.get(path).text
+    assert "put aside" not in ada.get("/?show=all").text
     for about in ("refusal", "extension"):
         assert f'href="{path}/notices/{about}?language=de"' in ada.get(path).text
         letter = ada.get(f"{path}/notices/{about}")

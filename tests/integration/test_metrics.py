@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tasks.engines.decisions import quarantine
 from tasks.engines.leases import holding, take
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
@@ -37,11 +38,16 @@ def test_requests_are_counted_and_the_late_ones_named_by_id(ledger):
     ledger.submit("other", "eve@example.org", received_at=now - timedelta(days=300))
     ledger.move(asked["ben@example.org"].id, [State.OPEN], State.REVIEW)
     ledger.withdraw(ledger.submit("tiny", "finn@example.org", received_at=now - timedelta(days=400)).id)
+    quarantine(ledger, asked["dora@example.org"].id, "9 of 9 rows are common text")
     text = metrics("tiny")
     found = read(text)
     assert {key[1]: value for key, value in found.items() if key[0] == "sau_requests"} == {
         "open": 3, "running": 0, "forgotten": 0, "review": 1, "refused": 0, "withdrawn": 1,
     }  # fmt: skip
+    assert {key[1]: value for key, value in found.items() if key[0] == "sau_requests_held"} == {
+        "hold": 0,
+        "quarantined": 1,
+    }
     assert found["sau_requests_overdue",] == 2
     assert found["sau_requests_due_soon",] == 1
     assert found["sau_oldest_unanswered_seconds",] == pytest.approx(200 * 86400, abs=60)

@@ -19,7 +19,7 @@ from flows.cli.options import lines_of
 from sau.cli.app import app
 from sau.cli.console import plain
 from sau.errors import RequestError, SauError
-from tasks.engines.decisions import checked_text
+from tasks.engines.decisions import checked_text, quarantine
 from tasks.engines.ledger import Ledger
 from tasks.engines.settings import settings
 from tasks.engines.tables import State
@@ -59,13 +59,28 @@ def refused(*args, given=None):
     return " ".join(done.output.split())
 
 
+def test_a_request_that_is_put_aside_says_that_it_waits_for_a_person_and_what_to_type(ledger):
+    aside, other = (ledger.submit("tiny", who).id for who in ("demo-0001", "demo-0002"))
+    quarantine(ledger, aside, "9 of 9 rows are common text")
+    for command in (("list",), ("show", aside)):
+        words = " ".join(said(*command).split())
+        assert "put aside" in words
+        assert (
+            f"`sau request release {aside} --why WHY` lets it go on, or `sau request refuse {aside} --ground" in words
+        )
+    assert "put aside" not in said("show", other) + said("list", "--state", "forgotten")
+    assert {r["id"]: r["held_by"] for r in json.loads(said("list", "--json"))} == {aside: "quarantined", other: None}
+    assert json.loads(said("show", aside, "--json"))["held_by"] == "quarantined"
+    assert [row["held_by"] for row in csv.DictReader(io.StringIO(said("list", "--csv")))] == ["quarantined", ""]
+
+
 def test_a_request_goes_through_an_officers_hands(ledger):
     asked = ledger.submit("tiny", "demo-0001", "objection").id
     by = ("--by", "Ada Officer")
     said("confirm", asked, "--how", "passport seen", *by)
     said("extend", asked, "--why", "many requests", *by)
     said("hold", asked, "--why", "case 12", *by)
-    assert "open, held" in said("list")
+    assert "open, legal hold" in said("list")
     said("release", asked, "--why", "closed", *by)
     said("told", asked, "--recipient", "Acme, by mail", *by)
     shown = json.loads(said("refuse", asked, "--ground", "legal-claims", "--why", "case 13", *by, "--json"))
