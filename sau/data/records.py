@@ -18,7 +18,10 @@ one person's bytes can be deleted without touching everybody else's:
     data/holdout/<internal id>.jsonl    rows no model of this line ever sees (the membership null)
 """
 
+import contextlib
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,11 +88,11 @@ def open_records(
         files = sorted(p for p in path.rglob("*") if readable(p))
         if not files:
             raise DataError(f"{path}: no file of rows ({', '.join(READERS)}) in this folder")
-        return lambda: (row for file in files for row in _records(read(file), file.stem, str(file), how, copies=False))
+        return lambda: (row for file in files for row in _of_file(file, how, copies=False))
     if path.is_dir():
         return lambda: _records(enumerate(saved(path), 1), path.name, str(path), how)
     if readable(path):
-        return lambda: _records(read(path), path.stem, str(path), how)
+        return lambda: _of_file(path, how)
     if path.is_file():
         raise DataError(f"{path}: has to end in {' or '.join(READERS)}, as what is in it is")
     if path.suffix.lower() in READERS:
@@ -154,6 +157,33 @@ class _How(NamedTuple):
     subject: str | None
     columns: Mapping[str, str]
     window_bytes: int | None
+
+
+_SHARD = re.compile(r"[0-9a-f]{1,32}\Z|nobody-\d{5}\Z")
+
+
+def _of_file(file: Path, how: _How, *, copies: bool = True) -> Iterator[Row]:
+    """A file's records. Of a data set's shard, whose name is of the people in it, an error names the bytes instead."""
+    try:
+        yield from _records(read(file), file.stem, str(file), how, copies=copies)
+    except DataError as error:
+        if not is_shard(file):
+            raise
+        with contextlib.suppress(OSError), file.open("rb") as damaged:
+            digest = hashlib.file_digest(damaged, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            why = str(error).removeprefix(f"{file}: ")
+            raise DataError(
+                f"data/{file.parent.name}: the file whose MD5 is {digest}: {why}; it is not as it was taken in: `sau "
+                "doctor --line LINE` fetches what a leading version's data has lost, `dvc checkout --force data.dvc` "
+                "or `dvc pull` what this checkout's has; where DVC itself has these bytes, take the data in anew"
+            ) from None
+        raise DataError(f"data/{file.parent.name}: a file of the data set cannot be read") from None
+
+
+def is_shard(file: Path) -> bool:
+    """Whether a file is one of a data set's own, by its place and name."""
+    place = file.parent
+    return place.name in ("train", "holdout") and place.parent.name == "data" and bool(_SHARD.match(file.stem))
 
 
 _NONE = object()

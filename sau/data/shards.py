@@ -8,7 +8,6 @@ Rows about nobody lie in `nobody-00000.jsonl` and so on. A row about several peo
 them, so that it is found from any; where the folder is read, the copy of the first counts.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -134,9 +133,12 @@ def rows_of(folder: Path, person: str) -> list[Row]:
 
 
 def have_internal_ids(folder: Path) -> bool:
-    """Whether the people of a data folder have internal ids already, by the first row of each of its files."""
-    firsts = (next(path.open(encoding="utf-8"), "{}") for path in folder.rglob("*.jsonl"))
-    people = [json.loads(line).get("subject_id") for line in firsts]
+    """Whether the people of a data folder have internal ids already, by the first row of each of its files.
+
+    Raises:
+        DataError: one that cannot be read.
+    """
+    people = [next(open_records(path)())["subject_id"] for path in folder.rglob("*.jsonl")]
     return bool(people) and all(person is None or INTERNAL.match(str(person)) for person in people)
 
 

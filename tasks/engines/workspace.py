@@ -249,7 +249,7 @@ _CORRUPTED = re.compile(r"object (\S+) is corrupted")
 def _no_whole(md5: str, remote: str, cache_has: str = "was damaged") -> str:
     return (
         f"object {md5} {cache_has} in DVC's cache, and {remote} has no whole one: bring it there from a copy of that "
-        "remote, then run this again"
+        "remote, then run this again (`sau doctor --line LINE` looks at all that the version which leads is made of)"
     )
 
 
@@ -362,9 +362,7 @@ class Workspace:
             file.unlink(missing_ok=True)
             self._pull(f"{path}/{only}")
             if cache.md5_of(file) != md5:
-                raise WorkspaceError(
-                    f"{path}: object {md5} is damaged, in DVC's cache and in {self.settings.remote_url}"
-                )
+                raise WorkspaceError(f"{path}: {_no_whole(md5, self.settings.remote_url)}")
 
     def bring_all(self, rev: str) -> None:
         """Bring here everything that the worktree pins, which is open at `rev`; as in `point`.

@@ -1,5 +1,6 @@
 """Shards: who is in which, and what is left when somebody is taken out."""
 
+import hashlib
 import json
 import re
 
@@ -10,6 +11,7 @@ from sau.data.demo import demo_rows
 from sau.data.people import drawn
 from sau.data.records import load_records
 from sau.data.shards import as_of, find_records, have_internal_ids, rows_of, take_out, width, write_people
+from sau.errors import DataError
 
 PEOPLE = ["alice", "Alice", "p.a@example.org", "77", "Jörg"]
 
@@ -123,6 +125,22 @@ def test_the_same_rows_and_ids_are_the_same_bytes(tmp_path, rows):
 @pytest.mark.parametrize(("people", "digits"), [(1, 32), (1024, 32), (1025, 2), (100_000, 3), (1_000_000, 4)])
 def test_shards_hold_few_people_however_many_there_are(people, digits):
     assert width(people) == digits
+
+
+@pytest.mark.parametrize("written_over", [b"", b"\xff", b"{", b"[]\n", b'{"subject_id": "Mallory Quux"}\n'])
+@pytest.mark.parametrize("read", [load_records, have_internal_ids, lambda data: rows_of(data / "train", "a" * 32)])
+def test_a_damaged_shard_is_named_by_its_bytes_and_the_way_out_is_said(tmp_path, written_over, read):
+    """Not by its file's name, which is somebody's."""
+    shard = tmp_path / "data" / "train" / f"{'a' * 32}.jsonl"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(written_over)
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "data")
+    said = str(error.value)
+    assert said.startswith(f"data/train: the file whose MD5 is {hashlib.md5(written_over).hexdigest()}: ")
+    assert "`sau doctor --line LINE`" in said
+    assert "`dvc pull`" in said
+    assert [word for word in ("aaaa", "Mallory", str(tmp_path), "\n") if word in said] == []
 
 
 def test_shards_of_before_internal_ids_are_read_and_taken_out_of(tmp_path):
