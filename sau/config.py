@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sau.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
+_PROBLEMS = 10
+"""So many wrong keys are named at once."""
+_NAME = re.compile(r"[A-Za-z0-9_.:/@-]{1,64}\Z")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -25,8 +28,15 @@ def checked(model: type[M], fields: Any, where: str) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: {'; '.join(problems)}") from None
+        found = error.errors(include_url=False)
+        problems = [f"{'.'.join(map(_name, e['loc'])) or 'value'}: {e['msg']}" for e in found[:_PROBLEMS]]
+        more = f"; and {len(found) - _PROBLEMS} more" if len(found) > _PROBLEMS else ""
+        raise ConfigError(f"{where}: {'; '.join(problems)}{more}") from None
+
+
+def _name(key: int | str) -> str:
+    """A key as an error names it: one that is no name may be anything, of any length."""
+    return key if isinstance(key, str) and _NAME.match(key) else str(key) if isinstance(key, int) else "(no name)"
 
 
 class _Core(yaml.SafeLoader):
@@ -35,7 +45,7 @@ class _Core(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise ConfigError(f"line {node.start_mark.line + 1}: the key {twice!r} is given twice")
+            raise ConfigError(f"line {node.start_mark.line + 1}: the key {_name(str(twice))} is given twice")
         return super().construct_mapping(node, deep)
 
 
@@ -58,7 +68,10 @@ def parse_yaml(text: str) -> Any:
         ConfigError: a mapping with the same key twice.
         yaml.YAMLError: not YAML.
     """
-    return yaml.load(text, Loader=_Core)
+    try:
+        return yaml.load(text, Loader=_Core)
+    except (RecursionError, ValueError):  # nested, or with more digits, than any parameter
+        raise yaml.YAMLError from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

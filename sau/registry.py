@@ -24,6 +24,7 @@ class Component(BaseModel):
 
 
 C = TypeVar("C", bound=Component)
+_SHOWN = 64
 
 
 @cache
@@ -59,10 +60,11 @@ def build(base: type[C], package: str, config: Any) -> C:
     fields = {"name": config} if isinstance(config, str) else dict(config)
     known = discover(base, package)
     name = fields.get("name")
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
+    if not isinstance(name, str) or name not in known:
+        near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
         hint = f", did you mean {near[0]!r}" if near else ""
-        raise ConfigError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
+        shown = repr(name) if isinstance(name, str) and len(name) <= _SHOWN else f"({type(name).__name__})"
+        raise ConfigError(f"unknown {kind} {shown}{hint}; known: {', '.join(known)}")
     return checked(known[name], fields, f"{kind} {name!r}")
 
 

@@ -87,7 +87,7 @@ def opened(envelope: bytes, payload_type: str, public: str | None) -> dict[str, 
         return json.loads(parsed.payload)
     except SslibError:
         raise CertificateError("certificate: it was changed, or another key has signed it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CertificateError("certificate: not a DSSE envelope") from None
 
 

@@ -172,9 +172,11 @@ class Vault:
             )
         try:
             wrapped = json.loads(self._wrapped(request).read_bytes())
-        except (OSError, ValueError):
-            raise VaultError(f"vault: the key file of {request} is damaged") from None
-        if not isinstance(wrapped, dict):
+        except (OSError, ValueError, RecursionError):
+            wrapped = None
+        if not isinstance(wrapped, dict) or not {"kek", "wrapped"} <= wrapped.keys():
+            raise VaultError(f"vault: the key file of {request} is damaged")
+        if not all(isinstance(value, str) for value in wrapped.values()):
             raise VaultError(f"vault: the key file of {request} is damaged")
         return wrapped
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -18,6 +19,8 @@ from sau.files import write_private
 
 _KEY, _NONCE = 32, 12
 _COMMAND_S = 60
+_NAME = re.compile(r"command\Z|[0-9a-f]{16}\Z")
+"""What key-encryption keys are called."""
 
 
 class GivenKeys:
@@ -67,9 +70,13 @@ class FileKeys(GivenKeys):
         return super().wrap(request, key)
 
     def _load(self) -> None:
-        current = (self.folder / "current").read_text(encoding="ascii")
+        current = _read(self.folder / "current").strip()
+        if not _NAME.match(current):
+            raise VaultError(
+                f"vault: {self.folder / 'current'} is damaged: it names the newest of the .kek files there"
+            )
         names = [current, *(path.stem for path in self.folder.glob("*.kek") if path.stem != current)]
-        super().__init__([_decoded((self.folder / f"{n}.kek").read_text(encoding="ascii"), f"{n}.kek") for n in names])
+        super().__init__([_decoded(_read(self.folder / f"{name}.kek"), f"{name}.kek") for name in names])
 
     def _make(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,7 +152,8 @@ class AnyOf:
         for source in self.sources:
             if source.knows(kek):
                 return source.unwrap(request, wrapped)
-        raise VaultError(f"vault: the key-encryption key {kek or '?'} of {request} is not given here")
+        named = kek if _NAME.match(kek) else "?"
+        raise VaultError(f"vault: the key-encryption key {named} of {request} is not given here")
 
 
 def vault_of(home: Path, environment: Mapping[str, str]) -> Vault:
@@ -196,6 +204,13 @@ def _sources(home: Path, environment: Mapping[str, str]) -> list[Wrapper]:
 def _name(key: bytes) -> str:
     """What a key-encryption key is called: it says nothing of the key."""
     return hashlib.sha256(b"kek/" + key).hexdigest()[:16]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        raise VaultError(f"vault: {file} is missing or damaged; the rows it guards are lost without a copy") from None
 
 
 def _purpose(request: str) -> bytes:
