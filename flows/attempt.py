@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.servers import prefect_server
 from sau.errors import ConfigError, TrackingError
+from sau.logs import about
 from tasks.engines.leases import holding, note_flow_runs, take
 from tasks.engines.ledger import GIVEN_UP, LINE, Ledger, State
 from tasks.engines.orchestration import current_flow_run, end_flow_runs
@@ -46,6 +47,12 @@ def line_lock(line: str, purpose: str = "an attempt") -> Iterator[None]:
         ConfigError: a malformed line.
         LeaseError: another attempt has the line now.
     """
+    with about(line=line), _lease(line, purpose):
+        yield
+
+
+@contextmanager
+def _lease(line: str, purpose: str) -> Iterator[None]:
     if not GIVEN_UP.match(line):  # of which there are still rows to purge
         check_line(line)
     ledger = Ledger(settings().ledger_url)

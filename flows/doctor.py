@@ -72,7 +72,7 @@ def set_champion(line: str, number: int, by: str) -> tuple[VersionRecord, list[s
     with line_lock(line, "set-champion"):
         record = Registry().lead(line, number, by=f"{by}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
         ledger.note_line(line, "champion set", by, version=number)
-    return record, lapsed(ledger.list(line))
+    return record, lapsed(line)
 
 
 def adopt_version(line: str, number: int, by: str) -> VersionRecord:

@@ -12,6 +12,7 @@ from flows.purge import purge_due
 from flows.retrain import reference_line, retrain
 from sau.config import merge
 from sau.errors import SauError, TrackingError
+from sau.logs import about
 from sau.stages import RECIPES
 from tasks.certify import certify
 from tasks.deadlines import announce
@@ -126,9 +127,10 @@ def _carried_out(
     while left:
         asked, given = left.pop(0)
         try:
-            record, champion, more = _new_version(
-                line, list(asked.request_ids), reference, merge(given, asked.changes), show_answers
-            )
+            with about(requests=asked.request_ids):
+                record, champion, more = _new_version(
+                    line, list(asked.request_ids), reference, merge(given, asked.changes), show_answers
+                )
         except BaseException as error:
             waiting = [*asked.request_ids, *(i for other, _ in left for i in other.request_ids)]
             ledger.move_all(waiting, [State.RUNNING], State.OPEN, last_error=type(error).__name__)

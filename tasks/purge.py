@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from sau.certificate.record import Cleaned
 from sau.errors import RequestError, SauError
 from sau.files import write_private
+from sau.logs import about
 from tasks.battery import CACHE as KEPT
 from tasks.certify import latest, log_folder, signed
 from tasks.engines.databases import clean, local_databases
@@ -31,6 +32,7 @@ from tasks.requests import in_force
 from tasks.scan import DATA_SET, ERASED, Scan, scan, secrets_of
 from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
+from tasks.versions.lineage import carried_out
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 
@@ -86,11 +88,11 @@ def due(line: str, after_days: int) -> list[str]:
     Raises:
         TrackingError: MLflow cannot be asked.
     """
-    ledger, before = Ledger(settings().ledger_url), datetime.now(UTC) - timedelta(days=after_days)
-    forgotten = [r for r in ledger.list(line, [State.FORGOTTEN]) if r.held_at is None and not is_purged(r.id)]
-    holds = in_force(forgotten)
-    ready = [r.id for r in forgotten if holds[r.id] and _lacking(r.id) <= 0]
-    return [request_id for request_id in ready if _forgotten_at(ledger, request_id) <= before]
+    past = Ledger(settings().ledger_url).forgotten_before(line, datetime.now(UTC) - timedelta(days=after_days))
+    purged = vault().shredded()
+    left = [request_id for request_id in past if request_id not in purged or is_begun(request_id)]
+    done = carried_out(line) if left else {}
+    return [request_id for request_id in left if request_id in done and _lacking(request_id) <= 0]
 
 
 def _lacking(request_id: str) -> int:
@@ -173,7 +175,12 @@ def purge(request_id: str, policy: str, by: str = "") -> Purged:
     Raises:
         RequestError: see `check_purge`.
     """
-    todo = preview(request_id, policy)
+    with about(requests=(request_id,)):
+        return _purge(preview(request_id, policy), by)
+
+
+def _purge(todo: Plan, by: str) -> Purged:
+    request_id = todo.request_id
     _keep(todo)
     log.info("purging %s: %d versions expire, %d objects", request_id, len(todo.expiring), len(todo.objects))
     secrets: dict[str, str] = {}
@@ -328,14 +335,6 @@ def _sign(todo: Plan, done: list[Cleaned]) -> str:
     entry = signed(subjects, evidence)
     log.info("record %s in %s", entry.digest[:16], log_folder())
     return entry.digest
-
-
-def _forgotten_at(ledger: Ledger, request_id: str) -> datetime:
-    """When it was forgotten the first time that it has stayed so."""
-    at = None
-    for when, state in ledger.events(request_id):
-        at = (at or when) if state == State.FORGOTTEN else None
-    return at or datetime.now(UTC)
 
 
 def _keep(todo: Plan) -> None:

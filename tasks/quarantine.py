@@ -18,6 +18,9 @@ from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
 
+MAX_BATCH = 400
+"""So many open requests are one version: their ids have to fit into a tag of an MLflow run, 8,000 characters."""
+
 
 def look_at(line: str) -> list[str]:
     """Look at the rows of a line's open requests; those that a person has to see first are put on hold.
@@ -27,13 +30,14 @@ def look_at(line: str) -> list[str]:
     an event `sau.request.quarantined` is emitted.
 
     Returns:
-        The ids of the open requests that may be carried out: an attempt takes no other, that came in the meantime.
+        The ids of the open requests that may be carried out, the oldest ones, `MAX_BATCH` at most: an attempt takes no
+        other, that came in the meantime.
 
     Raises:
         WorkspaceError: the data is in neither cache nor remote.
     """
     ledger = Ledger(settings().ledger_url)
-    asked = [request for request in waiting(line) if request.state == State.OPEN]
+    asked = [request for request in waiting(line) if request.state == State.OPEN][:MAX_BATCH]
     new = [request for request in asked if not decisions.was_released(ledger, request.id)]
     stopped: set[str] = set()
     for request_id, found in _common_rows(ledger, line, asked, new).items():

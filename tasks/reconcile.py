@@ -21,7 +21,7 @@ from tasks.register import complete
 from tasks.requests import conclude, given_up_as, lapsed
 from tasks.retry import Try, tries_after
 from tasks.suppression import Suppression
-from tasks.versions.expiry import expired
+from tasks.versions.expiry import all_expired, expired
 from tasks.versions.lineage import carried_out
 from tasks.versions.record import BOOTSTRAP, MAY_LEAD, UNJUDGED, VersionRecord
 from tasks.versions.registry import Registry
@@ -192,7 +192,7 @@ def _leader(registry: Registry, line: str) -> Iterator[Finding]:
             line, leader.number, by=outside if registry.moves(line) else "not known, before this was kept"
         )
     if leader is None or not leader.may_lead or gone:
-        able = [record for record in versions if record.may_lead and not expired(root, record.tag)]
+        able = [v for v in versions if v.may_lead and v.tag not in all_expired(root, line)]
         was = f"{leader.tag}: is champion with verdict {leader.verdict}" if leader else f"line {line}: none leads"
         yield Finding(
             what=f"is champion, {gone.words}" if gone else was,
@@ -242,7 +242,7 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
     left = [request.id for request in ledger.list(line, [State.RUNNING])]
     if died := ledger.move_all(left, [State.RUNNING], State.OPEN, last_error="died"):
         yield Finding(what=f"{' '.join(died)}: the attempt died, open again")
-    known = {request.id for request in ledger.list()}  # also of a line of this name that was given up
+    known = set(ledger.ids())  # also of a line of this name that was given up
     for entry in Suppression().all():
         if entry.line == line and entry.request_id not in known and entry.request_id not in done:
             yield Finding(
@@ -252,7 +252,7 @@ def _requests(registry: Registry, line: str) -> Iterator[Finding]:
                 f"`sau suppression lift {entry.request_id}`",
                 stops=True,
             )
-    for request_id in lapsed(ledger.list(line)):
+    for request_id in lapsed(line):
         yield Finding(
             what=f"{request_id}: forgotten, and not in force on {leader.tag}, which leads",
             way_out=f"the next `sau forget --line {line}` carries it out again",

@@ -169,13 +169,19 @@ def submit_all(
     ledger = Ledger(settings().ledger_url)
     ids = internal_ids(line, people)
     there = are_in(_leading(line).tag, ids.values())
-    asked = {request.subject_id for request in ledger.list(line)}
-    known = [subject for subject in people if ids.get(subject) in there or subject in asked]
-    missing = [number for subject, number in people.items() if subject not in set(known)]
+    standing = ledger.standing(line, people)
+    known = {subject for subject in people if ids.get(subject) in there or subject in standing}
+    missing = [number for subject, number in people.items() if subject not in known]
     answers += [Answered(line=number, answer=Answer.UNKNOWN) for number in missing]
     note = f", {len(missing)} people not in the data, {len(answers) - len(missing)} lines left out"
     for request, new in ledger.submit_all(
-        line, known, reason, received_at=received_at, law=law, actor=actor, note=note
+        line,
+        [subject for subject in people if subject in known],
+        reason,
+        received_at=received_at,
+        law=law,
+        actor=actor,
+        note=note,
     ):
         answer = Answer.TAKEN if new else Answer.STANDING
         answers.append(Answered(line=people[request.subject_id], answer=answer, request_id=request.id))
@@ -337,7 +343,7 @@ def _wanted(ledger: Ledger, line: str, retry_review: bool) -> dict[str, Any]:
     """What the ledger has to know to say what waits: which requests hold on the leading version, and which do not."""
     done = _reviewed(ledger, line) if retry_review else []
     identified = settings().confirm_identity
-    return {"retry_review": retry_review, "lapsed": lapsed(ledger.list(line)), "done": done, "identified": identified}
+    return {"retry_review": retry_review, "lapsed": lapsed(line), "done": done, "identified": identified}
 
 
 def _reviewed(ledger: Ledger, line: str) -> list[str]:
@@ -351,9 +357,19 @@ def _reviewed(ledger: Ledger, line: str) -> list[str]:
     return [request_id for request_id in waiting if request_id in done]
 
 
-def lapsed(requests: Iterable[Request]) -> list[str]:
-    """The ids of the forgotten requests among these that are not in force."""
-    return [request_id for request_id, holds in in_force(requests).items() if not holds]
+def lapsed(line: str) -> list[str]:
+    """The ids of a line's forgotten requests that are not in force.
+
+    Raises:
+        TrackingError: MLflow cannot be asked.
+    """
+    forgotten = Ledger(settings().ledger_url).ids(line, [State.FORGOTTEN])
+    if not forgotten:
+        return []
+    from tasks.versions.lineage import carried_out  # only where there is something to ask
+
+    done = carried_out(line)
+    return [request_id for request_id in forgotten if request_id not in done]
 
 
 def _check_in(tag: str, line: str, subject: str) -> None:

@@ -128,8 +128,7 @@ def _checkpoints(folders: list[Path]) -> Table:
 def _versions(registry: Registry, lines: list[str]) -> Table:
     table = Table("version", "aliases", "verdict", "requests", title="registered versions")
     for line in lines:
-        for listed in registry.all(line):
-            record = registry.get(line, listed.number)
+        for record in registry.all(line):
             table.add_row(record.tag, ", ".join(record.aliases), record.verdict, " ".join(record.request_ids))
     return table
 

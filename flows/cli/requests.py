@@ -111,7 +111,7 @@ def request_list(
 
     Grounds: no-longer-needed, consent-withdrawn, objection, unlawful, legal-obligation, child, unstated."""
     from tasks.engines.decisions import put_aside, what_next
-    from tasks.engines.ledger import State
+    from tasks.engines.ledger import UNANSWERED, State
     from tasks.requests import Due, csv_of, due
 
     if bad := [s for s in state or [] if s not in set(State)]:
@@ -120,8 +120,9 @@ def request_list(
     if only_due not in wanted:
         raise typer.BadParameter(f"{only_due!r}: has to be overdue or due-soon", param_hint="--due")
     now = datetime.now(UTC)
+    wanted_states = [State(s) for s in state or (UNANSWERED if only_due else ())]
     ledger = open_ledger()
-    rows, held = ledger.list(line, [State(s) for s in state or []]), ledger.held(line)
+    rows, held = ledger.list(line, wanted_states), ledger.held(line)
     rows = [row for row in rows if due(row, now) in wanted[only_due]]
     holds = _in_force(rows)
     if as_json or as_csv:

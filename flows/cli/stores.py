@@ -87,7 +87,7 @@ def line_show(line: Named, as_json: AsJson = False) -> None:
 
     registry = Versions()
     tagged = tagged_versions(settings().root, line)
-    records = [registry.get(line, found.number) for found in registry.all(line)]
+    records = registry.all(line)
     if as_json:
         print_json([record.model_dump() | {"git_tag": record.number in tagged} for record in records])
         return

@@ -188,12 +188,11 @@ def version_page(line: str, number: int) -> dict[str, Any]:
 
 
 def lines() -> dict[str, list[VersionRecord]]:
-    """Every line's versions, newest first, with the aliases of the one that leads."""
+    """Every line's versions, newest first."""
     registry, found = Registry(), {}
     for line in registry.tracking.lines():
         if records := registry.all(line):
-            leader = registry.find(line)
-            found[line] = [leader if leader and leader.number == r.number else r for r in reversed(records)]
+            found[line] = records[::-1]
     return found
 
 

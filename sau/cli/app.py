@@ -14,8 +14,9 @@ from pathlib import Path
 
 import typer
 
-from sau.cli.console import err, plain
+from sau.cli.console import err, is_json, plain
 from sau.errors import ConfigError, SauError
+from sau.logs import about, as_json
 
 ADDING = "sau.commands"
 """The entry-point group of modules that add commands when they are imported."""
@@ -60,7 +61,11 @@ def main() -> None:
 
 
 def _say(error: Exception, words: str) -> None:
-    """One line, whatever an engine or a path put into it."""
+    """One line, whatever an engine or a path put into it; of JSON where the log is, but for a step, which DVC calls."""
+    if is_json() and sys.argv[1:2] != ["stage"]:
+        with about(error=type(error).__name__):
+            as_json().error("%s", " ".join(words.split()))
+        return
     err.print(f"[bold red]{type(error).__name__}[/]: {plain(' '.join(words.split()))}", highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from sau.logs import JSON, VARIABLE, as_json
 
 if TYPE_CHECKING:
     from sau.verify.record import Verification  # imported where it is used: with torch it takes seconds
@@ -58,7 +61,11 @@ class _Progress(logging.Handler):
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Show the product's log on stderr while the block runs."""
+    """Show the product's log on stderr while the block runs, as lines of JSON where the settings say so."""
+    if is_json():
+        as_json()
+        yield
+        return
     handler = _Progress()
     handler.setFormatter(logging.Formatter())
     logger = logging.getLogger("sau")
@@ -70,6 +77,11 @@ def progress() -> Iterator[None]:
             yield
     finally:
         logger.removeHandler(handler)
+
+
+def is_json() -> bool:
+    """Whether the settings want the log as JSON."""
+    return os.environ.get(VARIABLE) == JSON
 
 
 def plain(value: Any) -> str:

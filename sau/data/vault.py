@@ -120,6 +120,10 @@ class Vault:
         """Ids of the requests whose keys are held, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.key") if self.state(path.stem) == "held")
 
+    def shredded(self) -> set[str]:
+        """Ids of the requests whose keys were shredded."""
+        return {path.stem for path in self.folder.glob("*.shredded")}
+
     def sealed(self, request: str) -> Path:
         """Where a request's sealed file lies."""
         return self.folder / f"{_checked(request)}{SEALED}"

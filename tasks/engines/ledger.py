@@ -23,14 +23,16 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, null, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from sau.data.people import canonical
 from sau.errors import DataError, RequestError
 from tasks.engines.database import Database
 from tasks.engines.leases import fence
 from tasks.engines.tables import (
+    STANDING,
     UNANSWERED,
     Event,
     HeldBy,
@@ -59,7 +61,6 @@ GIVING, GIVEN = "giving up", "given up"
 LISTED = "list of people taken"
 """The kind of a line's event."""
 
-_OVER = (State.WITHDRAWN, State.REFUSED)
 _HELD_BY = (
     select(Event.kind)
     .where(Event.request_id == Request.id, Event.kind.in_(list(HeldBy)))
@@ -71,6 +72,8 @@ _HELD_BY = (
 STILL_HELD = case((_HELD_BY == HeldBy.QUARANTINE, null()), else_=Request.held_at)
 """`held_at` of a request that is over: a quarantine ends with the decision it waited for, a legal hold does not."""
 _TRIES = 5
+_AT_ONCE = 500
+"""So many people are asked for in one statement."""
 
 
 def subject_of(given: str) -> str:
@@ -147,10 +150,9 @@ class Ledger(Database):
             Each request with whether it is new, in the given order, nobody twice.
         """
         wanted = list_of(dict.fromkeys(map(subject_of, subject_ids)))
-        query = select(Request).where(Request.line == line, Request.state.not_in(_OVER))
         for _ in range(_TRIES):
+            standing = self.standing(line, wanted)
             with contextlib.suppress(IntegrityError), self.session() as session:  # somebody asked in between
-                standing = {request.subject_id: request for request in session.scalars(query)}
                 new = {
                     subject: _new_request(line, subject, reason, received_at, law)
                     for subject in wanted
@@ -169,11 +171,7 @@ class Ledger(Database):
         """The subject's standing request on the line."""
         with self.session() as session:
             return session.scalar(
-                select(Request).where(
-                    Request.line == line,
-                    Request.subject_id == subject_of(subject_id),
-                    Request.state.not_in(_OVER),
-                )
+                select(Request).where(Request.line == line, Request.subject_id == subject_of(subject_id), STANDING)
             )
 
     def get(self, request_id: str) -> Request:
@@ -206,6 +204,41 @@ class Ledger(Database):
         with self.session() as session:
             found = {row.id: (row.state, HeldBy(row.kind or HeldBy.LEGAL_HOLD)) for row in session.execute(query)}
         return {key: by for key, (state, by) in found.items() if by != HeldBy.QUARANTINE or state == State.OPEN}
+
+    def ids(self, line: str | None = None, states: Iterable[State] = ()) -> "list_of[str]":
+        """The ids alone of what `list` gives: read off an index alone."""
+        query = select(Request.id).order_by(Request.received_at, Request.id)
+        if line:
+            query = query.where(Request.line == line)
+        if wanted := list_of(states):
+            query = query.where(Request.state.in_(wanted))
+        with self.session() as session:
+            return list_of(session.scalars(query))
+
+    def standing(self, line: str, subject_ids: Iterable[str]) -> "dict[str, Request]":
+        """The standing requests of these people on a line, by their ids."""
+        wanted, found = list_of(map(subject_of, subject_ids)), list_of[Request]()
+        with self.session() as session:
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = Request.subject_id.in_(wanted[start : start + _AT_ONCE])
+                found += session.scalars(select(Request).where(Request.line == line, some, STANDING))
+        return {request.subject_id: request for request in found}
+
+    def forgotten_before(self, line: str, before: datetime) -> "list_of[str]":
+        """The ids of forgotten requests under no hold that have stayed so since before a time, oldest first."""
+        later = aliased(Event)
+        left = exists().where(later.request_id == Event.request_id, later.id > Event.id, later.state != State.FORGOTTEN)
+        query = (
+            select(Request.id)
+            .join(Event, Event.request_id == Request.id)
+            .where(Request.line == line, Request.state == State.FORGOTTEN, Request.held_at.is_(None))
+            .where(Event.state == State.FORGOTTEN, ~left)
+            .group_by(Request.id, Request.received_at)
+            .having(func.min(Event.at) <= before)
+            .order_by(Request.received_at, Request.id)
+        )
+        with self.session() as session:
+            return list_of(session.scalars(query))
 
     def by_deadline(
         self,

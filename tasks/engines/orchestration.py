@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.futures import as_completed
@@ -27,6 +28,8 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Crashed, State
 from prefect.task_runners import ThreadPoolTaskRunner
+
+from sau.logs import add_source
 
 __all__ = [
     "NO_CACHE",
@@ -45,6 +48,16 @@ __all__ = [
 def current_flow_run() -> str:
     """The id of the flow run that this is part of, "" outside any."""
     return str(this_flow_run.id or "")
+
+
+def _running() -> dict[str, str]:
+    """The flow run and step that this is part of, for a log's line."""
+    flow_run, step = FlowRunContext.get(), TaskRunContext.get()
+    found = {"flow_run": str(flow_run.flow_run.id)} if flow_run and flow_run.flow_run else {}
+    return found | ({"step": step.task_run.name} if step else {})
+
+
+add_source(_running)
 
 
 def end_flow_runs(flow_run_ids: Sequence[str], api: str = "") -> None:

@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -40,7 +40,7 @@ class Reader(Protocol):
         """A version of a line by number, else by alias; None where there is none."""
 
     def all_registered(self, line: str) -> list[Registered]:
-        """Every version of a line, oldest first; their aliases are left out."""
+        """Every version of a line, oldest first."""
 
     def line_tags(self, line: str) -> Mapping[str, str]:
         """A line's own tags; none where it has no version."""
@@ -58,17 +58,17 @@ class Tables:
 
     def registered(self, line: str, number: int | None, *, alias: str) -> Registered | None:
         """As of `Reader`, which this is."""
-        if (found := self._line(line)) is None:
+        if (found := self.line(line)) is None:
             return self._tracking.registered(line, number, alias=alias)
         fits = (entry for entry in found[0] if (alias in entry.aliases if number is None else entry.number == number))
         return next(fits, None)
 
     def all_registered(self, line: str) -> list[Registered]:
-        found = self._line(line)
-        return self._tracking.all_registered(line) if found is None else [replace(one, aliases=()) for one in found[0]]
+        found = self.line(line)
+        return self._tracking.all_registered(line) if found is None else found[0]
 
     def line_tags(self, line: str) -> Mapping[str, str]:
-        found = self._line(line)
+        found = self.line(line)
         return self._tracking.line_tags(line) if found is None else found[1]
 
     @cached_property
@@ -77,8 +77,8 @@ class Tables:
 
         return Tracking()
 
-    def _line(self, line: str) -> tuple[list[Registered], Mapping[str, str]] | None:
-        """A line's versions and tags; None where the tables cannot say."""
+    def line(self, line: str) -> tuple[list[Registered], Mapping[str, str]] | None:
+        """A line's versions, oldest first, and tags; None where the tables cannot say."""
         if line not in self._lines:
             try:
                 self._lines[line] = self._read(line)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sau.errors import ConfigError
+from sau.logs import JSON, as_json
 
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 """What git sets for its hooks and aliases: it would name their repository and index wherever git is run."""
@@ -69,6 +71,7 @@ class Settings(BaseSettings):
         "", description="of `sau desk`, as ada=officer,eve=auditor; default: who starts it, officer"
     )
     desk_user_header: str = Field("", description="of `sau desk` behind a proxy: the header that says who is logged in")
+    log_format: Literal["text", "json"] = Field("text", description="json: what runs log, as JSON lines on stderr")
     prefect_api_url: str = Field("", description="a Prefect server; default: embedded")
 
     @property
@@ -163,6 +166,7 @@ def settings() -> Settings:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # after 2 and 4 s, which a restart may take
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(loaded.mlflow_wait_s / 3))),
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # of each run on a server, in front of what --json prints
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(loaded.state / "dvc-site"),
@@ -173,6 +177,8 @@ def settings() -> Settings:
         defaults["PREFECT_API_URL"] = loaded.prefect_api_url
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if loaded.log_format == JSON:  # a worker's flow run comes by no command line
+        as_json()
     os.environ["SAU_HOME"] = str(loaded.state)  # steps run elsewhere, and log there
     # Steps run as `python -m sau ...` below `dvc repro`: it has to be this Python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -35,13 +35,26 @@ class Expired(BaseModel):
 
 def expired(root: Path, version: str) -> Expired | None:
     """Why a version is gone; None of one that is not."""
-    if not git(root, "tag", "--list", f"expired/{version}"):
-        return None
-    said = git(root, "for-each-ref", "--format=%(contents)", f"refs/tags/expired/{version}")
-    try:
-        return Expired.model_validate_json(said)
-    except ValueError:
-        raise WorkspaceError(f"git tag expired/{version}: not one of this product's") from None
+    return _read(root, version).get(version)
+
+
+def all_expired(root: Path, line: str) -> dict[str, Expired]:
+    """Why versions of a line are gone, by their tags; those that are there are left out."""
+    return _read(root, f"{line}@v*")
+
+
+def _read(root: Path, versions: str) -> dict[str, Expired]:
+    """What is said of versions, by name or by a pattern of names; git is asked once, however many there are."""
+    listed = git(
+        root, "for-each-ref", "--format=%(refname:strip=3) %(contents:subject)", f"refs/tags/expired/{versions}"
+    )
+    found = {}
+    for version, _, said in (entry.partition(" ") for entry in listed.splitlines()):
+        try:
+            found[version] = Expired.model_validate_json(said)
+        except ValueError:
+            raise WorkspaceError(f"git tag expired/{version}: not one of this product's") from None
+    return found
 
 
 def expire(root: Path, version: str, request_id: str, policy: str) -> Expired:

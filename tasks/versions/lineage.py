@@ -27,11 +27,11 @@ def chain(line: str, number: int, versions: Versions | None = None) -> list[Vers
         RequestError: no such version.
         TrackingError: a parent is missing, or its digest is not the one its child recorded: the chain has a gap.
     """
-    versions = versions or Versions()
+    records = {record.number: record for record in (versions or Versions()).all(line)}  # read at once, however many
     links: list[VersionRecord] = []
     current: int | None = number
     while current is not None:
-        record, child = versions.find(line, current), links[-1] if links else None
+        record, child = records.get(current), links[-1] if links else None
         if record is None:
             if child is None:
                 raise RequestError(f"version {tag_name(line, current)}: not in this MLflow store")

@@ -10,6 +10,8 @@ from tasks.versions.record import VersionRecord
 _TEMPLATES = Path(__file__).parent / "templates"
 _BLUE, _PURPLE, _GREY = "#175cd3", "#6941c6", "#475467"
 _VERDICTS = {"PASS": "#1a7f37", "FAIL": "#b42318", "INCONCLUSIVE": "#9a6700", "REFUSED": "#b42318"}
+MAX_SHOWN = 20
+"""So many versions are drawn; `sau lineage` prints all of them."""
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _PAD = 350, 78, 46, 40, 20
 
 
@@ -31,11 +33,12 @@ class _Arrow:
 
 
 def svg(links: list[VersionRecord]) -> str:
-    """The chain as a picture, oldest version left.
+    """The newest versions of a chain as a picture, oldest left: it is stored with each, and has to stay as small.
 
     Args:
         links: as `chain` gives them, newest first.
     """
+    older, links = len(links[MAX_SHOWN:]), links[:MAX_SHOWN]
     boxes: list[_Box] = []
     arrows: list[_Arrow] = []
     y = [_PAD + row * (_HEIGHT + _GAP_Y) for row in range(4)]
@@ -48,7 +51,7 @@ def svg(links: list[VersionRecord]) -> str:
         if column:
             arrows.append(_Arrow(x - _GAP_X, y[2] + _HEIGHT // 2, x - 3, y[2] + _HEIGHT // 2))
     return html_template(_TEMPLATES / "lineage.svg").render(
-        title=f"Lineage of {links[0].tag}",
+        title=f"Lineage of {links[0].tag}" + (f", without {older} versions before these" if older else ""),
         boxes=boxes,
         arrows=arrows,
         box_width=_WIDTH,

@@ -55,7 +55,7 @@ class Versions:
         return record
 
     def all(self, line: str) -> list[VersionRecord]:
-        """Every version of a line, oldest first; their aliases are left out."""
+        """Every version of a line, oldest first."""
         return [VersionRecord.from_registered(entry) for entry in self._reader.all_registered(line)]
 
     def moves(self, line: str) -> list[tuple[str, int, str]]:
@@ -79,6 +79,10 @@ class Registry(Versions):
         self.tracking = tracking or Tracking()
         super().__init__(self.tracking)
 
+    def with_weights(self, line: str, weights_digest: str) -> list[VersionRecord]:
+        """The versions of a line that have these weights, without their aliases."""
+        return [VersionRecord.from_registered(entry) for entry in self.tracking.with_weights(line, weights_digest)]
+
     def add(
         self, record: VersionRecord, checkpoint: Path, *, run_id: str, description: str, number: int | None = None
     ) -> VersionRecord:
@@ -90,7 +94,7 @@ class Registry(Versions):
         Args:
             number: of one that had a number before; see `Tracking.register`.
         """
-        for found in self.all(record.line):
+        for found in self.with_weights(record.line, record.weights_digest):
             if found.is_same_as(record):
                 judged = record.judged.model_copy(update={"verdict_run": run_id if run_id != found.run_id else ""})
                 self.tracking.tag_version(record.line, found.number, found.judged_again(judged))

@@ -1,5 +1,6 @@
 """A line at a glance: person by version as counts, and which version led since when, moved by whom."""
 
+from collections import Counter
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -8,9 +9,9 @@ from sau.errors import RequestError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.settings import settings
-from tasks.engines.tables import HeldBy
+from tasks.engines.tables import UNANSWERED, HeldBy
 from tasks.engines.workspace import tag_name
-from tasks.versions.expiry import expired
+from tasks.versions.expiry import all_expired
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Versions
 
@@ -73,33 +74,27 @@ def status(line: str) -> Status:
     records = {found.number: found for found in registry.all(line)}
     if not records:
         raise RequestError(f"line {line}: no versions, run `sau bootstrap` first")
-    leader = registry.find(line)
     ledger = Ledger(settings().ledger_url)
-    requests, held = ledger.list(line), ledger.held(line)
-    asked = {r.id for r in requests if r.state in (State.OPEN, State.RUNNING, State.REVIEW, State.FORGOTTEN)}
-    counts: dict[str, int] = {}
-    for request in requests:
-        counts[request.state] = counts.get(request.state, 0) + 1
-    versions = []
-    for record in records.values():
-        done = asked & _carried_out(record, records)
-        gone = expired(settings().root, record.tag)
-        versions.append(
-            VersionStatus(
-                tag=record.tag,
-                verdict=record.verdict,
-                leads=leader is not None and leader.number == record.number,
-                forgotten=len(done),
-                known=len(asked - done),
-                expired=f"removed by {gone.request_id}" if gone else "",
-            )
+    held = ledger.held(line)
+    asked = set(ledger.ids(line, (*UNANSWERED, State.FORGOTTEN)))
+    done, gone = carried_out_by(records, asked), all_expired(settings().root, line)
+    versions = [
+        VersionStatus(
+            tag=record.tag,
+            verdict=record.verdict,
+            leads=record.leads,
+            forgotten=done[record.number],
+            known=len(asked) - done[record.number],
+            expired=f"removed by {gone[record.tag].request_id}" if record.tag in gone else "",
         )
+        for record in records.values()
+    ]
     return Status(
         line=line,
         versions=versions,
-        requests=counts,
+        requests=ledger.counts(line),
         held={by.value: tuple(i for i, found in held.items() if found == by) for by in HeldBy},
-        purged=sum(vault().state(request.id) == "shredded" for request in requests),
+        purged=len(vault().shredded().intersection(ledger.ids(line))),
         history=history(line),
     )
 
@@ -113,12 +108,30 @@ def history(line: str) -> list[Led]:
     return [Led(version=tag_name(line, number), at=datetime.fromisoformat(at), by=by) for at, number, by in moves]
 
 
-def _carried_out(record: VersionRecord, records: dict[int, VersionRecord]) -> set[str]:
-    """The requests of a version and its parents; of one that did not pass, those of its parents alone."""
+def carried_out_by(records: dict[int, VersionRecord], asked: set[str]) -> dict[int, int]:
+    """By version, how many of these requests it and its parents have carried out; one that did not pass, its parents
+    alone. What a version adds to its parent is counted once, whoever comes after it."""
+    own = {n: asked.intersection(record.request_ids) if record.may_lead else set() for n, record in records.items()}
+    made_by = Counter(request_id for ids in own.values() for request_id in ids)
+    found = {0: 0}
+    for number in records:
+        chain: list[int] = []  # up to a version that is counted, or was made from none that is here
+        current = number
+        while current not in found and current in records:
+            chain.append(current)
+            current = records[current].parent or 0
+        above = found.get(current, 0)
+        for version in reversed(chain):
+            again = {request_id for request_id in own[version] if made_by[request_id] > 1}
+            found[version] = above = above + len(own[version]) - len(again & _before(version, records, own, again))
+    return found
+
+
+def _before(number: int, records: dict[int, VersionRecord], own: dict[int, set[str]], wanted: set[str]) -> set[str]:
+    """What the parents of a version have carried out; nobody looks where nothing is wanted."""
     done: set[str] = set()
-    current: VersionRecord | None = record
-    while current:
-        if current.may_lead:
-            done |= set(current.request_ids)
-        current = records.get(current.parent) if current.parent else None
+    current = records[number].parent if wanted else None
+    while current in own:
+        done |= own[current]
+        current = records[current].parent
     return done

@@ -82,7 +82,7 @@ def finish_attempt(
     """An attempt's end: register, promote, ledger; returns the names of its writes, the last of which may kill it."""
     ledger, tracking = Ledger(settings().ledger_url), Tracking()
     stored = check_files(Workspace("attempt").path / "checkpoint")
-    (request,) = ledger.claim(line, retry_review=retry_review, lapsed=lapsed(requests(line)))
+    (request,) = ledger.claim(line, retry_review=retry_review, lapsed=lapsed(line))
     judged = Judged(
         verdict=verdict, policy="", policy_digest=policy, judged_against="", reference="",
         weights_digest=stored.weights_digest, manifest_digest=stored.manifest_digest,
@@ -349,7 +349,7 @@ def another_policy(line: str) -> dict[str, object]:
     found["after"] = [verdict.words for verdict in Registry().get(line, 2).verdicts]
     found["then"] = Registry().champion(line).number
     Registry().lead(line, 1, by="a person")
-    Ledger(settings().ledger_url).claim(line, lapsed=lapsed(requests(line)))  # an attempt that dies before its verdict
+    Ledger(settings().ledger_url).claim(line, lapsed=lapsed(line))  # an attempt that dies before its verdict
     mend(line, "r")
     return found | {"stale": Registry().champion(line).number, "state": requests(line)[0].state}
 
