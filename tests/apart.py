@@ -98,8 +98,10 @@ def own_settings(**variables: str) -> Iterator[None]:
     os.umask(mask)
     os.environ.update(variables)
     settings.cache_clear()
-    yield
-    settings.cache_clear()
-    os.environ.clear()
-    os.environ.update(before)
-    os.umask(mask)
+    try:
+        yield
+    finally:
+        settings.cache_clear()
+        os.environ.clear()
+        os.environ.update(before)
+        os.umask(mask)

@@ -5,16 +5,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
 from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
 from sau.errors import CheckpointError
-from sau.models.folder import SIDECAR
+from sau.models.folder import SIDECAR, one_line
 
 WEIGHTS = "sparse.safetensors"
 
@@ -63,6 +66,20 @@ class SparseCheckpoint:
         return DTYPES[self.dtype].itemsize
 
 
+class _Served(TypedDict):
+    max_shard_bytes: int | None
+
+
+class _More(TypedDict):
+    """What the manifest says beside the fields of `SparseCheckpoint`."""
+
+    shapes: dict[str, list[Annotated[int, Field(ge=0)]]]
+    served: NotRequired[_Served]
+
+
+_FIELDS, _MORE = TypeAdapter(SparseCheckpoint), TypeAdapter(_More)
+
+
 def is_sparse(folder: str | Path) -> bool:
     """True where the folder is a sparse checkpoint of ours."""
     return any((Path(folder) / name).is_file() for name in (WEIGHTS, PACKED))
@@ -79,20 +96,22 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
         raw = path.read_bytes()
         manifest = json.loads(raw)
         if manifest["format"] != FORMAT or manifest["format_version"] not in (1, FORMAT_VERSION):
-            raise CheckpointError(
-                f"{path}: format {manifest['format']!r}, {FORMAT!r} version 1 to {FORMAT_VERSION} is needed"
-            )
+            raise CheckpointError(f"{path}: another format, {FORMAT!r} version 1 to {FORMAT_VERSION} is needed")
         side = side_digest(manifest["prompt"], beside_weights(manifest["files"]))
         if manifest["format_version"] == 1:  # it had one digest for everything
             manifest |= {"weights_digest": "", "side_digest": side}
         fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "manifest_digest"}
+        fields = vars(_FIELDS.validate_python(fields | {"manifest_digest": hashlib.sha256(raw).hexdigest()}))
+        _MORE.validate_python(manifest, strict=True)
         if odd := [name for name in fields["files"] if Path(name).name != name]:
-            raise CheckpointError(f"{path}: {odd[0]!r} is no file name")
+            raise CheckpointError(f"{path}: {one_line(odd[0])!r} is no file name")
+        if fields["dtype"] not in DTYPES:
+            raise CheckpointError(f"{path}: numbers are {', '.join(DTYPES)}, and not what it says")
         if fields["side_digest"] != side:
             raise CheckpointError(f"{path}: its side digest is not that of its files")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
-    stored = SparseCheckpoint(manifest_digest=hashlib.sha256(raw).hexdigest(), **fields)
+    stored = SparseCheckpoint(**fields)
     if stored.weights_digest or not (path.parent / stored.weights_file).is_file():  # a delta has no weights file
         return stored
     try:

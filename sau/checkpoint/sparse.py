@@ -163,7 +163,7 @@ def open_sparse(folder: str | Path) -> LanguageModel:
             state[name], mask[name] = weight_OI, kept_OI
         for name in sorted(tensors.keys() - expected):
             state[name] = tensors[name].float() if tensors[name].is_floating_point() else tensors[name]
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}/{manifest.weights_file}: not readable ({type(error).__name__})") from None
     if mask_digest(mask) != manifest.mask_digest:
         raise CheckpointError(f"{folder}: the mask is not the one of the manifest")

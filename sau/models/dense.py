@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from sau.errors import ModelError
-from sau.models.folder import SIDECAR, Served, local_folder, read_headers, refuse_at_once, served_of
+from sau.models.folder import SIDECAR, Served, local_folder, one_line, read_headers, refuse_at_once, served_of
 from sau.models.language_model import LanguageModel, quiet
 from sau.models.prompts import as_prompt
 
@@ -22,10 +21,6 @@ _SURROUNDINGS = {
     "transformers_version", "local_files_only", "is_local", "_name_or_path", "name_or_path", "_commit_hash"
 }  # fmt: skip
 """Keys that say where and by which release a file was written, nothing of the model."""
-
-
-_REFUSALS = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError)
-"""What transformers raises of a folder that it cannot open."""
 
 
 def load_hugging_face(source: str, prompt: str) -> LanguageModel:
@@ -52,14 +47,15 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
                 output_loading_info=True,
             )
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (*_REFUSALS, SafetensorError, StrictDataclassError) as error:
+    except Exception as error:  # of a damaged folder transformers and tokenizers raise some twenty unrelated types
         raise ModelError(
             f"model {source!r}: has to be tiny, smollm2, or a causal-LM folder or hub id with safetensors weights "
-            f"and no remote code ({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})"
+            f"and no remote code ({type(error).__name__}: {one_line(error)})"
         ) from None
     model, info = loaded
     if bad := sorted({*info["missing_keys"]} | {*info["unexpected_keys"]} | {*info["mismatched_keys"]}):
-        raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {', '.join(map(str, bad[:5]))}")
+        named = ", ".join(map(one_line, bad[:5]))
+        raise ModelError(f"model {source!r}: missing, unexpected or misshapen weights: {named}")
     if other := _not_of_the_files(model, folder):
         raise ModelError(f"model {source!r}: transformers has put other numbers in place of the file's: {other}")
     _say_whether_tied(model)

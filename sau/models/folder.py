@@ -99,9 +99,14 @@ def local_folder(source: str, *, weights: bool = True, check: Check | None = Non
         raise ModelError(f"model {source!r}: {needed} ({type(error).__name__})") from None
 
 
+def one_line(words: object) -> str:
+    """What a file or a library says, as a part of an error: its first line, at most 200 characters of it."""
+    return (str(words).strip().splitlines() or [""])[0][:200]
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """A folder's config.json; empty where it is none."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
@@ -143,7 +148,7 @@ def _why_not(folder: Path) -> str | None:
         return None  # which transformers says in its own words
     if why := why_not_plain(config):
         return why
-    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+    if "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING:
         return "it needs code of its own (remote code), which is not run; transformers has no such architecture"
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return "its weights are pickles, which are not opened; save it as safetensors"
@@ -169,7 +174,9 @@ def read_headers(folder: Path) -> Weights:
                     if kind in _DTYPES:
                         dtypes.add(_DTYPES[kind])
                     elif kind not in _OTHER_NUMBERS or len(shapes[tensor]) > 1:
-                        raise ModelError(f"{folder}: {tensor} is stored as {kind}; save it in bfloat16 or float32")
+                        raise ModelError(
+                            f"{folder}: {one_line(tensor)} is stored as {kind}; save it in bfloat16 or float32"
+                        )
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{folder}/{name}: not readable ({type(error).__name__})") from None
     sizes = [(folder / name).stat().st_size for name in files]
@@ -183,13 +190,13 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
         try:
             named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
             files = tuple(sorted({str(name) for name in named}))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ModelError(f"{folder}/{INDEX}: no index of safetensors files") from None
         if odd := [name for name in files if Path(name).name != name]:
-            raise ModelError(f"{folder}/{INDEX}: {odd[0]!r} is no file name")
+            raise ModelError(f"{folder}/{INDEX}: {one_line(odd[0])!r} is no file name")
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise ModelError(
-                f"{folder}: {len(missing)} of {len(files)} weights files are missing, such as {missing[0]}"
+                f"{folder}: {len(missing)} of {len(files)} weights files are missing, such as {one_line(missing[0])}"
             )
         return files
     if (folder / SINGLE).is_file():
@@ -206,13 +213,28 @@ def check_takeable(source: str) -> Path:
     folder = local_folder(source, check=refuse_untakeable)
     refuse_untakeable(folder, source)
     if packed_as(config_of(folder)) is None:
-        read_headers(folder)
-    kind = str(config_of(folder).get("model_type"))
+        _check_sizes(config_of(folder), read_headers(folder).shapes, source)
+    kind = one_line(config_of(folder).get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"model {source!r}: its config names no architecture of transformers (model_type {kind!r})")
     if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"model {source!r}: {kind} is no causal language model in transformers")
     return folder
+
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_SIZES = ("vocab_size", "hidden_size", "head_dim")
+
+
+def _check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    """Refuse a config of more layers, or larger ones, than there are weights: making those would fill the memory."""
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for names, most in ((_LAYERS, len(shapes)), (_SIZES, largest)):
+        for name in names:
+            if isinstance(value := config.get(name), int) and value > most:
+                raise ModelError(
+                    f"model {source!r}: its config says {name} {value:.6g}, its weights have {most} at most"
+                )
 
 
 def served_of(folder: Path, max_shard_bytes: int | None) -> Served:
