@@ -61,8 +61,17 @@ def _sample(folder: Path, _num: int) -> None:
     assert sampled_rows(folder / "data" / "train", SEED)
 
 
-def _dvc(folder: Path, _num: int) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data"], cwd=folder, check=True)
+def _dvc(folder: Path, *command: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], cwd=folder, check=True)
+
+
+def _snapshot(folder: Path, _num: int) -> None:
+    _dvc(folder, "add", "data")
+
+
+def _bring(folder: Path, _num: int) -> None:
+    shutil.rmtree(folder / "data")
+    _dvc(folder, "checkout", "data.dvc")
 
 
 def _ledger(folder: Path) -> Ledger:
@@ -72,10 +81,11 @@ def _ledger(folder: Path) -> Ledger:
 STEPS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "make": ("the rows made, one file", _make),
     "take-in": ("taken in: ids, shards", _take_in),
-    "snapshot": ("first snapshot (dvc add)", _dvc),
+    "snapshot": ("first snapshot (dvc add)", _snapshot),
     "forget": ("one person taken out", _forget),
-    "again": ("snapshot without them (dvc add)", _dvc),
+    "again": ("snapshot without them (dvc add)", _snapshot),
     "sample": ("rows to keep read", _sample),
+    "bring": ("brought into a worktree (dvc checkout)", _bring),
 }
 
 
@@ -88,13 +98,14 @@ def _run(step: str, folder: Path, num: int) -> tuple[float, float]:
 
 
 def _step(step: str, folder: Path, num: int) -> dict[str, float]:
-    if STEPS[step][1] is not _dvc:
+    by_dvc = STEPS[step][1] in (_snapshot, _bring)
+    if not by_dvc:
         import datasets  # noqa: F401  # seconds, whatever is read
 
     started = time.perf_counter()
     STEPS[step][1](folder, num)
     seconds = time.perf_counter() - started
-    who = resource.RUSAGE_CHILDREN if STEPS[step][1] is _dvc else resource.RUSAGE_SELF
+    who = resource.RUSAGE_CHILDREN if by_dvc else resource.RUSAGE_SELF
     return {"seconds": seconds, "mb": resource.getrusage(who).ru_maxrss / 1024}
 
 
@@ -106,7 +117,7 @@ def _measure(num: int) -> None:
         print(f"{num:,} rows, {num // 10:,} people")
         for step, (words, _) in STEPS.items():
             seconds, mb = _run(step, folder, num)
-            print(f"  {words:34} {seconds:8.2f} s {mb:8.0f} MB", flush=True)
+            print(f"  {words:38} {seconds:8.2f} s {mb:8.0f} MB", flush=True)
         files = [path for path in (folder / "data").rglob("*") if path.is_file()]
         print(f"  {len(files):,} files, {sum(path.stat().st_size for path in files) / 1e6:,.0f} MB", flush=True)
     finally:
