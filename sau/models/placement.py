@@ -1,6 +1,9 @@
 """Where a model runs, in which numbers, and how much of a batch and of its activations is in memory at once."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -23,6 +26,8 @@ class Placement(Section):
         micro_batch: at most so many of a step's rows go through the model at once, their gradients added up: the same
             loss, to rounding; None takes them all.
         gradient_checkpointing: see `sau.models.checkpointing`.
+        deterministic: on a CUDA device only what gives the same bits again, which an operation that has no such form
+            refuses; else a rerun of unlearning is another digest. A CPU always does.
     """
 
     device: str = Field("cpu", pattern=_DEVICE)
@@ -30,6 +35,7 @@ class Placement(Section):
     autocast: bool = False
     micro_batch: int | None = Field(None, ge=1, le=1024)
     gradient_checkpointing: bool = False
+    deterministic: bool = Field(True, exclude_if=lambda deterministic: deterministic)
 
     @property
     def on_host(self) -> "Placement":
@@ -43,11 +49,40 @@ class Placement(Section):
             ConfigError: this machine has no such device.
         """
         device = device_of(self.device)
+        if device.type == "cuda":
+            repeat(self.deterministic)
         lm.model.to(device=device, dtype=getattr(torch, self.dtype))
         lm.mask = lm.mask and {name: kept.to(device) for name, kept in lm.mask.items()}
         set_autocast(lm.model, self.autocast)
         lm.micro_batch, lm.gradient_checkpointing = self.micro_batch, self.gradient_checkpointing
         return lm
+
+
+def repeat(same_bits: bool) -> None:
+    """Whether this process, from now on, takes only operations that give the same bits again (PyTorch's notes on
+    reproducibility): among those that do not are sums by index and the fused attention's gradient."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    torch.use_deterministic_algorithms(same_bits)
+    # All memory is written here before it is read.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # known at run time
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Say which setting lets an operation run that has no form which gives the same bits again.
+
+    Raises:
+        ConfigError: such an operation was met.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "have a deterministic implementation" not in str(error):
+            raise
+        raise ConfigError(
+            f"model.deterministic true: {str(error).split()[0]} has no form on this device that gives the same bits "
+            "again; with false it runs, and a rerun is another digest"
+        ) from error
 
 
 def device_of(name: str) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 
 from sau.data.demo import demo_rows
 from sau.errors import ConfigError
-from sau.models.placement import Placement, device_of
+from sau.models.placement import Placement, device_of, repeat, repeatable
 from sau.training.finetune import FinetuneParams, finetune
 from sau.verify.evidence.likelihoods import mean_logps
 
@@ -59,3 +59,23 @@ def test_a_device_nobody_knows_is_refused():
 def test_auto_is_what_there_is():
     assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else device_of("auto").type)
     assert device_of("cpu") == torch.device("cpu")
+
+
+def test_an_operation_that_gives_other_bits_each_time_is_refused_with_the_setting_that_lets_it_run():
+    values, where = torch.zeros(3), torch.tensor([1])
+    try:
+        repeat(same_bits=True)
+        with pytest.raises(ConfigError, match=r"model\.deterministic true: put_ .* with false it runs"), repeatable():
+            values.put_(where, torch.ones(1))
+        with pytest.raises(RuntimeError, match="shape"), repeatable():
+            values.view(2)
+        repeat(same_bits=False)
+        values.put_(where, torch.ones(1))
+    finally:
+        repeat(same_bits=False)
+    assert values.tolist() == [0, 1, 0]
+
+
+def test_only_what_differs_from_the_rule_stands_in_a_recipe():
+    assert "deterministic" not in Placement().model_dump()
+    assert Placement(deterministic=False).model_dump()["deterministic"] is False
