@@ -5,14 +5,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NotRequired
+from typing import Annotated
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
 from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
@@ -66,18 +65,18 @@ class SparseCheckpoint:
         return DTYPES[self.dtype].itemsize
 
 
-class _Served(TypedDict):
+class _Served(BaseModel):
     max_shard_bytes: int | None
 
 
-class _More(TypedDict):
+class _More(BaseModel):
     """What the manifest says beside the fields of `SparseCheckpoint`."""
 
     shapes: dict[str, list[Annotated[int, Field(ge=0)]]]
-    served: NotRequired[_Served]
+    served: _Served = _Served(max_shard_bytes=None)
 
 
-_FIELDS, _MORE = TypeAdapter(SparseCheckpoint), TypeAdapter(_More)
+_FIELDS = TypeAdapter(SparseCheckpoint)
 
 
 def is_sparse(folder: str | Path) -> bool:
@@ -102,7 +101,7 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
             manifest |= {"weights_digest": "", "side_digest": side}
         fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "manifest_digest"}
         fields = vars(_FIELDS.validate_python(fields | {"manifest_digest": hashlib.sha256(raw).hexdigest()}))
-        _MORE.validate_python(manifest, strict=True)
+        _More.model_validate(manifest, strict=True)
         if odd := [name for name in fields["files"] if Path(name).name != name]:
             raise CheckpointError(f"{path}: {one_line(odd[0])!r} is no file name")
         if fields["dtype"] not in DTYPES:
