@@ -3,10 +3,11 @@
     python -m benchmarks.soak [--requests 200] [--batch 1] [--minutes M] [--json FILE]
 
 The smallest line that the product can make, in a scratch clone with a state folder of its own, and one process that
-carries every request out as a scheduled run does: Prefect, MLflow, DVC, git and the ledger are the real ones, the
-policy, beside a model that is retrained for each, is one that lets a version pass. Prints for each run its seconds, CPU seconds (with those of its children),
-the memory of the process, and the bytes of each store; at the end what the stores say of each other, and what each has
-kept for good. With `--minutes` it stops asking after so long, and purges what was forgotten until then.
+carries every request out as a scheduled run does: Prefect, MLflow, DVC, git and the ledger are the real ones. The
+policy, beside a model that is retrained for each, is one that lets a version pass. Prints for each run its seconds, CPU
+seconds (with those of its children), the memory of the process, and the bytes of each store; at the end what the stores
+say of each other, and what each has kept for good. With `--minutes` it stops asking after so long, and purges what was
+forgotten until then.
 """
 
 import argparse
