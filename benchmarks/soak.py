@@ -102,6 +102,7 @@ def _soak(args: argparse.Namespace) -> None:
     told["lost_before_purge"] = _lost(ids, purged=False)
     told["before_purge"] = _sizes(home)
     forgotten = tuple(i for i in ids if Ledger(settings().ledger_url).get(i).state == State.FORGOTTEN)
+    told["passed"] = len(forgotten)
     told["purge"] = _timed(lambda: purge(LINE, forgotten, "soak"))
     told["after_purge"] = _sizes(home)
     told["lost"] = _lost(ids, purged=True)
@@ -148,12 +149,17 @@ def _lost(ids: list[str], *, purged: bool) -> list[str]:
 
     ledger, versions = Ledger(settings().ledger_url), Versions().all(LINE)
     done, gone = carried_out(LINE), all_expired(settings().root, LINE)
-    found = [f"{r.id} is {r.state}, {r.verdict}" for r in ledger.list(LINE) if r.state != State.FORGOTTEN]
-    found += [f"{i} is not in the ledger" for i in set(ids) - set(ledger.ids(LINE))]
-    found += [f"{i} is not in force" for i in ids if i not in done]
+    requests = {r.id: r for r in ledger.list(LINE)}
+    found = [f"{i} is not in the ledger" for i in ids if i not in requests]
+    for request in requests.values():
+        passed = request.state == State.FORGOTTEN
+        if not passed and request.state != State.REVIEW:
+            found.append(f"{request.id} is {request.state}")
+        if passed != (request.id in done):
+            found.append(f"{request.id} is {request.state}, and {'not ' * passed}in force")
+        if (key := vault().state(request.id)) != ("shredded" if passed and purged else "held"):
+            found.append(f"{request.id} is {request.state}, and the vault says {key}")
     found += [f"{v.tag} has no git tag" for v in versions if v.number not in tagged_versions(settings().root, LINE)]
-    held = "shredded" if purged else "held"
-    found += [f"the vault says {vault().state(i)} of {i}" for i in ids if vault().state(i) != held]
     remote = settings().remote_folder
     assert remote is not None
     for version in versions:
@@ -161,8 +167,7 @@ def _lost(ids: list[str], *, purged: bool) -> list[str]:
         there = (remote / "files" / "md5" / md5[:2] / md5[2:]).is_file()
         if there == (version.tag in gone):
             found.append(f"{version.tag}: its checkpoint is {'still' if there else 'not'} in the DVC remote")
-    if purged and [v.tag for v in versions if v.tag not in gone] != [versions[-1].tag]:
-        found.append("not exactly the leading version is left after the purge")
+    found += [f"{v.tag} leads, and its bytes are gone" for v in versions if v.leads and v.tag in gone]
     return found + [finding.words for finding in doctor(LINE)]
 
 
@@ -180,7 +185,7 @@ def _sum_up(told: dict[str, Any], num: int) -> None:
             sum(run[name] for run in some) / quarter for some in (runs[quarter : 2 * quarter], runs[-quarter:])
         )
         print(f"{words}: {early:.1f} in the second quarter of the runs, {late:.1f} in the last")
-    print(f"the purge: {told['purge']['seconds'] / num:.1f} s a request")
+    print(f"the purge: {told['purge']['seconds'] / max(1, told['passed']):.1f} s a request")
     print(f"{'bytes a request':20}{'forgotten':>12}{'purged':>12}")
     for store, first in told["after_bootstrap"].items():
         before, after = ((told[when][store] - first) / num for when in ("before_purge", "after_purge"))
@@ -188,7 +193,7 @@ def _sum_up(told: dict[str, Any], num: int) -> None:
     for words in dict.fromkeys([*told["lost_before_purge"], *told["lost"]]):
         print(f"LOST: {words}")
     if not told["lost_before_purge"] and not told["lost"]:
-        print(f"{num} requests, nothing lost")
+        print(f"{num} requests, {told['passed']} passed and were purged, the others wait in review: nothing lost")
 
 
 def _write(target: Path | None, told: dict[str, Any]) -> None:
