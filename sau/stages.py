@@ -30,7 +30,6 @@ from sau.models.batches import Encoded
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
-from sau.models.placement import repeatable
 from sau.models.prompt_check import check_prompt_of
 from sau.models.ranks import ALONE, Ranks, together
 from sau.models.sources import TINY, base_model
@@ -69,7 +68,7 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None, pro
     """
     params = load_params(folder / PARAMS)
     params.check_processes(stage, processes)
-    with together(processes, params.model.device) as ranks, repeatable():
+    with together(processes, params.model.device) as ranks:
         if not ranks.rank:
             forget_others(folder / ARTIFACTS, stage)
         metrics = STAGES[stage](folder, params, progress, **({"ranks": ranks} if ranks.size > 1 else {}))

@@ -28,6 +28,7 @@ def stage(
     """Run one step of the recipe in the current folder, as dvc.yaml does."""
     from sau.data.vault import SEALED, reading_with
     from sau.data.wrapping import vault_of
+    from sau.models.placement import repeatable
     from sau.stages import STAGES, run
 
     processes, rank = (int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", 1), ("RANK", 0)))
@@ -46,7 +47,7 @@ def stage(
 
     sealed = any(Path("forget").glob(f"*{SEALED}"))
     home = Path(os.environ.get("SAU_HOME") or ".sau")
-    with reading_with(vault_of(home, os.environ)) if sealed else contextlib.nullcontext():
+    with repeatable(), reading_with(vault_of(home, os.environ)) if sealed else contextlib.nullcontext():
         try:
             run(name, progress=None if rank else progress, processes=processes)
         except ConnectionError as error:
