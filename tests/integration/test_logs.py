@@ -57,7 +57,7 @@ def test_whole_runs_log_lines_of_json_that_name_nobody(copy_checkout, tmp_path):
     name = "from sau.data.demo import demo_rows; import json; print(json.dumps(demo_rows('demo-0002', seed=1)))"
     rows = json.loads(checkout.run(sys.executable, "-c", name).stdout)
     request = json.loads(checkout.sau("request", "submit", "--subject", PERSON, "--json").stdout)
-    done = checkout.sau("forget", "--reference", "--json", check=False, SAU_LOG_FORMAT="json")
+    done = checkout.sau("forget", "--json", check=False, SAU_LOG_FORMAT="json")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert all(line.keys() >= {"time", "level", "message", "line"} for line in lines), lines
     of_steps = [line for line in lines if "step" in line]
