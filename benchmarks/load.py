@@ -48,7 +48,7 @@ def main() -> None:
         print(json.dumps(_measured(CALLS[args.of[0]](args.child))))
         return
     found: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory(prefix="sau-load-") as folder:
+    with tempfile.TemporaryDirectory(prefix="load-") as folder:
         checkout = _checkout(Path(folder) / "checkout")
         for store in args.of:
             sizes = args.sizes or SIZES[store]

@@ -56,7 +56,7 @@ def main() -> None:
     if args.inside:
         _soak(args)
         return
-    with tempfile.TemporaryDirectory(prefix="sau-soak-") as folder:
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         checkout = Path(folder) / "checkout"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
         env = {"SAU_HOME": str(Path(folder) / "home"), "SAU_ROOT": str(checkout), "PYTHONPATH": str(checkout)}
