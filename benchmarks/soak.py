@@ -23,25 +23,10 @@ from typing import Any
 import psutil
 import yaml
 
+from tests.small_line import POLICY, SMALL
+
 ROOT = Path(__file__).resolve().parents[1]
 LINE, NUM_STAY, NUM_HOLDOUT, ROWS = "soak", 12, 12, 4
-POLICY = {
-    "name": "soak",
-    "version": 1,
-    "against": "retrained",
-    "min_forget_records": 2,
-    "min_holdout_records": 2,
-    "metrics": ["probability"],
-    "checks": [{"name": "residual_knowledge", "margin": 0.95, "over_margin": 1000.0}],
-}
-SMALL = {
-    "model": {"tiny": {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_layers": 1, "num_heads": 2,
-                       "pretrain_people": 10}},
-    "train": {"epochs": 6, "lr": 0.01},
-    "recover": {"epochs": 1},
-    "unlearn": {"objective": {"name": "npo"}, "redistribution": {"name": "none"}, "lr": 0.01, "max_steps": 16,
-                "alpha": 0.0, "adapt": {"epochs": 1}, "stop": None},
-}  # fmt: skip
 
 
 def main() -> None:
@@ -80,14 +65,14 @@ def _soak(args: argparse.Namespace) -> None:
 
     home = Path(os.environ["SAU_HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    (home.parent / "soak.yaml").write_text(yaml.safe_dump(POLICY))
+    (home.parent / "wide.yaml").write_text(yaml.safe_dump(POLICY))
     people = [f"soak-{number:04d}" for number in range(args.requests + NUM_STAY + NUM_HOLDOUT)]
     data = home.parent / "rows.jsonl"
     with data.open("w", encoding="utf-8") as file:
         for person in people:
             file.writelines(json.dumps(row) + "\n" for row in demo_rows(person, seed=1)[:ROWS])
     server_is_up()
-    overrides = SMALL | {"verify": {"policy": str(home.parent / "soak.yaml"), "retries": 0}}
+    overrides = SMALL | {"verify": {"policy": str(home.parent / "wide.yaml"), "retries": 0}}
     bootstrap(LINE, str(data), DataOptions(num_holdout=NUM_HOLDOUT * ROWS), overrides)
     told: dict[str, Any] = {"after_bootstrap": _sizes(home), "runs": []}
     begun, ids = time.monotonic(), list[str]()

@@ -192,7 +192,8 @@ def _leader(registry: Registry, line: str) -> Iterator[Finding]:
             line, leader.number, by=outside if registry.moves(line) else "not known, before this was kept"
         )
     if leader is None or not leader.may_lead or gone:
-        able = [v for v in versions if v.may_lead and v.tag not in all_expired(root, line)]
+        left_out = all_expired(root, line)
+        able = [v for v in versions if v.may_lead and v.tag not in left_out]
         was = f"{leader.tag}: is champion with verdict {leader.verdict}" if leader else f"line {line}: none leads"
         yield Finding(
             what=f"is champion, {gone.words}" if gone else was,

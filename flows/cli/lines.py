@@ -152,7 +152,7 @@ def forget_line(
     from tasks.requests import waiting
 
     def say_aside() -> None:
-        if words := what_next(put_aside(open_ledger(), line)):
+        if words := what_next(put_aside(open_ledger().held(line))):
             err.print(words, highlight=False, soft_wrap=True)
 
     laid_over = overrides(None, set_)

@@ -150,8 +150,8 @@ def request_list(
             f"{r.line}@v{r.version}" if r.version else "",
         )
     out.print(table if rows else "no requests")
-    aside, shown = put_aside(ledger, line), {row.id for row in rows}
-    if words := what_next([request_id for request_id in aside if request_id in shown]):
+    shown = {row.id for row in rows}
+    if words := what_next(put_aside({request_id: by for request_id, by in held.items() if request_id in shown})):
         out.print(words, highlight=False, soft_wrap=True)
 
 
@@ -208,7 +208,7 @@ def show(request: "Request", as_json: bool) -> None:
         what = event.state if event.kind == "state" else event.kind
         table.add_row("" if number else "[dim]history[/]", plain(f"{event.at:%Y-%m-%d %H:%M} {what}{_who(event)}"))
     out.print(table)
-    if words := what_next([i for i in put_aside(ledger, request.line) if i == request.id]):
+    if words := what_next(put_aside({request.id: held_by} if held_by else {})):
         out.print(words, highlight=False, soft_wrap=True)
 
 

@@ -93,8 +93,8 @@ def inbox(line: str, show: str, page: int) -> dict[str, Any]:
         "page": page,
         "line": line,
         "show": show,
-        "held": store.held(line or None),
-        "aside": put_aside(store, line or None),
+        "held": (held := store.held(line or None)),
+        "aside": put_aside(held),
         "late": store.by_deadline(line or None, UNANSWERED, limit=0, before=today)[1],
     }
 

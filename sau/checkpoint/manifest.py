@@ -100,17 +100,16 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
         if manifest["format_version"] == 1:  # it had one digest for everything
             manifest |= {"weights_digest": "", "side_digest": side}
         fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "manifest_digest"}
-        fields = vars(_FIELDS.validate_python(fields | {"manifest_digest": hashlib.sha256(raw).hexdigest()}))
+        stored = _FIELDS.validate_python(fields | {"manifest_digest": hashlib.sha256(raw).hexdigest()})
         _More.model_validate(manifest, strict=True)
-        if odd := [name for name in fields["files"] if Path(name).name != name]:
+        if odd := [name for name in stored.files if Path(name).name != name]:
             raise CheckpointError(f"{path}: {one_line(odd[0])!r} is no file name")
-        if fields["dtype"] not in DTYPES:
+        if stored.dtype not in DTYPES:
             raise CheckpointError(f"{path}: numbers are {', '.join(DTYPES)}, and not what it says")
-        if fields["side_digest"] != side:
+        if stored.side_digest != side:
             raise CheckpointError(f"{path}: its side digest is not that of its files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no manifest of a sparse checkpoint ({type(error).__name__})") from None
-    stored = SparseCheckpoint(**fields)
     if stored.weights_digest or not (path.parent / stored.weights_file).is_file():  # a delta has no weights file
         return stored
     try:

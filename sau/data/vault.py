@@ -178,9 +178,11 @@ class Vault:
             wrapped = json.loads(self._wrapped(request).read_bytes())
         except (OSError, ValueError, RecursionError):
             wrapped = None
-        if not isinstance(wrapped, dict) or not {"kek", "wrapped"} <= wrapped.keys():
-            raise VaultError(f"vault: the key file of {request} is damaged")
-        if not all(isinstance(value, str) for value in wrapped.values()):
+        if not (
+            isinstance(wrapped, dict)
+            and {"kek", "wrapped"} <= wrapped.keys()
+            and all(isinstance(value, str) for value in wrapped.values())
+        ):
             raise VaultError(f"vault: the key file of {request} is damaged")
         return wrapped
 

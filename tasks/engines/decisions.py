@@ -106,9 +106,10 @@ def quarantine(ledger: Ledger, request_id: str, why: str) -> bool:
     return ledger.decide(request_id, allowed, Event(kind=HeldBy.QUARANTINE, note=why), held_at=datetime.now(UTC))
 
 
-def put_aside(ledger: Ledger, line: str | None = None) -> list[str]:
-    """The ids of the requests that wait for a person to look at their rows."""
-    return [request_id for request_id, by in ledger.held(line).items() if by == HeldBy.QUARANTINE]
+def put_aside(held: Mapping[str, HeldBy]) -> list[str]:
+    """Of what keeps requests where they are (`Ledger.held`), the ids of those that wait for a person to look at their
+    rows."""
+    return [request_id for request_id, by in held.items() if by == HeldBy.QUARANTINE]
 
 
 def what_next(request_ids: Sequence[str]) -> str:

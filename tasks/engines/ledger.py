@@ -21,9 +21,9 @@ import re
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, null, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, null, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -72,6 +72,7 @@ _HELD_BY = (
 STILL_HELD = case((_HELD_BY == HeldBy.QUARANTINE, null()), else_=Request.held_at)
 """`held_at` of a request that is over: a quarantine ends with the decision it waited for, a legal hold does not."""
 _TRIES = 5
+T = TypeVar("T")
 _AT_ONCE = 500
 """So many people are asked for in one statement."""
 
@@ -189,13 +190,8 @@ class Ledger(Database):
 
     def list(self, line: str | None = None, states: Iterable[State] = ()) -> list[Request]:
         """Requests, oldest first."""
-        query = select(Request).order_by(Request.received_at, Request.id)
-        if line:
-            query = query.where(Request.line == line)
-        if wanted := list_of(states):
-            query = query.where(Request.state.in_(wanted))
         with self.session() as session:
-            return list_of(session.scalars(query))
+            return list_of(session.scalars(_in_order(select(Request), line, states)))
 
     def held(self, line: str | None = None) -> dict[str, HeldBy]:
         """What keeps requests where they are, by request id; of those alone that something keeps."""
@@ -207,13 +203,8 @@ class Ledger(Database):
 
     def ids(self, line: str | None = None, states: Iterable[State] = ()) -> "list_of[str]":
         """The ids alone of what `list` gives: read off an index alone."""
-        query = select(Request.id).order_by(Request.received_at, Request.id)
-        if line:
-            query = query.where(Request.line == line)
-        if wanted := list_of(states):
-            query = query.where(Request.state.in_(wanted))
         with self.session() as session:
-            return list_of(session.scalars(query))
+            return list_of(session.scalars(_in_order(select(Request.id), line, states)))
 
     def standing(self, line: str, subject_ids: Iterable[str]) -> "dict[str, Request]":
         """The standing requests of these people on a line, by their ids."""
@@ -466,6 +457,14 @@ class Ledger(Database):
         query = select(Request).where(which).order_by(Request.received_at, Request.id)
         with self.session() as session:
             return list_of(session.scalars(query))
+
+
+def _in_order(query: Select[tuple[T]], line: str | None, states: Iterable[State]) -> Select[tuple[T]]:
+    """Of these states, all where there are none, and of one line where it is named, oldest first."""
+    query = query.order_by(Request.received_at, Request.id)
+    if line:
+        query = query.where(Request.line == line)
+    return query.where(Request.state.in_(wanted)) if (wanted := list(states)) else query
 
 
 def _new_request(line: str, subject_id: str, reason: str, received_at: datetime | None, law: str) -> Request:

@@ -21,8 +21,8 @@ def asked(ledger):
 def test_no_attempt_takes_it_until_a_person_lets_it_go_on(ledger, asked):
     assert quarantine(ledger, asked, "9 of 9 rows are common text")
     assert not quarantine(ledger, asked, "again"), "it is told once"
-    assert put_aside(ledger) == put_aside(ledger, "tiny") == [asked]
-    assert put_aside(ledger, "other") == []
+    assert put_aside(ledger.held()) == put_aside(ledger.held("tiny")) == [asked]
+    assert put_aside(ledger.held("other")) == []
     assert f"`sau request release {asked} --why WHY` lets it go on" in what_next([asked])
     assert ledger.claim("tiny") == ledger.waiting("tiny") == []
     with pytest.raises(RequestError, match="1 to 2000 characters"):
@@ -30,7 +30,7 @@ def test_no_attempt_takes_it_until_a_person_lets_it_go_on(ledger, asked):
     assert not was_released(ledger, asked)
     release(ledger, asked, "a namesake", "Ada")
     assert was_released(ledger, asked)
-    assert put_aside(ledger) == []
+    assert put_aside(ledger.held()) == []
     assert what_next([]) == ""
     assert [event.note for event in ledger.history(asked)][1:] == ["9 of 9 rows are common text", "a namesake"]
     assert [request.id for request in ledger.claim("tiny")] == [asked]
@@ -47,7 +47,7 @@ def test_it_can_be_refused_as_it_is(ledger, asked):
 def test_taken_back_it_waits_for_nobody(ledger, asked):
     quarantine(ledger, asked, "x")
     assert ledger.withdraw(asked).held_at is None
-    assert put_aside(ledger) == []
+    assert put_aside(ledger.held()) == []
 
 
 def test_a_legal_hold_outlasts_the_answer(ledger, asked):
