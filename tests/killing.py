@@ -24,6 +24,8 @@ MLFLOW = (
 GIT = ("commit-tree", "tag", "update-ref")
 BEFORE, AFTER = "before ", "after "
 """How the moments around a step are named."""
+_AGAIN_S = 1.0
+"""An error that falls where a library swallows whatever is raised, or an estimate has another way, is raised again."""
 
 
 def kill_all() -> None:
@@ -105,6 +107,7 @@ class Writes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for patched in self.patched:
             setattr(*patched)
 
@@ -115,7 +118,12 @@ class Writes:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             self._note(name_before(*args))
-            result = original(*args, **kwargs)
+            try:
+                result = original(*args, **kwargs)
+            except Exception:
+                if name_before(*args):
+                    signal.setitimer(signal.ITIMER_REAL, 0)  # the step is stopped
+                raise
             name = name_of(*args)
             changed_nothing = result == [] and name.startswith("ledger ")
             self._note("" if changed_nothing else name)
@@ -133,7 +141,7 @@ class Writes:
             return
         if self.after_s:
             signal.signal(signal.SIGALRM, lambda *_: self.stop())
-            signal.setitimer(signal.ITIMER_REAL, self.after_s)
+            signal.setitimer(signal.ITIMER_REAL, self.after_s, _AGAIN_S if self.stop is fail else 0)
         else:
             self.stop()
 
