@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sau.errors import ConfigError
+from sau.files import read_bounded
 
 MAX_YAML_BYTES = 1 << 20
 _PROBLEMS = 10
@@ -82,11 +83,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: see above, each naming the file.
     """
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(raw) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes, at most {MAX_YAML_BYTES}")
+        raw = read_bounded(path, MAX_YAML_BYTES)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{str(path)[:200]!r}: cannot be read ({why})") from None
     try:
         text = raw.decode("utf-8")
         if any(isinstance(t, yaml.AliasToken | yaml.AnchorToken) for t in yaml.scan(text, Loader=yaml.SafeLoader)):

@@ -68,3 +68,8 @@ class WorkspaceError(SauError):
 
 class TrackingError(SauError):
     """MLflow or Prefect refused, or cannot be reached."""
+
+
+def one_line(words: object) -> str:
+    """What a file or a library says, as a part of an error: its first line, at most 200 characters of it."""
+    return (str(words).strip().splitlines() or [""])[0][:200]

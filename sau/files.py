@@ -1,8 +1,22 @@
-"""Files that are written whole or not at all, and read by their owner only."""
+"""Files that are written whole or not at all, and read by their owner only; and files of others, read up to a size."""
 
 import os
 import secrets
 from pathlib import Path
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file's bytes, of which somebody else has decided how many there are.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: more than `most` bytes, or the path is none.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most} bytes")
+    return content
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ Shape suffixes: O output features, I input features.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 
@@ -100,8 +101,14 @@ def pack(kept_OI: Tensor) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack`: bool of `shape`."""
-    count = int(np.prod(shape))
+    """The inverse of `pack`: bool of `shape`.
+
+    Raises:
+        ValueError: these are not the bits of that shape.
+    """
+    count = math.prod(shape)
+    if packed.size != -(-count // 8):
+        raise ValueError(f"{packed.size} bytes are not the bits of {count} weights")
     return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool).reshape(shape))
 
 

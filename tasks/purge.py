@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sau.certificate.record import Cleaned
 from sau.errors import RequestError, SauError
@@ -147,7 +147,10 @@ def preview(request_id: str, policy: str = "") -> Plan:
     """
     check_purge(request_id)
     if (journal := _journal(request_id)).is_file():
-        return Plan.model_validate_json(journal.read_text(encoding="utf-8"))
+        try:
+            return Plan.model_validate_json(journal.read_bytes())
+        except ValidationError:
+            raise RequestError(f"{journal}: damaged, restore it from a backup") from None
     request = Ledger(settings().ledger_url).get(request_id)
     assert request.version is not None  # it is forgotten
     gone, kept = _split(request.line, request.version)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sau.data.people import INTERNAL
 from sau.data.records import Row
-from sau.data.residue import MAX_UNPACKED, Hit, Searcher, hit
+from sau.data.residue import Hit, Searcher, hit
 from sau.errors import RequestError, WorkspaceError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
@@ -237,7 +237,7 @@ def _searched(searcher: Searcher) -> Iterator[Searched]:
 
 def _store(name: str, files: list[Path], searcher: Searcher) -> Searched:
     log.debug("searching %s: %d files", name, len(files))
-    hits, size, unread, large = [], 0, 0, 0
+    hits, size, unread, before = [], 0, 0, searcher.cut_off
     for path in files:
         try:
             length = path.stat().st_size
@@ -246,10 +246,10 @@ def _store(name: str, files: list[Path], searcher: Searcher) -> Searched:
             unread += path.exists()
             continue
         size += length
-        large += length > MAX_UNPACKED
         if found:
             hits.append(found)
-    return Searched(store=name, files=len(files), bytes=size, hits=tuple(hits), unread=unread, not_unpacked=large)
+    cut_off = searcher.cut_off - before
+    return Searched(store=name, files=len(files), bytes=size, hits=tuple(hits), unread=unread, not_unpacked=cut_off)
 
 
 def _git_objects(root: Path, searcher: Searcher) -> Searched:

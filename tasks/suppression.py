@@ -59,11 +59,11 @@ class Suppression:
 
     def all(self) -> list[Suppressed]:
         """Everybody on it, oldest first."""
-        if not self._file.is_file():
+        if not self._file.exists():
             return []
         try:
             return _LIST.validate_json(self._file.read_bytes())
-        except ValidationError:
+        except (ValidationError, OSError):
             raise RequestError(f"{self._file}: damaged, restore it from a backup") from None
 
     def add(self, request_id: str) -> None:

@@ -1,13 +1,12 @@
 """`sau purge`, `sau scan`, `sau status` and `sau suppression`: what is left of the forgotten, where, and its end."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from flows.cli.options import By, Line, who
+from flows.cli.options import By, Line, lines_of, who
 from sau.cli.app import app
 from sau.cli.console import AsJson, err, out, plain, print_json, progress
 from sau.errors import ConfigError
@@ -116,11 +115,7 @@ def scan(
 
 def _secrets_in(given: str) -> dict[str, str]:
     """A secret a line, by number."""
-    try:
-        text = sys.stdin.read() if given == "-" else Path(given).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise ConfigError(f"secrets {given}: no such file, or not UTF-8") from None
-    return {f"secret {number}": line for number, line in enumerate(filter(None, text.splitlines()), 1)}
+    return {f"secret {number}": line for number, line in enumerate(lines_of(given), 1)}
 
 
 def _print_scan(found: "Scan") -> None:

@@ -14,6 +14,7 @@ from securesystemslib.exceptions import Error as SslibError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from sau.errors import CertificateError, ConfigError
+from sau.files import read_bounded
 
 MAX_BYTES = 4 << 20
 
@@ -106,9 +107,9 @@ def read_key(given: str) -> str:
         text = given
     else:
         try:
-            text = Path(given).read_text(encoding="ascii")
+            text = read_bounded(Path(given), MAX_BYTES).decode("ascii")
         except (OSError, ValueError):
-            raise ConfigError(f"public key {given}: no such file, or not PEM") from None
+            raise ConfigError(f"public key {given[:200]!r}: no such file, or not PEM") from None
     _public(text)
     return text
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sau.certificate.record import Statement
-from sau.errors import CertificateError
+from sau.errors import CertificateError, one_line
 
 
 def subjects_of(folder: Path) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def check_subjects(statement: Statement, folder: Path) -> None:
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             how = "is missing" if name not in found else "is not in the record" if name not in wanted else "differs"
-            raise CertificateError(f"{folder}: {name} {how}")
+            raise CertificateError(f"{folder}: {one_line(name)} {how}")
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,8 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Md5 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{32}(\.dir)?)?$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
+"""Of a request, a line or a version: it stands in letters, and in commands to be copied."""
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED"]
 KeyState = Literal["none", "held", "shredded"]
 Number = float | None
@@ -36,8 +38,8 @@ class Asked(_Part):
         key: what became of that key.
     """
 
-    id: str
-    line: str
+    id: Name
+    line: Name
     ground: str
     received_at: datetime
     deadline_at: datetime
@@ -50,7 +52,7 @@ class Asked(_Part):
 class Decision(_Part):
     """What was decided: the version made for the request, and whether it leads its line."""
 
-    version: str
+    version: Name
     leads: bool
     at: datetime
 

@@ -12,6 +12,7 @@ whole folder, every file of which is compared with the manifest.
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,9 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sau.checkpoint.manifest import SparseCheckpoint, check_files, raw_weights, read_manifest, write_raw_weights
+from sau.checkpoint.manifest import (
+    MAX_BYTES,
+    SparseCheckpoint,
+    check_files,
+    raw_weights,
+    read_manifest,
+    write_raw_weights,
+)
 from sau.checkpoint.planes import squeeze, unsqueeze
 from sau.errors import CheckpointError
+from sau.files import read_bounded
 from sau.models.folder import SIDECAR
 
 DELTA = "delta.json"
@@ -31,6 +40,7 @@ DELTA = "delta.json"
 PATCH = "sparse.safetensors.xor.planes.zst"
 
 FORMAT = "sau-delta"
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 FORMAT_VERSION = 1
 
@@ -61,12 +71,14 @@ def read_delta(folder: str | Path) -> Delta:
     """
     path = Path(folder) / DELTA
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json.loads(read_bounded(path, MAX_BYTES))
         if (stored["format"], stored["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise CheckpointError(f"{path}: format {stored['format']!r}, {FORMAT!r} version {FORMAT_VERSION} is needed")
+            raise CheckpointError(f"{path}: another format, {FORMAT!r} version {FORMAT_VERSION} is needed")
         delta = Delta(**{key: str(stored[key]) for key in Delta.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no manifest of a delta ({type(error).__name__})") from None
+    if odd := [name for name, digest in asdict(delta).items() if not _DIGEST.match(digest)]:
+        raise CheckpointError(f"{path}: {odd[0]} is no digest")
     if read_manifest(folder).manifest_digest != delta.model_digest:
         raise CheckpointError(f"{folder}: {SIDECAR} is not manifest {delta.model_digest}")
     return delta
@@ -159,4 +171,7 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             yield part
         except FileNotFoundError as error:
             raise CheckpointError(f"{error.filename}: missing") from None
+        except OSError as error:
+            what = error.strerror or type(error).__name__
+            raise CheckpointError(f"{error.filename or target}: {what}") from None
         part.replace(target)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sau.checkpoint.digests import file_sha256, side_digest, tensors_digest
 from sau.checkpoint.planes import read_chunks, squeeze, unsqueeze
-from sau.errors import CheckpointError
-from sau.models.folder import SIDECAR, one_line
+from sau.errors import CheckpointError, one_line
+from sau.files import read_bounded
+from sau.models.folder import SIDECAR, is_file_name
 
 WEIGHTS = "sparse.safetensors"
 
@@ -27,6 +28,14 @@ FORMAT = "sau-sparse"
 FORMAT_VERSION = 2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MAX_BYTES = 64 << 20
+"""Of a manifest."""
+
+_MOST_PACKED = 100
+"""Weights take no less than this part of themselves when they are packed (two thirds are usual): what claims more is
+made to fill the memory."""
+_ALWAYS = 64 << 20
 
 DENSE = "dense"
 """The structure of a model that has no mask yet."""
@@ -92,7 +101,7 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
     """
     path = Path(folder) / SIDECAR
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, MAX_BYTES)
         manifest = json.loads(raw)
         if manifest["format"] != FORMAT or manifest["format_version"] not in (1, FORMAT_VERSION):
             raise CheckpointError(f"{path}: another format, {FORMAT!r} version 1 to {FORMAT_VERSION} is needed")
@@ -102,7 +111,7 @@ def read_manifest(folder: str | Path) -> SparseCheckpoint:
         fields = {key: manifest[key] for key in SparseCheckpoint.__dataclass_fields__ if key != "manifest_digest"}
         stored = _FIELDS.validate_python(fields | {"manifest_digest": hashlib.sha256(raw).hexdigest()})
         _More.model_validate(manifest, strict=True)
-        if odd := [name for name in stored.files if Path(name).name != name]:
+        if odd := [name for name in stored.files if name == SIDECAR or not is_file_name(name)]:
             raise CheckpointError(f"{path}: {one_line(odd[0])!r} is no file name")
         if stored.dtype not in DTYPES:
             raise CheckpointError(f"{path}: numbers are {', '.join(DTYPES)}, and not what it says")
@@ -134,6 +143,8 @@ def check_files(folder: str | Path) -> SparseCheckpoint:
     if odd := sorted(present ^ manifest.files.keys()):
         raise CheckpointError(f"{folder}: missing or extra files: {', '.join(odd)}")
     for name, expected in manifest.files.items():
+        if not (Path(folder) / name).is_file():  # a pipe or a device has no end
+            raise CheckpointError(f"{folder}/{name}: no file")
         if file_sha256(Path(folder) / name) != expected:
             raise CheckpointError(f"{folder}/{name}: its bytes are not those of the manifest")
     return manifest
@@ -143,7 +154,13 @@ def stored_tensors(folder: Path, manifest: SparseCheckpoint) -> dict[str, Tensor
     """Everything in the weights file, by name."""
     if manifest.weights_file == WEIGHTS:
         return load_file(folder / WEIGHTS)
-    return load(b"".join(raw_weights(folder, manifest)))
+    most = max(_ALWAYS, _MOST_PACKED * (folder / manifest.weights_file).stat().st_size)
+    chunks, size = [], 0
+    for chunk in raw_weights(folder, manifest):
+        chunks.append(chunk)
+        if (size := size + len(chunk)) > most:
+            raise ValueError(f"unpacks to more than {most} bytes")
+    return load(b"".join(chunks))
 
 
 def raw_weights(folder: Path, manifest: SparseCheckpoint) -> Iterator[bytes]:

@@ -50,7 +50,7 @@ from sau.config import Section
 from sau.errors import CheckpointError, ModelError
 from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
 from sau.models.dense import model_from_state, open_dense, stored_state, write_side_files
-from sau.models.folder import SIDECAR, served_of
+from sau.models.folder import SIDECAR, check_sizes, config_of, served_of
 from sau.models.language_model import LanguageModel, quiet
 from sau.models.rounding import round_to
 
@@ -167,13 +167,16 @@ def open_sparse(folder: str | Path) -> LanguageModel:
         raise CheckpointError(f"{folder}/{manifest.weights_file}: not readable ({type(error).__name__})") from None
     if mask_digest(mask) != manifest.mask_digest:
         raise CheckpointError(f"{folder}: the mask is not the one of the manifest")
-    with quiet():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     try:
+        check_sizes(config_of(Path(folder)), {name: tuple(value.shape) for name, value in state.items()}, str(folder))
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = model_from_state(config, state)
     except ModelError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    except Exception as error:  # of a damaged folder transformers and tokenizers raise some twenty unrelated types
+        raise CheckpointError(f"{folder}: cannot be opened ({type(error).__name__})") from None
     served = served_of(Path(folder), raw["served"]["max_shard_bytes"]) if "served" in raw else None
     return LanguageModel(model, tokenizer, raw["prompt"], mask or None, served)
 

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,7 +93,9 @@ def certificate_show(file: Record, as_json: AsJson = False) -> None:
     for check in found.checks:
         colour = COLOURS.get(check.verdict, "dim")
         numbers = ("" if value is None else f"{value:.3g}" for value in (check.statistic, check.before))
-        checks.add_row(check.id, str(check.n), *numbers, f"[{colour}]{check.verdict}[/]", plain(check.reason))
+        checks.add_row(
+            plain(check.id), str(check.n), *numbers, f"[{colour}]{plain(check.verdict)}[/]", plain(check.reason)
+        )
     out.print(checks)
     for reason in (*found.reasons, *found.not_covered, *found.limits):
         out.print(f"  {plain(reason)}", highlight=False)
@@ -123,8 +126,8 @@ def certificate_challenge(
     out.print(f"nonce {plain(drawn)}: with it anybody comes to the same choice", highlight=False)
     for name, outs in found.stages.items():
         out.print(
-            f"run again: git checkout {plain(found.version)} && dvc pull && "
-            f"dvc repro --force --single-item {plain(name)}",
+            f"run again: git checkout {plain(shlex.quote(found.version))} && dvc pull && "
+            f"dvc repro --force --single-item {plain(shlex.quote(name))}",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
         for path, md5 in outs.items():

@@ -16,16 +16,21 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from sau.data.needles import Needles
 
 MIN_BYTES = 6
 """Shorter secrets are in anything."""
 MAX_UNPACKED = 256 << 20
-"""Longer files, and longer unpacked views, are searched as they are and not unpacked."""
+"""Longer files are searched as they are and not unpacked, and of what a file unpacks to this much is searched."""
 
 _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}")
 _DEPTH = 3
+_ROWS = 64
+_TOGETHER = 1 << 18
 
 
 class Hit(BaseModel):
@@ -49,13 +54,17 @@ class Searcher:
 
     Args:
         secrets: text by label; those shorter than `MIN_BYTES` bytes are left out, see `too_short`.
+
+    Attributes:
+        cut_off: how many contents so far were, or unpacked to, more than `MAX_UNPACKED`, and were not all unpacked.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         long = {label: text for label, text in secrets.items() if len(text.encode("utf-8", "replace")) >= MIN_BYTES}
         self.too_short = sorted(secrets.keys() - long.keys())
-        self._needles = [(n, label, form) for label, text in long.items() for form, n in encodings(text)]
+        self._needles = Needles((n, (label, form)) for label, text in long.items() for form, n in encodings(text))
         self._known: dict[bytes, set[tuple[str, str]]] = {}
+        self.cut_off = 0
 
     def in_file(self, path: Path) -> Hit | None:
         """Search a file: its name, its bytes, what they unpack to, and the values of a database.
@@ -63,29 +72,70 @@ class Searcher:
         Raises:
             OSError: it cannot be read.
         """
-        found = set(self.in_bytes(path.read_bytes()))
-        named = {(label, f"name: {form}") for label, form in self._plain(path.name.encode("utf-8", "surrogateescape"))}
+        with path.open("rb") as file:
+            content = file.read(MAX_UNPACKED + 1)
+            if len(content) <= MAX_UNPACKED:
+                found = set(self.in_bytes(content))
+            else:
+                found = self._needles.within(content)
+                self.cut_off += 1
+                while more := file.read(MAX_UNPACKED):  # with what a secret may have begun in before
+                    content = content[len(content) - self._needles.longest :] + more
+                    found |= self._needles.within(content)
+        names = self._needles.within(path.name.encode("utf-8", "surrogateescape"))
+        named = {(label, f"name: {form}") for label, form in names}
         where = path.with_name("(a name that is one of the secrets)") if named else path
         if path.suffix in (".db", ".sqlite", ".sqlite3"):
-            found |= {(label, f"database: {form}") for value in _values(path) for label, form in self._plain(value)}
+            values = (self._needles.within(many) for many in _together(_values(path)))
+            found |= {(label, f"database: {form}") for pairs in values for label, form in pairs}
         return hit(str(where), found | named)
 
     def in_bytes(self, content: bytes) -> set[tuple[str, str]]:
         """(label, form) of all that is found in some content and in what it unpacks to."""
         key = hashlib.sha256(content).digest()
         if key not in self._known:
-            self._known[key] = self._search(content, _DEPTH)
+            room = Room()
+            self._known[key] = self._search(content, _DEPTH, room)
+            self.cut_off += room.ended or len(content) > MAX_UNPACKED
         return self._known[key]
 
-    def _search(self, content: bytes, depth: int) -> set[tuple[str, str]]:
-        found = self._plain(content)
+    def _search(self, content: bytes, depth: int, room: "Room") -> set[tuple[str, str]]:
+        found = self._needles.within(content)
         if depth:
-            for how, view in unpacked(content):
-                found |= {(label, f"{how}: {form}") for label, form in self._search(view, depth - 1)}
+            for how, view in unpacked(content, room):
+                found |= {(label, f"{how}: {form}") for label, form in self._search(view, depth - 1, room)}
         return found
 
-    def _plain(self, content: bytes) -> set[tuple[str, str]]:
-        return {(label, form) for needle, label, form in self._needles if needle in content}
+
+class Room:
+    """How many bytes a file may still unpack to, what is packed within what is packed included.
+
+    Attributes:
+        ended: whether anything was cut off.
+    """
+
+    def __init__(self) -> None:
+        self.left, self.ended = MAX_UNPACKED, False
+
+    def take(self, view: bytes) -> bytes:
+        """The part of a view that there is room for."""
+        self.ended |= len(view) >= self.left
+        view = view[: self.left]
+        self.left -= len(view)
+        return view
+
+
+def _together(values: Iterable[bytes]) -> Iterator[bytes]:
+    """Values joined by zero bytes, some at a time."""
+    held: list[bytes] = []
+    size = 0
+    for value in values:
+        held.append(value)
+        size += len(value)
+        if size > _TOGETHER:
+            yield b"\0".join(held)
+            held, size = [], 0
+    yield b"\0".join(held)
 
 
 def hit(where: str, found: Iterable[tuple[str, str]]) -> Hit | None:
@@ -119,8 +169,12 @@ def encodings(secret: str) -> list[tuple[str, bytes]]:
     return [(name, view) for view, name in seen.items()]
 
 
-def unpacked(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What content unpacks to, each view with how: lines joined, gzip, zlib, zstd, zip, Parquet, Arrow, base64."""
+def unpacked(content: bytes, room: Room) -> Iterator[tuple[str, bytes]]:
+    """What content unpacks to, each view with how: lines joined, gzip, zlib, zstd, zip, Parquet, Arrow, base64.
+
+    Args:
+        room: for what is larger unpacked; a view is cut off where that ends.
+    """
     if len(content) > MAX_UNPACKED:
         return
     joined = content.replace(b"\r", b"").replace(b"\n", b"")
@@ -128,39 +182,53 @@ def unpacked(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield "lines joined", joined
     if content.startswith(b"\x1f\x8b"):
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as file:
-            yield "gzip", file.read(MAX_UNPACKED)
-    if content[:1] == b"\x78":
+            yield "gzip", room.take(file.read(room.left))
+    if content[:1] == b"\x78" and room.left:  # no limit is no bytes to zlib
         with contextlib.suppress(zlib.error):
-            yield "zlib", zlib.decompressobj().decompress(content, MAX_UNPACKED)
+            yield "zlib", room.take(zlib.decompressobj().decompress(content, room.left))
     if content.startswith(b"\x28\xb5\x2f\xfd"):
         import zstandard
 
         with contextlib.suppress(zstandard.ZstdError):
-            yield "zstd", zstandard.ZstdDecompressor().stream_reader(content).read(MAX_UNPACKED)
+            yield "zstd", room.take(zstandard.ZstdDecompressor().stream_reader(content).read(room.left))
     if content.startswith(b"PK\x03\x04"):
-        odd = (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error)
-        with contextlib.suppress(*odd), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with contextlib.suppress(*_ODD_ZIPS), zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.infolist():
-                if member.file_size <= MAX_UNPACKED:
-                    yield "zip", member.filename.encode() + b"\0" + archive.read(member)
+                with contextlib.suppress(*_ODD_ZIPS), archive.open(member) as file:
+                    yield "zip", member.filename.encode("utf-8", "replace")
+                    yield "zip", room.take(file.read(room.left))
     if content.startswith((b"PAR1", b"ARROW1")):
-        yield from _columns(content)
+        for how, batch in _batches(content):
+            if batch.nbytes >= room.left:
+                room.ended = True
+                break
+            texts = json.dumps(batch.to_pylist(), default=str, ensure_ascii=False)
+            yield how, room.take(texts.encode("utf-8", "replace"))
     for run in _BASE64_RUN.finditer(content):
         if len(run[0]) >= 64 and (inner := _decoded(run[0])):
             yield "base64", inner
 
 
-def _columns(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """A table's texts: compressed and dictionary-encoded columns hide them from a search of the bytes."""
+_ODD_ZIPS = (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error, EOFError, ValueError)
+
+
+def _batches(content: bytes) -> Iterator[tuple[str, Any]]:
+    """A table's rows, some at a time: compressed and dictionary-encoded columns hide texts from a search of the
+    bytes."""
     import pyarrow
     import pyarrow.parquet
 
     with contextlib.suppress(pyarrow.ArrowException, OSError):
         if content.startswith(b"PAR1"):
-            table, how = pyarrow.parquet.read_table(pyarrow.BufferReader(content)), "parquet"
+            with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)) as file:
+                for batch in file.iter_batches(batch_size=_ROWS):
+                    yield "parquet", batch
         else:
-            table, how = pyarrow.ipc.open_file(pyarrow.BufferReader(content)).read_all(), "arrow"
-        yield how, json.dumps(table.to_pylist(), default=str, ensure_ascii=False).encode("utf-8", "replace")
+            table = pyarrow.ipc.open_file(pyarrow.BufferReader(content))
+            for place in range(table.num_record_batches):
+                batch = table.get_batch(place)
+                for start in range(0, batch.num_rows, _ROWS):
+                    yield "arrow", batch.slice(start, _ROWS)
 
 
 def _decoded(run: bytes) -> bytes:

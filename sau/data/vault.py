@@ -118,7 +118,8 @@ class Vault:
 
     def requests(self) -> list[str]:
         """Ids of the requests whose keys are held, sorted."""
-        return sorted(path.stem for path in self.folder.glob("*.key") if self.state(path.stem) == "held")
+        named = (path.stem for path in self.folder.glob("*.key") if _REQUEST.match(path.stem))
+        return sorted(request for request in named if self.state(request) == "held")
 
     def shredded(self) -> set[str]:
         """Ids of the requests whose keys were shredded."""

@@ -1,5 +1,6 @@
 """Dense models as ordinary Hugging Face folders, opened strictly: safetensors only, no remote code."""
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,8 +13,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from sau.errors import ModelError
-from sau.models.folder import SIDECAR, Served, local_folder, one_line, read_headers, refuse_at_once, served_of
+from sau.errors import ModelError, one_line
+from sau.models.folder import (
+    SIDECAR,
+    Served,
+    check_sizes,
+    config_of,
+    local_folder,
+    read_headers,
+    refuse_at_once,
+    served_of,
+)
 from sau.models.language_model import LanguageModel, quiet
 from sau.models.prompts import as_prompt
 
@@ -36,6 +46,11 @@ def load_hugging_face(source: str, prompt: str) -> LanguageModel:
     """
     folder = local_folder(source)
     refuse_at_once(folder, source)
+    shapes: dict[str, tuple[int, ...]] = {}
+    with contextlib.suppress(ModelError):  # transformers says what is wrong with them
+        shapes = read_headers(folder).shapes
+    if shapes:
+        check_sizes(config_of(folder), shapes, source)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

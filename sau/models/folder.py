@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from sau.errors import ModelError
+from sau.errors import ModelError, one_line
 from sau.models.compressed import make_plain, packed_as, why_not_plain
 
 ADAPTER = "adapter_config.json"
@@ -99,9 +99,9 @@ def local_folder(source: str, *, weights: bool = True, check: Check | None = Non
         raise ModelError(f"model {source!r}: {needed} ({type(error).__name__})") from None
 
 
-def one_line(words: object) -> str:
-    """What a file or a library says, as a part of an error: its first line, at most 200 characters of it."""
-    return (str(words).strip().splitlines() or [""])[0][:200]
+def is_file_name(name: str) -> bool:
+    """Whether a name out of somebody's file is one that a file may have in the same folder, and can be shown."""
+    return 0 < len(name) <= 200 and name.isprintable() and name != ".." and Path(name).name == name
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
             files = tuple(sorted({str(name) for name in named}))
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ModelError(f"{folder}/{INDEX}: no index of safetensors files") from None
-        if odd := [name for name in files if Path(name).name != name]:
+        if odd := [name for name in files if not is_file_name(name)]:
             raise ModelError(f"{folder}/{INDEX}: {one_line(odd[0])!r} is no file name")
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise ModelError(
@@ -213,7 +213,7 @@ def check_takeable(source: str) -> Path:
     folder = local_folder(source, check=refuse_untakeable)
     refuse_untakeable(folder, source)
     if packed_as(config_of(folder)) is None:
-        _check_sizes(config_of(folder), read_headers(folder).shapes, source)
+        check_sizes(config_of(folder), read_headers(folder).shapes, source)
     kind = one_line(config_of(folder).get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"model {source!r}: its config names no architecture of transformers (model_type {kind!r})")
@@ -226,8 +226,12 @@ _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _SIZES = ("vocab_size", "hidden_size", "head_dim")
 
 
-def _check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: str) -> None:
-    """Refuse a config of more layers, or larger ones, than there are weights: making those would fill the memory."""
+def check_sizes(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Refuse a config of more layers, or larger ones, than there are weights: making those would fill the memory.
+
+    Raises:
+        ModelError: which size of the config's.
+    """
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for names, most in ((_LAYERS, len(shapes)), (_SIZES, largest)):
         for name in names:

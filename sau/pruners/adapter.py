@@ -5,6 +5,7 @@ them the sparsity. Masked again, it is sparse, and another model than the one th
 """
 
 import json
+import re
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sau.errors import ModelError
+from sau.errors import ModelError, one_line
+from sau.files import read_bounded
 from sau.mask import Mask
 from sau.models.compressed import packed_as
 from sau.models.dense import load_hugging_face, write_side_files, write_weights
@@ -27,7 +29,7 @@ MERGED = "merged.json"
 """What merging came to, beside a merged model's weights."""
 
 _WEIGHTS = "adapter_model.safetensors"
-_REFUSALS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,61 @@ def open_adapter(source: str) -> Adapter:
     kind = str(config.get("peft_type"))
     tuners = _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING
     if not hasattr(tuners.get(kind), "merge_and_unload"):
-        raise ModelError(f"adapter {source!r}: of the kind {kind}, which peft does not merge into weights")
+        raise ModelError(f"adapter {source!r}: of the kind {one_line(kind)}, which peft does not merge into weights")
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(f"adapter {source!r}: no {_WEIGHTS}; weights in any other form are not opened")
-    return Adapter(folder, str(config.get("base_model_name_or_path") or ""), kind)
+    if why := _harm(config, _largest(folder)):
+        raise ModelError(f"adapter {source!r}: {ADAPTER}: {why}")
+    return Adapter(folder, one_line(config.get("base_model_name_or_path") or ""), kind)
+
+
+def _largest(folder: Path) -> int:
+    """The largest dimension of an adapter's tensors; their headers are read, no weight is.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    try:
+        with safe_open(folder / _WEIGHTS, "pt") as file:
+            return max((size for name in file.keys() for size in file.get_slice(name).get_shape()), default=0)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder}/{_WEIGHTS}: not readable ({type(error).__name__})") from None
+
+
+def _harm(config: dict[str, Any], largest: int) -> str | None:
+    """What peft would do for a config that it should not do for a stranger's; None where there is nothing of it.
+
+    It makes matrices of any rank before it looks at the weights, as many layers as it is told to, imports a module by
+    name, and matches modules' names by regular expressions, of which some take for ever.
+    """
+    for name, value in config.items():
+        if name in ("layer_replication", "megatron_config") and value:
+            return f"{name} is not taken: merge it where it was made"
+        numbers = value.values() if isinstance(value, dict) else [value]
+        if _RANK.search(name) and any(isinstance(n, int | float) and not -1 <= n <= largest for n in numbers):
+            return f"{name} says more than {largest}, the largest dimension of its weights"
+        patterns = [*value] if isinstance(value, dict) and name.endswith("_pattern") else [value]
+        if _MODULES.search(name) and any(isinstance(p, str) and _is_slow(p) for p in patterns):
+            return f"{name} is a pattern that may take for ever; name the modules in a list"
+    return None
+
+
+_RANK = re.compile(r"(^|_)(r|rank|rank_pattern|num_vectors|vector_length|n_frequency|block_size|block_num)$")
+_MODULES = re.compile(r"(modules|_pattern|layers)$")
+_REPEATED_GROUP = re.compile(r"\)[*+{?]*[*+{]")
+_REPEAT = re.compile(r"(?<!\\)[*+{]")
+_MOST_REPEATS = 6
+
+
+def _is_slow(pattern: str) -> bool:
+    """Whether a regular expression may take far longer than the names it is for are long."""
+    return bool(_REPEATED_GROUP.search(pattern)) or len(_REPEAT.findall(pattern)) > _MOST_REPEATS
 
 
 def _config_of(folder: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = json.loads(read_bounded(folder / ADAPTER, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ModelError(f"adapter {name!r}: no {ADAPTER}, so it is none; leave out --merge-adapter")
@@ -114,10 +161,9 @@ def _merged(adapter: Adapter, base: Path) -> tuple[LanguageModel, Mask]:
             tuned = _peft().PeftModel.from_pretrained(lm.model, adapter.folder)
             _check_whole(tuned, adapter.folder)
             lm.model = tuned.merge_and_unload(safe_merge=True)
-    except (*_REFUSALS, SafetensorError) as error:
-        said = str(error).strip().partition("\n")[0][:200]
+    except Exception as error:  # peft and torch raise a dozen unrelated types
         raise ModelError(
-            f"adapter {adapter.folder.name!r}: does not fit {base} ({type(error).__name__}: {said})"
+            f"adapter {adapter.folder.name!r}: does not fit {base} ({type(error).__name__}: {one_line(error)})"
         ) from None
     return lm, mask
 

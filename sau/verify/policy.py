@@ -18,6 +18,7 @@ from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor
 
 SHIPPED = Path(__file__).parent / "policies"
+_SHOWN, _ID = 5, 64
 
 
 class Policy(BaseModel):
@@ -82,7 +83,7 @@ class Policy(BaseModel):
         known = [check.id for check in self.checks]
         for name, chosen in (("stressed_checks", self.stressed_checks), ("earlier_checks", self.earlier_checks)):
             if odd := [i for i in chosen if i not in known]:
-                raise ValueError(f"{name}: {', '.join(odd)}: has to be among the checks: {', '.join(known)}")
+                raise ValueError(f"{name}: {_shown(odd)}: has to be among the checks: {', '.join(known)}")
         if bool(self.stressors) != bool(self.stressed_checks):
             raise ValueError("stressors and stressed_checks need each other")
         return self
@@ -112,7 +113,13 @@ class Policy(BaseModel):
 
 def _no_twins(ids: list[str]) -> None:
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise ValueError(f"given twice: {', '.join(twice)}")
+        raise ValueError(f"given twice: {_shown(twice)}")
+
+
+def _shown(ids: list[str]) -> str:
+    """Ids as an error names them; what is none may be anything, of any length."""
+    named = [i if len(i) <= _ID and i.isprintable() else "(no id)" for i in ids[:_SHOWN]]
+    return ", ".join(named) + f" and {len(ids) - _SHOWN} more" * (len(ids) > _SHOWN)
 
 
 def load_policy(source: str | Path, *, num_stressors: int | None = None, null: Null | None = None) -> Policy:
@@ -124,10 +131,9 @@ def load_policy(source: str | Path, *, num_stressors: int | None = None, null: N
     Raises:
         ConfigError: no such policy; an unknown check, key or value, each named with what is allowed.
     """
-    shipped = SHIPPED / f"{source}.yaml"
-    path = shipped if shipped.parent == SHIPPED and shipped.is_file() else Path(source)
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    path = shipped.get(str(source), Path(source))
     if path.suffix not in (".yaml", ".yml"):
-        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-        raise ConfigError(f"policy {str(source)!r}: has to be one of {known}, or a .yaml file")
+        raise ConfigError(f"policy {str(source)[:_ID]!r}: has to be one of {', '.join(shipped)}, or a .yaml file")
     own = {name: value for name, value in (("num_stressors", num_stressors), ("against", null)) if value is not None}
-    return checked(Policy, {**read_yaml(path), **own}, f"policy {path.stem!r}")
+    return checked(Policy, {**read_yaml(path), **own}, f"policy {path.stem[:_ID]!r}")

@@ -23,6 +23,7 @@ from sau.data.sources import DataOptions, write_data
 from sau.data.wrapping import rotate, vault_of
 from sau.errors import CertificateError, ConfigError, DataError, VaultError
 from sau.params import load_params
+from sau.verify.policy import SHIPPED, load_policy
 from tests.hostile import JSON, SECRET, altered, damaged, examples, read_or_refused
 
 ROOT = Path(__file__).parents[2]
@@ -207,3 +208,39 @@ def test_wrapped_keys_with_values_of_any_kind(tmp_path_factory, fields):
 def test_keys_of_the_environment(tmp_path, given_key):
     for key in (given_key, base64.b64encode(given_key.encode("utf-8", "replace")).decode()):
         read_or_refused(lambda: vault_of(tmp_path, {"SAU_VAULT_KEY": key}), VaultError)  # noqa: B023  # called at once
+
+
+# -- policies -------------------------------------------------------------------------------------
+
+POLICIES = sorted(SHIPPED.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", POLICIES, ids=lambda path: path.stem)
+@examples(20)
+@given(data=st.data())
+def test_policies_with_values_of_any_kind(tmp_path, file, data):
+    policy = data.draw(altered(yaml.safe_load(file.read_text())))
+    (tmp_path / "own.yaml").write_text(json.dumps(policy, ensure_ascii=False), errors="replace")
+    read_or_refused(lambda: load_policy(tmp_path / "own.yaml").digest, ConfigError, may_quote=True)
+
+
+@examples(8)
+@given(raw=damaged(POLICIES[0].read_bytes()))
+def test_damaged_policies(tmp_path, raw):
+    (tmp_path / "own.yaml").write_bytes(raw)
+    read_or_refused(lambda: load_policy(tmp_path / "own.yaml"), ConfigError, may_quote=True)
+
+
+@pytest.mark.parametrize(
+    "named", ["", ".", "..", "/", "a\0b.yaml", "a\nb.yaml", "x" * 5000, "x" * 5000 + ".yaml", "\ud800.yaml", "../x.yml",
+              f"{SECRET * 300}.yaml", "quick.yaml", "QUICK"],
+)  # fmt: skip
+def test_policies_of_odd_names(named):
+    assert read_or_refused(lambda: load_policy(named), ConfigError, may_quote=True) is None
+
+
+def test_a_file_without_end_is_not_read_to_its_end(tmp_path):
+    (tmp_path / "own.yaml").symlink_to("/dev/zero")
+    for read in (lambda: load_policy(tmp_path / "own.yaml"), lambda: envelope.read_key("/dev/zero")):
+        with pytest.raises(ConfigError):
+            read()

@@ -13,8 +13,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sau.data.needles import STEP, Needles
 from sau.data.residue import Searcher, encodings
+from tests.hostile import damaged, examples
 
 SECRET = "Zorvath Quelländer-9f3, born “in” the harbour"
 NOISE = b"some other bytes \x00\x01\x02 before and after "
@@ -126,3 +130,90 @@ def test_the_core_of_base64_does_not_depend_on_its_neighbours(length):
 )
 def test_what_only_looks_packed_breaks_nothing(content):
     assert Searcher({"s": SECRET}).in_bytes(content) == set()
+
+
+@given(
+    content=st.binary(max_size=200).map(lambda raw: raw * 9),
+    needles=st.lists(st.binary(min_size=6, max_size=90), max_size=6),
+    cuts=st.lists(st.tuples(st.integers(0, 1700), st.integers(6, 90)), max_size=6),
+)
+def test_many_are_found_at_once_as_one_by_one(content, needles, cuts):
+    mine = [*needles, *(cut for start, size in cuts if len(cut := content[start : start + size]) >= 6)]
+    found = Needles((needle, (str(place), "")) for place, needle in enumerate(mine)).within(content)
+    assert found == {(str(place), "") for place, needle in enumerate(mine) if needle in content}
+
+
+@pytest.mark.parametrize("at", [0, STEP - 40, STEP - 1, STEP, 2 * STEP - 3])
+@pytest.mark.parametrize("size", [6, 64, 5000])
+def test_what_lies_across_two_pieces_is_found(at, size):
+    needle = bytes(n % 251 for n in range(size))
+    assert Needles([(needle, ("s", "raw"))]).within(b"\0" * at + needle + b"\0" * 9) == {("s", "raw")}
+
+
+# -- what is packed to do harm -----------------------------------------------------------------------------
+
+
+def zipped(members, level=zipfile.ZIP_DEFLATED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", level) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return out.getvalue()
+
+
+def table(rows, columns=1):
+    out = io.BytesIO()
+    made = pyarrow.table({f"c{n}": pyarrow.array(["a" * 50_000] * rows).dictionary_encode() for n in range(columns)})
+    pyarrow.parquet.write_table(made, out)
+    return out.getvalue()
+
+
+def nested(pack, depth, content):
+    for _ in range(depth):
+        content = pack(content)
+    return content
+
+
+ZEROS = bytes(1 << 20)
+BOMBS = {
+    "gzip": lambda: gzip.compress(ZEROS * 16),
+    "zlib": lambda: zlib.compress(ZEROS * 16),
+    "zstd": lambda: zstandard.compress(ZEROS * 16),
+    "zip": lambda: zipped({f"{n}": ZEROS for n in range(16)}),
+    "zips in a zip": lambda: zipped({f"{n}": zipped({f"{m}": ZEROS for m in range(8)}) for n in range(8)}),
+    "gzip in gzip in gzip": lambda: nested(gzip.compress, 3, ZEROS * 16),
+    "parquet": lambda: table(400, columns=3),
+    "base64 of gzip": lambda: base64.b64encode(gzip.compress(ZEROS * 16)) * 40,
+}
+
+
+@pytest.mark.parametrize("how", BOMBS)
+def test_of_what_unpacks_to_far_more_a_part_is_searched_and_it_is_said(monkeypatch, tmp_path, how):
+    """In memory that does not grow with it."""
+    monkeypatch.setattr("sau.data.residue.MAX_UNPACKED", 1 << 20)
+    (tmp_path / "f").write_bytes(content := BOMBS[how]())
+    assert len(content) < 1 << 20
+    searcher, seen = Searcher({"s": SECRET}), []
+    within = searcher._needles.within
+    monkeypatch.setattr(searcher._needles, "within", lambda view: seen.append(len(view)) or within(view))
+    assert searcher.in_file(tmp_path / "f") is None
+    assert searcher.cut_off == 1
+    assert sum(seen) < 4 << 20
+
+
+def test_of_a_file_that_is_too_large_to_unpack_every_byte_is_searched(monkeypatch, tmp_path):
+    monkeypatch.setattr("sau.data.residue.MAX_UNPACKED", 100)
+    for at in (0, 60, 90, 100, 195, 1000):
+        (tmp_path / "f").write_bytes(b"." * at + SECRET.encode() + b"." * 200)
+        searcher = Searcher({"s": SECRET})
+        assert searcher.in_file(tmp_path / "f").forms == ("raw",)
+        assert searcher.cut_off == 1
+    (tmp_path / "f").write_bytes(b"." * 1000)
+    assert Searcher({"s": "short"}).in_file(tmp_path / "f") is None
+
+
+@pytest.mark.parametrize("how", ["gzip", "zlib", "zstd", "zip", "parquet", "arrow", "gzip in base64"])
+@examples(15)
+@given(data=st.data())
+def test_damaged_archives_are_searched_as_far_as_they_go(how, data):
+    Searcher({"s": SECRET}).in_bytes(data.draw(damaged(written(SECRET)[how])))
