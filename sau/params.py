@@ -68,11 +68,17 @@ class Params(Section):
         Raises:
             ConfigError: how it is started.
         """
-        needed = self.unlearn.processes if stage == "unlearn" else 1
+        needed, setting = self.processes_of(stage)
         if processes != needed:
             raise ConfigError(
-                f"stage {stage}: runs on {needed} (unlearn.processes), not {processes}: {command_of(stage, needed)}"
+                f"stage {stage}: runs on {needed} ({setting}), not {processes}: {command_of(stage, needed)}"
             )
+
+    def processes_of(self, stage: str) -> tuple[int, str]:
+        """How many processes a step has to have, and by which setting: all but a few have one."""
+        if stage == "prune" or (stage == "adopt" and self.adopt.prune):
+            return self.prune.processes, "prune.processes"
+        return self.unlearn.processes if stage == "unlearn" else 1, "unlearn.processes"
 
     @property
     def digest(self) -> str:

@@ -14,24 +14,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from sau.checkpoint.digests import dense_digest
 from sau.checkpoint.manifest import DENSE as DENSE_STRUCTURE
 from sau.checkpoint.manifest import SparseCheckpoint, read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
-from sau.data.records import Row, as_dataset, load_records
-from sau.data.sets import Sets, halves, spared
-from sau.data.shards import find_records, sampled_rows
-from sau.data.vault import forget_rows
-from sau.errors import CheckpointError, DataError
+from sau.data.records import load_records
+from sau.data.snapshot import ARTIFACTS, DATA, FORGET, SPLIT, read_split, take_snapshot
+from sau.errors import CheckpointError
 from sau.mask import apply_mask
 from sau.models.batches import Encoded
 from sau.models.dense import open_dense, save_dense
 from sau.models.door import check_model
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.prompt_check import check_prompt_of
-from sau.models.ranks import ALONE, Ranks, together
+from sau.models.ranks import ALONE, Ranks, set_ranks, together
 from sau.models.sources import TINY, base_model
 from sau.params import Params, load_params
 from sau.pruners import prune
@@ -47,12 +45,9 @@ from sau.unlearn.unlearn import mean_answer_logp, unlearn
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATA, FORGET, PARENT, BASE, DENSE, MODEL = map(Path, ("data", "forget", "parent", "base", "dense", "model"))
-ARTIFACTS, METRICS, CHECKPOINT, PARAMS = map(Path, ("artifacts", "metrics", "checkpoint", "params.yaml"))
-SPLIT, ZEROS = ARTIFACTS / "split.json", ARTIFACTS / "zeros.json"
-
-Half = Literal["calibrate", "judge"]
-"""Of the holdout: what unlearning may see, and what the verdict is read against."""
+PARENT, BASE, DENSE, MODEL = map(Path, ("parent", "base", "dense", "model"))
+METRICS, CHECKPOINT, PARAMS = map(Path, ("metrics", "checkpoint", "params.yaml"))
+ZEROS = ARTIFACTS / "zeros.json"
 
 _ROWS_READ = 64  # of each set, by an adopted model
 
@@ -78,35 +73,6 @@ def run(stage: str, folder: Path = Path(), progress: Progress | None = None, pro
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return metrics
-
-
-def read_split(folder: Path, holdout: Half) -> Sets:
-    """The rows that the snapshot named, in its order, with one half of the holdout; what calibrates is not shown the
-    people to keep who are spared.
-
-    Raises:
-        DataError: a named record is not in the data.
-    """
-    named = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
-    rows: list[list[Row]] = []
-    for part, source in (("forget", FORGET), ("retain", DATA / "train"), (holdout, DATA / "holdout")):
-        by_id = find_records(folder / source, named[part]) if part == "retain" else {}
-        if len(by_id) < len(named[part]):
-            found = _forget_rows(folder) if source == FORGET else load_records(folder / source)
-            by_id = {row["record_id"]: row for row in found.to_list()}
-        if missing := [record for record in named[part] if record not in by_id]:
-            raise DataError(f"{SPLIT}: {len(missing)} records of {part} are not in {source}")
-        rows.append([by_id[record] for record in named[part]])
-    (forget, retain, strangers), unseen = rows, frozenset(named.get("spared", ()))
-    if holdout == "judge":
-        return Sets(forget, retain, strangers, unseen)
-    return Sets(forget, [row for row in retain if row["subject_id"] not in unseen], strangers)
-
-
-def _forget_rows(folder: Path) -> "Dataset":
-    """The rows to forget: from sealed files (see `sau.data.vault`), else from any that `load_records` reads."""
-    sealed = forget_rows(folder / FORGET)
-    return load_records(folder / FORGET) if sealed is None else as_dataset(sealed, str(FORGET))
 
 
 def _told(
@@ -153,11 +119,19 @@ def _shuffled(source: Path, seed: int, number: int = 1000) -> "Dataset":
     return rows.select(range(min(len(rows), number)))
 
 
-def _prune(folder: Path, params: Params, progress: Progress | None) -> Metrics:
+def _pruned(lm: LanguageModel, calibration: list[Encoded], params: Params, ranks: Ranks, **told: Any) -> None:
+    """In place; by the processes of this step together."""
+    set_ranks(lm.model, ranks)
+    with seeded(params.seed, params.num_threads):
+        prune(lm, calibration, params.prune, **told)
+
+
+def _prune(folder: Path, params: Params, progress: Progress | None, ranks: Ranks = ALONE) -> Metrics:
     lm = params.model.put(open_dense(folder / ARTIFACTS / "dense", prompt=params.model.prompt))
     calibration = _some(lm, folder / DATA / "train", params.prune.calibration_rows, params.seed)
-    with seeded(params.seed, params.num_threads):
-        prune(lm, calibration, params.prune, progress=progress)
+    _pruned(lm, calibration, params, ranks, progress=progress)
+    if ranks.rank:
+        return {}
     saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "pruned"), structure=params.prune.structure)
     counted = {"sparsity": saved.sparsity, "num_calibration_rows": len(calibration)}
     return counted | {"mask_digest": saved.mask_digest, **_ran_on(lm)}
@@ -173,27 +147,7 @@ def _recover(folder: Path, params: Params, progress: Progress | None) -> Metrics
 
 
 def _snapshot(folder: Path, params: Params, progress: Progress | None) -> Metrics:
-    parts = {
-        "forget": _forget_rows(folder),
-        "retain": as_dataset(sampled_rows(folder / DATA / "train", params.seed), str(DATA / "train")),
-        "holdout": load_records(folder / DATA / "holdout"),
-    }
-    for part, rows in parts.items():
-        if not len(rows):
-            raise DataError(f"snapshot: the {part} set is empty")
-    retained = {(row["question"], row["answer"]) for row in parts["retain"]}
-    overlap = sum((row["question"], row["answer"]) in retained for row in parts["forget"])
-    if overlap == len(parts["forget"]):
-        raise DataError(f"snapshot: all {overlap} rows to forget are also among the rows to retain")
-    (folder / ARTIFACTS).mkdir(exist_ok=True)
-    sides = halves(parts.pop("holdout").to_list(), params.seed)
-    split = {part: sorted(rows["record_id"]) for part, rows in parts.items()}
-    split |= {side: sorted(row["record_id"] for row in rows) for side, rows in zip(get_args(Half), sides, strict=True)}
-    counted = {f"num_{part}": len(records) for part, records in split.items()}
-    retain, forget = (parts[part].to_list() for part in ("retain", "forget"))
-    split["spared"] = sorted(spared(retain, forget, params.snapshot.spare, params.seed))
-    (folder / SPLIT).write_text(json.dumps(split, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return counted | {"num_overlap": overlap, "num_people_spared": len(split["spared"])}
+    return take_snapshot(folder, spare=params.snapshot.spare, seed=params.seed)
 
 
 def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ranks = ALONE) -> Metrics:
@@ -204,8 +158,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ran
     structure = params.prune.structure if lm.mask is None else parent.structure
     if lm.mask is None:  # one that was adopted dense
         calibration = lm.encode(sets.retain[: params.prune.calibration_rows])
-        with seeded(params.seed, params.num_threads):
-            prune(lm, calibration, params.prune)
+        _pruned(lm, calibration, params, ranks)
         if params.unlearn.order == "unlearn-prune":
             lm.model = put(open_sparse(folder / PARENT)).model
     elif params.unlearn.order == "unlearn-prune":
@@ -239,7 +192,7 @@ def _stored(saved: SparseCheckpoint) -> Metrics:
     }
 
 
-def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
+def _adopt(folder: Path, params: Params, progress: Progress | None, ranks: Ranks = ALONE) -> Metrics:
     lm = open_dense(folder / MODEL, prompt=params.model.prompt)
     check_model(lm)
     found = find_mask(lm.model, params.adopt.zeros)
@@ -249,8 +202,10 @@ def _adopt(folder: Path, params: Params, progress: Progress | None) -> Metrics:
     elif params.adopt.prune:
         calibration = _some(lm, folder / DATA / "train", params.prune.calibration_rows, params.seed)
         structure = params.prune.structure
-        with seeded(params.seed, params.num_threads):
-            prune(params.model.put(lm), calibration, params.prune, progress=progress)
+        _pruned(params.model.put(lm), calibration, params, ranks, progress=progress)
+    if ranks.rank:
+        return {}
+    set_ranks(lm.model, ALONE)
     saved = save_sparse(lm, _fresh(folder / CHECKPOINT), structure=structure, package=params.package, seed=params.seed)
     parts = {part: _some(lm, folder / DATA / part, _ROWS_READ, params.seed) for part in ("train", "holdout")}
     with seeded(params.seed, params.num_threads):

@@ -97,7 +97,6 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) 
         inputs["base"] = base
     else:
         deps.remove("base")
-    recipe["stages"]["unlearn"]["cmd"] = command_of("unlearn", params.unlearn.processes)
     if params.unlearn.order == "unlearn-prune" and parent.structure != DENSE:
         if (dense := dense_pin(parent.tag)) is None:
             raise RequestError(
@@ -105,8 +104,22 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) 
             )
         inputs["dense"] = dense
         deps.append("dense")
-    (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    _write_recipe(ws, recipe, params)
     return inputs
+
+
+def _write_recipe(ws: Workspace, recipe: dict[str, Any], params: Params) -> None:
+    """The attempt's dvc.yaml, each step on as many processes as the parameters say."""
+    for stage, step in recipe["stages"].items():
+        step["cmd"] = command_of(stage, params.processes_of(stage)[0])
+    (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+
+
+def _divided(ws: Workspace, params: Params) -> None:
+    """The recipe that is there, as it is but for steps that several processes do."""
+    recipe = yaml.safe_load((ws.path / "dvc.yaml").read_text(encoding="utf-8"))
+    if any(params.processes_of(stage)[0] > 1 for stage in recipe["stages"]):
+        _write_recipe(ws, recipe, params)
 
 
 def _record(attempt: Attempt, contexts: dict[str, str]) -> dict[str, str]:
@@ -134,7 +147,7 @@ def prepare_bootstrap(
     check_room()
     ws = attempt.workspace.open()
     if not ws.prepared:
-        _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides)
+        _divided(ws, _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides))
         pinned = ws.pin("data")
         if source == PINNED:
             ws.point("data", pinned)
@@ -215,8 +228,8 @@ def prepare_adopt(
             check_distinct({place: dense_digest(ws.path / place) for place in folders})
         own = {"model": {"source": given_name(adoption.model)}}
         own |= {"package": {"dtype": read_headers(ws.path / "model").dtype}}
-        _write_params(ws.path, read_yaml(ws.path / "params.yaml"), merge(own, overrides))
         shutil.copyfile(ws.path / "dvc.adopt.yaml", ws.path / "dvc.yaml")
+        _divided(ws, _write_params(ws.path, read_yaml(ws.path / "params.yaml"), merge(own, overrides)))
         take_in(attempt.line, source, ws.path / "data", data_options)
         ws.add("data", *folders)
         ws.mark_prepared()
@@ -293,12 +306,13 @@ def prepare_retrain(attempt: Attempt, like: Attempt, *, adopted: bool) -> dict[s
     ws, other = attempt.workspace.open(), like.workspace
     if not ws.prepared:
         ws.point("data", other.pin("data"))
-        _write_params(ws.path, read_yaml(other.path / "params.yaml"), {})  # an older one lacks what is newer
+        params = _write_params(ws.path, read_yaml(other.path / "params.yaml"), {})  # an older one lacks what is newer
         if adopted:
             recipe = yaml.safe_load((ws.path / "dvc.retrain.yaml").read_text(encoding="utf-8"))
             if (other.path / "base.dvc").is_file():
                 ws.point("base", other.pin("base"))
                 recipe["stages"]["retrain"]["deps"].append("base")
             (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        _divided(ws, params)
         ws.mark_prepared()
     return _record(attempt, {"data": "training"})

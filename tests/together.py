@@ -1,4 +1,4 @@
-"""Cases of unlearning that one process runs, and several together: `torchrun -m tests.together FOLDER CASE...`.
+"""What one process does, and several together; cases of unlearning also by `torchrun -m tests.together FOLDER CASE...`.
 
 Each case leaves <FOLDER>/<case>-<processes>.pt: trajectory, weights, mask digest, statistics, bytes of each process.
 """
@@ -9,9 +9,11 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,33 @@ from sau.training.resume import Resume
 from sau.unlearn.objectives.base import Setting
 from sau.unlearn.redistribution.least_squares import input_moments
 from sau.unlearn.unlearn import UnlearnParams, unlearn
+
+
+def several(processes: int, work: Callable[[Ranks], Any], folder: Path, *, limit_s: float = 120) -> list[Any]:
+    """What a function returns on each of so many forks of this process that are together; nothing is imported anew."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    folder.mkdir(exist_ok=True)
+    forks = [
+        get_context("fork").Process(target=_one_of, args=(rank, processes, port, work, folder))
+        for rank in range(processes)
+    ]
+    for fork in forks:
+        fork.start()
+    for fork in forks:
+        fork.join(limit_s)
+    assert [fork.exitcode for fork in forks] == [0] * processes
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def _one_of(rank: int, processes: int, port: int, work: Callable[[Ranks], Any], folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
+    torch.set_num_threads(1)
+    with together(processes, "cpu") as ranks:
+        torch.save(work(ranks), folder / f"{rank}.pt")
+
 
 SETS = Sets(demo_rows("forget", seed=1)[:7], demo_rows("retain", seed=1), demo_rows("holdout", seed=1)[:7])
 ADAPT = {"epochs": 1, "lr": 1e-3, "batch_size": 4}

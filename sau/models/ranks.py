@@ -1,7 +1,7 @@
 """Which process has which rows of a model: here one has them all; `sau.models.sharding` has several share them.
 
-What training and reading ask of several processes is a method here, and of one process it is nothing: no sum changes,
-and torch.distributed is not imported.
+What training, pruning and reading ask of several processes is a method here, and of one process it is nothing: no sum
+changes, and torch.distributed is not imported.
 """
 
 import contextlib
@@ -25,10 +25,12 @@ class Ranks:
     Attributes:
         rank: this process's number, from 0 on.
         size: how many processes there are.
+        in_step: whether they go through the model together, because none of them has it whole.
     """
 
     rank = 0
     size = 1
+    in_step = False
 
     def divide(self, lm: Any) -> Any:
         """The language model in place, this process with its rows alone."""
@@ -70,11 +72,18 @@ class Ranks:
         return rows, [len(rows)]
 
     def deal(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """This process's items, every `size`-th, and that they count; as many on each process: where it has none
-        left, the first item once more, which does not count."""
+        """This process's items, every `size`-th, and that they count; in step as many on each process: where it has
+        none left, the first item once more, which does not count."""
         for first in range(0, len(items), self.size):
             mine = first + self.rank
-            yield (items[mine], True) if mine < len(items) else (items[0], False)
+            if mine < len(items):
+                yield items[mine], True
+            elif self.in_step:
+                yield items[0], False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
+        """A model that is copied whole is this process's alone."""
+        return ALONE
 
     def copy(self, model: Any) -> Any:
         """A copy that shares nothing with the model but who has which rows."""

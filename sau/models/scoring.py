@@ -44,8 +44,8 @@ def passes(model: Any, batch: Batch, *, packed: bool = False) -> list[Pass]:
         real_BT = batch.attention_mask_BT[:, 1:].bool()  # as many of each sequence as there are to be read
         ids_T = batch.input_ids_BT[:, :-1][real_BT]
         return [Pass(partial(forward_packed, input_ids_T=ids_T, lengths=lengths), batch.answer_mask_BT[real_BT][None])]
-    # Of several processes each makes as many passes as the others: they gather the model's rows together.
-    parts = batch.parts() if ranks_of(model).size == 1 else [batch]
+    # In step each process makes as many passes as the others: they gather the model's rows together.
+    parts = [batch] if ranks_of(model).in_step else batch.parts()
     return [Pass(part.run, part.answer_mask_BT) for part in parts]
 
 

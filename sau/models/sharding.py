@@ -64,7 +64,7 @@ def joined(device: str, timeout_s: float = TIMEOUT_S) -> Iterator["Together"]:
 
 
 class Together(Ranks):
-    """Several processes, of which each has a part."""
+    """Several processes; of a model that lies on them undivided each has the whole, the same as the others."""
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh, self.rank, self.size = mesh, mesh.get_local_rank(), mesh.size()
@@ -138,6 +138,8 @@ class Together(Ranks):
 
 class Shards(Together):
     """The processes that a model's rows lie on, and this one's share of them."""
+
+    in_step = True
 
     def __init__(self, model: Any, mesh: DeviceMesh) -> None:
         """

@@ -20,6 +20,7 @@ from sau.errors import DataError, SparsityError
 from sau.mask import Mask, pack, unpack
 from sau.models.batches import Batch, Encoded, by_length, collate
 from sau.models.layers import Matrix, observing, prunable, real_of
+from sau.models.ranks import ranks_of
 from sau.pruners.base import Pruner, as_mask
 
 BATCH = 2
@@ -39,11 +40,18 @@ class LayerwisePruner(Pruner):
     left of it. The usual way runs each block twice, dense for the statistics of all its linears and pruned for the
     next block's inputs: twice the work, and the later linears of a block see inputs they will never have again.
     Memory holds the activations and the statistic around one linear, never those of the whole model.
+
+    Of several processes that each have the whole model (`sau.models.ranks`) each runs every so-manieth batch; the
+    statistic is summed over them before each linear, and all prune it alike.
     """
 
     @abstractmethod
     def statistic(self, inputs_NI: Iterable[Tensor]) -> Tensor:
-        """What pruning has to know of a linear's inputs, which come in batches, padding excluded."""
+        """What pruning has to know of a linear's inputs, which come in batches, padding excluded: a sum over tokens."""
+
+    def ready(self, statistic: Tensor) -> Tensor:
+        """The statistic of all tokens as `prune_layer` takes it; may be overwritten."""
+        return statistic
 
     @abstractmethod
     def prune_layer(self, weight_OI: Tensor, statistic: Tensor, *, structure: str, sparsity: float) -> Tensor:
@@ -62,14 +70,16 @@ class LayerwisePruner(Pruner):
         if not calibration:
             raise DataError("pruning needs at least one calibration sequence")
         model.eval()
-        matrices = dict(prunable(model))
+        matrices, ranks = dict(prunable(model)), ranks_of(model)
         packed: dict[str, np.ndarray] = {}  # an eighth of the mask, as long as activations need the room
         with contextlib.closing(halting_before(matrices, model, calibration)) as halts:
             for name, inputs in halts:
                 weight_OI = matrices[name].weight
                 with _naming(name):
                     if inputs:
-                        statistic = self.statistic(_real_tokens(x, keep) for x, keep in inputs)
+                        own = self.statistic(_real_tokens(x, keep) for x, keep in inputs)
+                        statistic = self.ready(ranks.total(own))
+                        del own
                         if not statistic.isfinite().all():
                             raise SparsityError(NOT_FINITE)
                     del inputs  # or they would outlive their layer
@@ -95,17 +105,20 @@ def halting_before(
     those batches go on when the next one is asked for. One goes ahead: while all stand before one linear and it comes
     to others that read the very same tensor (key and value after query; up after gate), those are yielded too, and
     the rest need not halt there. The pass ends before the output head.
+    Several processes have a part of the batches each, and halt before the same linears.
 
     Yields:
         (name, [(inputs [B, T, I] or [N, I], bool of which are no padding) of each batch that stands before it]), each
-        name once; an empty list where they are the very inputs that were yielded last.
+        name once; an empty list where they are the very inputs that were yielded last, and where none of this
+        process's batches stands there, one of no tokens.
 
     Raises:
         SparsityError: a linear is used again after its turn, while others still wait for theirs; or its inputs are
             not one for each token.
     """
-    device = next(model.parameters()).device
-    batches = [collate([calibration[i] for i in indices]).to(device) for indices in by_length(calibration, BATCH)]
+    device, ranks = next(model.parameters()).device, ranks_of(model)
+    dealt = [indices for indices, counts in ranks.deal(by_length(calibration, BATCH)) if counts]
+    batches = [collate([calibration[i] for i in indices]).to(device) for indices in dealt]
     keeps_BT = [batch.attention_mask_BT.bool() for batch in batches]
     turn = {name: number for number, name in enumerate(linears)}
     halted: dict[int, tuple[str, Tensor, Tensor | None]] = {}
@@ -129,23 +142,35 @@ def halting_before(
             halted[n] = at
         return at is not None and at[1] is read_last()
 
+    def next_alike(here: list[int]) -> str | None:
+        """Run the first batch to its next halt: the linear there, where all batches of all processes stand before it
+        with the inputs that they stood before the last one with."""
+        is_same = bool(here) and go_on(here[0])
+        own = halted[here[0]][0] if is_same and len(here) == len(batches) else None
+        found = {*ranks.merged({ranks.rank: own} if batches else {}).values()}
+        return found.pop() if len(found) == 1 else None
+
     passes = [greenlet.greenlet(forward) for _ in batches]
     with observing(linears, halt), _ending(passes), returning_freed_memory() as give_back:
         for n, batch in enumerate(batches):
             if at := passes[n].switch(batch):
                 halted[n] = at
             del at
-        while turn and halted:
+        while turn:
             give_back()
-            first = min((name for name, *_ in halted.values()), key=turn.__getitem__)
+            stands = ranks.merged({(ranks.rank, n): name for n, (name, *_) in halted.items()})
+            if not stands:
+                break
+            first = min(stands.values(), key=turn.__getitem__)
             here = sorted(n for n, (name, *_) in halted.items() if name == first)
             with _naming(first):
                 seen = [(x, real_of(x, keeps_BT[n], tokens)) for n in here for _, x, tokens in [halted[n]]]
-            yield first, seen
+            weight_OI = linears[first].weight
+            yield first, seen or [(weight_OI.new_zeros(0, weight_OI.shape[1]), torch.ones(0, dtype=torch.bool))]
             del seen
             del turn[first]
-            while turn and go_on(here[0]) and len(here) == len(batches):
-                yield (name := halted[here[0]][0]), []
+            while turn and (name := next_alike(here)):
+                yield name, []
                 del turn[name]
             for n in here[1:] if turn else ():
                 go_on(n)

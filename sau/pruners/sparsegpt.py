@@ -123,8 +123,12 @@ class SparseGpt(LayerwisePruner):
     damping: float = Field(0.01, gt=0, le=1)
 
     def statistic(self, inputs_NI: Iterable[Tensor]) -> Tensor:
+        """X^T X [I, I]."""
+        return gram(inputs_NI)
+
+    def ready(self, statistic: Tensor) -> Tensor:
         """Upper Cholesky factor of the inverse Hessian [I, I]."""
-        return inverse_factor(gram(inputs_NI), self.damping)
+        return inverse_factor(statistic, self.damping)
 
     def prune_layer(self, weight_OI: Tensor, statistic: Tensor, *, structure: str, sparsity: float) -> Tensor:
         new_OI, kept_OI = prune_columns(weight_OI.float(), statistic, structure=structure, sparsity=sparsity)

@@ -57,7 +57,10 @@ def requests(checkout):
 
 def test_whoever_of_two_is_killed_all_end_and_the_request_is_carried_out_later(copy_checkout, tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
-    checkout.sau("bootstrap", *options(tmp_path))
+    checkout.sau("bootstrap", *options(tmp_path), "--set", "prune.processes=2")
+    first = yaml.safe_load(checkout.git("show", "tiny@v1:dvc.yaml"))["stages"]
+    assert first["prune"]["cmd"] == "torchrun --standalone --nproc-per-node 2 -m sau stage prune"
+    assert first["train"]["cmd"] == "python -m sau stage train"
     checkout.sau("request", "submit", "--subject", PERSON)
     for number, whom in enumerate(("one of the pair", "what started it")):
         flow = forgetting(checkout, tmp_path / f"{number}.log")
@@ -75,4 +78,5 @@ def test_whoever_of_two_is_killed_all_end_and_the_request_is_carried_out_later(c
     assert recipe == "torchrun --standalone --nproc-per-node 2 -m sau stage unlearn"
     masks = [json.loads(checkout.git("show", f"tiny@v{n}:metrics/package.json"))["mask_digest"] for n in (1, 2)]
     assert masks[0] == masks[1]
+    assert json.loads(checkout.sau("reproduce", "tiny@v1", "--rerun", "--json").stdout)["equal"] is True
     assert json.loads(checkout.sau("reproduce", "tiny@v2", "--rerun", "--json").stdout)["equal"] is True

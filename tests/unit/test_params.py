@@ -47,26 +47,36 @@ def test_a_prompt_has_to_take_the_question(prompt):
         Params.model_validate(merge(shipped, {"model": {"prompt": prompt}}))
 
 
-def test_one_process_is_no_part_of_the_recipe_and_two_are():
+@pytest.mark.parametrize("section", ["unlearn", "prune"])
+def test_one_process_is_no_part_of_the_recipe_and_two_are(section):
     shipped = read_yaml(ROOT / "params.yaml")
     given: tuple[dict, ...] = ({}, {"processes": 1}, {"processes": 2})
-    one, said, two = (Params.model_validate(merge(shipped, {"unlearn": unlearn})) for unlearn in given)
-    assert "processes" not in one.model_dump(mode="json")["unlearn"]
+    one, said, two = (Params.model_validate(merge(shipped, {section: own})) for own in given)
+    assert "processes" not in one.model_dump(mode="json")[section]
     assert one.digest == said.digest != two.digest
-    assert one.training_digest == two.training_digest
-    assert Params.model_validate(two.model_dump(mode="json")).unlearn.processes == 2
+    assert (one.training_digest == two.training_digest) == (section != "prune")
+    assert getattr(Params.model_validate(two.model_dump(mode="json")), section).processes == 2
 
 
 @pytest.mark.parametrize(
-    ("processes", "stage", "these", "command"),
+    ("given", "stage", "these", "setting", "command"),
     [
-        (2, "unlearn", 1, "torchrun --standalone --nproc-per-node 2 -m sau stage unlearn"),
-        (1, "unlearn", 2, "python -m sau stage unlearn"),
-        (2, "package", 2, "python -m sau stage package"),
+        ({"unlearn.processes": 2}, "unlearn", 1, "unlearn",
+         "torchrun --standalone --nproc-per-node 2 -m sau stage unlearn"),
+        ({}, "unlearn", 2, "unlearn", "python -m sau stage unlearn"),
+        ({"unlearn.processes": 2}, "package", 2, "unlearn", "python -m sau stage package"),
+        ({"prune.processes": 3}, "prune", 2, "prune", "torchrun --standalone --nproc-per-node 3 -m sau stage prune"),
+        ({"prune.processes": 2}, "adopt", 2, "unlearn", "python -m sau stage adopt"),  # which prunes nothing
+        ({"prune.processes": 2, "adopt.prune": True}, "adopt", 1, "prune",
+         "torchrun --standalone --nproc-per-node 2 -m sau stage adopt"),
     ],
-)
-def test_a_step_on_other_processes_than_it_has_to_have_is_refused(processes, stage, these, command):
-    params = Params.model_validate(merge(read_yaml(ROOT / "params.yaml"), {"unlearn": {"processes": processes}}))
-    with pytest.raises(ConfigError, match=re.escape(command)):
+)  # fmt: skip
+def test_a_step_on_other_processes_than_it_has_to_have_is_refused(given, stage, these, setting, command):
+    content = read_yaml(ROOT / "params.yaml")
+    for key, value in given.items():
+        content[key.split(".")[0]][key.split(".")[1]] = value
+    params = Params.model_validate(content)
+    with pytest.raises(ConfigError, match=re.escape(f"({setting}.processes), not {these}: {command}")):
         params.check_processes(stage, these)
-    params.check_processes(stage, processes if stage == "unlearn" else 1)
+    needed = int(command.split()[3]) if command.startswith("torchrun") else 1
+    params.check_processes(stage, needed)

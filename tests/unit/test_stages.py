@@ -4,6 +4,8 @@ import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from sau.data.records import write_shards
 from sau.errors import ConfigError, ModelError
 from sau.mask import check_mask, check_structure
 from sau.models.scoring import answer_logps
+from sau.params import command_of
 from sau.stages import RECIPES, STAGES, read_split, run
 from sau.training import resume
 
@@ -68,6 +71,26 @@ def forget(first, tmp_path) -> Path:
     (tmp_path / "forget").mkdir()
     (tmp_path / "data" / "train" / "a.jsonl").rename(tmp_path / "forget" / "a.jsonl")
     return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("structure", ["unstructured", "2:4"])
+def test_two_processes_prune_to_the_mask_of_one(first, tmp_path, structure):
+    made = {}
+    for processes in (1, 2):
+        folder = shutil.copytree(first, tmp_path / str(processes))
+        params = read_yaml(folder / "params.yaml")
+        params["prune"] |= {"structure": structure, "processes": processes, "calibration_rows": 21}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        starter = command_of("prune", processes).split()
+        words = starter[1:] if processes == 1 else ["-m", "torch.distributed.run", *starter[1:]]
+        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        made[processes] = json.loads((folder / "metrics" / "prune.json").read_text())
+    assert made[1] == made[2]
+    assert made[1]["num_calibration_rows"] == 21
+    with pytest.raises(ConfigError, match="runs on 2 .prune.processes., not 1"):
+        run("prune", folder)
 
 
 @pytest.mark.parametrize("order", ["prune-unlearn", "unlearn-prune"])
@@ -244,7 +267,7 @@ def test_every_parameter_that_a_step_reads_is_a_dvc_parameter(file):
     for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():
         source = inspect.getsource(STAGES[name])
         read = set(re.findall(r"\bparams\.(\w+)", source)) - {"model_dump"}
-        read |= {"num_threads"} if "_told(" in source else set()  # which names them where training is told how to run
+        read |= {"num_threads"} if "_told(" in source or "_pruned(" in source else set()  # which names them there
         declared = {p.split(".")[0] for p in stage.get("params", ())}
         assert read == declared, f"{file}: {name}"
 

@@ -1,6 +1,7 @@
-"""Pruning layer by layer: what each linear sees, and how much is held meanwhile."""
+"""Pruning layer by layer: what each linear sees, how much is held meanwhile, and calibration rows divided."""
 
 import copy
+import itertools
 import weakref
 
 import pytest
@@ -8,14 +9,17 @@ import torch
 from torch import nn
 
 from sau.errors import SparsityError
+from sau.mask import mask_digest
 from sau.models.batches import Encoded
 from sau.models.layers import prunable
+from sau.models.ranks import ALONE, set_ranks
 from sau.pruners import PruneParams, prune
 from sau.pruners.base import Pruner, keep_highest
-from sau.pruners.layerwise import BATCH, halting_before, returning_freed_memory
+from sau.pruners.layerwise import BATCH, LayerwisePruner, halting_before, returning_freed_memory
 from sau.pruners.sparsegpt import sparsegpt
 from sau.pruners.wanda import wanda_score
 from sau.registry import build
+from tests.together import several
 
 
 @pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
@@ -143,3 +147,73 @@ def test_layers_used_never_or_twice(visits, message):
     pruner = build(Pruner, "sau.pruners", "wanda")
     with pytest.raises(SparsityError, match=message):
         pruner.prune(model, sequences, structure="unstructured", sparsity=0.5)
+
+
+CASES = [
+    ("wanda", "unstructured", 5 * BATCH + 1),
+    ("wanda", "2:4", 3 * BATCH),
+    ("sparsegpt", "unstructured", 3 * BATCH),
+    ("sparsegpt", "2:4", 5 * BATCH + 1),
+    ("sparsegpt", "unstructured", BATCH),  # the other processes have no row
+    ("magnitude", "unstructured", BATCH),
+]
+VISITS = [
+    (_Experts, (["a", "b"], ["b"])),
+    (_Experts, (["b"], ["a", "b"], ["a"])),
+    (_Parallel, (["a", "b"], ["b"])),
+    (_Parallel, (["a", "b"], ["a", "b"], ["a", "b"])),
+    (_Parallel, (["a", "b"],)),
+]
+
+
+def noted(kind: type[LayerwisePruner], known: list[torch.Tensor]) -> type[LayerwisePruner]:
+    """The pruner, which notes the statistics that it is given, of all tokens of all processes."""
+
+    class Noted(kind):
+        def ready(self, statistic):
+            known.append(statistic.clone())
+            return super().ready(statistic)
+
+    return Noted
+
+
+def pruned(lm, sequences, case, ranks):
+    """Mask digest, statistics and weights."""
+    lm, known = copy.deepcopy(lm), []
+    name, structure, number = case
+    pruner = build(Pruner, "sau.pruners", name)
+    if isinstance(pruner, LayerwisePruner):
+        pruner = noted(type(pruner), known)()
+    set_ranks(lm.model, ranks)
+    params = PruneParams(structure=structure).model_copy(update={"pruner": pruner})
+    mask = prune(lm, sequences[:number], params)
+    return mask_digest(mask), known, dict(lm.model.state_dict())
+
+
+def visited(kind, visits, ranks):
+    """The same of a model whose batches do not all reach every linear."""
+    torch.manual_seed(0)
+    model, sequences = _paths(*visits, model=kind)
+    set_ranks(model, ranks)
+    mask = build(Pruner, "sau.pruners", "wanda").prune(model, sequences, structure="unstructured", sparsity=0.5)
+    return mask_digest(mask)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_several_processes_prune_as_one(dense, rows, tmp_path, processes):
+    sequences: list[Encoded] = list(itertools.islice(itertools.cycle(dense.encode(rows)), 5 * BATCH + 1))
+
+    def work(ranks):
+        found = [pruned(dense, sequences, case, ranks) for case in CASES]
+        return found, [visited(*case, ranks) for case in VISITS]
+
+    alone, paths_alone = work(ALONE)
+    for found, visits in several(processes, work, tmp_path):
+        assert visits == paths_alone
+        for case, expected, given in zip(CASES, alone, found, strict=True):
+            assert given[0] == expected[0], case
+            assert len(given[1]) == len(expected[1]) == (0 if case[0] == "magnitude" else 8)
+            for one, other in zip(expected[1], given[1], strict=True):
+                assert (one - other).abs().max() <= 1e-6 * one.abs().max(), case
+            for name, weight in expected[2].items():
+                assert torch.allclose(given[2][name], weight, atol=1e-5), (case, name)

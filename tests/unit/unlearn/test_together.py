@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from sau.models.ranks import ALONE, Ranks
 from sau.training.resume import Resume
 from sau.training.session import micro_batches
 from sau.unlearn.unlearn import UnlearnParams
-from tests import together
-from tests.together import CASES, ran
+from tests.together import CASES, ran, several
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,20 +25,6 @@ def started_by(processes: int, folder: Path, *cases: str) -> "subprocess.Complet
     command = [sys.executable, *(starter if processes > 1 else []), "-m", "tests.together", str(folder), *cases]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=800, check=False)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-    sys.argv = ["together", str(folder), "clipped"]
-    together.main()
 
 
 def check_same(one: dict, several: dict) -> None:
@@ -57,16 +41,9 @@ def check_same(one: dict, several: dict) -> None:
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
     """Uneven rows, clipping by the norm over both, `natural`, forked so that nothing is imported anew."""
-    children = get_context("fork").Process, free_port()
-    pair = [children[0](target=one_of_two, args=(rank, children[1], tmp_path)) for rank in range(2)]
-    for child in pair:
-        child.start()
+    both, _ = several(2, lambda ranks: ran(CASES["clipped"], ranks), tmp_path)
     torch.set_num_threads(1)
     alone = ran(CASES["clipped"], ALONE)
-    for child in pair:
-        child.join(120)
-    assert [child.exitcode for child in pair] == [0, 0]
-    both = torch.load(tmp_path / "clipped-2.pt", weights_only=False)
     check_same(alone, both)
     # Past the clip of every step there is no other difference than the order of sums.
     assert max(float((both["weights"][n] - w).abs().max()) for n, w in alone["weights"].items()) < 2e-4
@@ -87,14 +64,19 @@ def test_parts_of_a_batch_are_as_many_on_every_process_and_count_each_row_once()
             assert sum(share for part in parts for _, share in part) == pytest.approx(1)
 
 
-def test_what_is_dealt_is_dealt_once_and_to_all_as_often():
+def test_what_is_dealt_is_dealt_once_and_in_step_to_all_as_often():
     ranks = [Ranks() for _ in range(3)]
     for number, one in enumerate(ranks):
         one.rank, one.size = number, 3
     for length in range(6):
-        dealt = [list(one.deal(range(length))) for one in ranks]
-        assert len({len(items) for items in dealt}) == 1
-        assert sorted(item for items in dealt for item, counts in items if counts) == list(range(length))
+        for in_step in (False, True):
+            dealt = []
+            for one in ranks:
+                one.in_step = in_step
+                dealt.append(list(one.deal(range(length))))
+            assert sorted(item for items in dealt for item, counts in items if counts) == list(range(length))
+            assert not in_step or len({len(items) for items in dealt}) == 1
+            assert in_step or all(counts for items in dealt for _, counts in items)
 
 
 def test_a_model_on_one_process_is_not_unlearned_as_one_on_two(loop, lm):
