@@ -89,7 +89,7 @@ def test_two_processes_prune_to_the_mask_of_one(first, tmp_path, structure):
         made[processes] = json.loads((folder / "metrics" / "prune.json").read_text())
     assert made[1] == made[2]
     assert made[1]["num_calibration_rows"] == 21
-    with pytest.raises(ConfigError, match="runs on 2 .prune.processes., not 1"):
+    with pytest.raises(ConfigError, match=r"runs on 2 \(prune.processes\), not 1"):
         run("prune", folder)
 
 
