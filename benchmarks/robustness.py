@@ -66,7 +66,7 @@ def come_back(spec: benchmark.Spec, record: dict[str, Any], folder: Path) -> dic
         sets = benchmark.encoded(original, rows)
         base = benchmark.adapted_base(folder, spec.params.model)
         shipped, _ = benchmark.run_method(spec, cell, folder, rows, original, base, record["lr"])
-        around = Surroundings(rows["forget"], None, cell.seed)
+        around = Surroundings(rows["forget"], (), rows["retain"], None, cell.seed)
         result = {"as shipped": excess(shipped, retrained, sets)}
         for stressor in STRESSORS:
             pair = (stressor.apply(lm, around) for lm in (shipped, retrained))

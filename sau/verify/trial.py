@@ -151,7 +151,8 @@ class Run:
         source = self.controls.dense
         dense = opened(source) if source is not None and trial.stressor.needs_dense else None
         with trial.meter.part(_STRESSING):
-            return trial.stressor.apply(lm, Surroundings(self.sets.forget, self.gathering.strangers, dense, self.seed))
+            sets, strangers = self.sets, self.gathering.strangers
+            return trial.stressor.apply(lm, Surroundings(sets.forget, strangers, sets.retain, dense, self.seed))
 
     def refuse_mixed_tokens(self) -> None:
         """Models that read the same rows as other tokens cannot be compared."""

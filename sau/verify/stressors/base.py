@@ -19,10 +19,11 @@ PACKAGE = "sau.verify.stressors"
 @dataclass(frozen=True)
 class Surroundings:
     """What a stressor may use: the forget rows, those of the strangers that they are judged beside (none where the null
-    is a retrained model), a dense model that the sparse ones come from, a seed."""
+    is a retrained model), rows to keep, a dense model that the sparse ones come from, a seed."""
 
     forget: Sequence[Row]
     strangers: Sequence[Row]
+    retain: Sequence[Row]
     dense: LanguageModel | None
     seed: int
 

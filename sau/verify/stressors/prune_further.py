@@ -1,31 +1,65 @@
 """Further pruning: sparsification has undone dense unlearning (arXiv 2602.00577)."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from sau.data.records import Row
+from sau.models.batches import by_length, collate
 from sau.models.language_model import LanguageModel
-from sau.models.layers import prunable
+from sau.models.layers import observing, prunable, real_of
 from sau.verify.stressors.base import Stressor, Surroundings, copied
 
+_BATCH = 8
 
-def pruned_further(weight_OI: Tensor, share: float) -> Tensor:
-    """[O, I] with the smallest `share` of each row's weights, on top of its zeros, set to zero; at most all of them."""
-    zeros_O = (weight_OI == 0).sum(dim=1)
-    count_O = (zeros_O + round(share * weight_OI.shape[1])).clamp_max(weight_OI.shape[1])
-    rank_OI = weight_OI.abs().argsort(dim=1, stable=True).argsort(dim=1)
+
+def pruned_further(weight_OI: Tensor, share: float, norm_I: Tensor | None = None) -> Tensor:
+    """[O, I] with the lowest `share` of each row's weights, on top of its zeros, set to zero; at most all of them.
+
+    Args:
+        norm_I: of each input; weights are compared by |W_oi| times it, and by |W_oi| where there is none.
+    """
+    zero_OI = weight_OI == 0
+    count_O = (zero_OI.sum(dim=1) + round(share * weight_OI.shape[1])).clamp_max(weight_OI.shape[1])
+    score_OI = weight_OI.abs() if norm_I is None else weight_OI.abs() * norm_I.to(weight_OI.dtype)
+    rank_OI = score_OI.masked_fill(zero_OI, -1.0).argsort(dim=1, stable=True).argsort(dim=1)
     return weight_OI.masked_fill(rank_OI < count_O[:, None], 0.0)
 
 
+@torch.no_grad()
+def input_norms(lm: LanguageModel, rows: Sequence[Row]) -> dict[str, Tensor]:
+    """||X_i||_2 [I] of each prunable matrix's inputs on these rows, by name; none of a matrix that sees no token."""
+    matrices, squares = dict(prunable(lm.model)), dict[str, Tensor]()
+    sequences = lm.encode(rows)
+    for indices in by_length(sequences, _BATCH):
+        batch = collate([sequences[i] for i in indices]).to(lm.model.device)
+        keep_BT = batch.attention_mask_BT.bool()
+
+        def add(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
+            squares_I = inputs[real_of(inputs, keep_BT, tokens)].float().square().sum(0)
+            squares[name] = squares[name] + squares_I if name in squares else squares_I
+
+        with observing(matrices, add):
+            lm.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    return {name: squares_I.sqrt() for name, squares_I in squares.items()}
+
+
 class PruneFurther(Stressor):
-    """`points` more percentage points of sparsity in every row, by magnitude."""
+    """`points` more percentage points of sparsity in every row, as one prunes who wants to go on using the model: what
+    counts least on `rows` rows to keep, by magnitude times input norm (Wanda, Sun et al. 2023, arXiv 2306.11695).
+
+    By magnitude alone, ten points leave nothing of a real model that Wanda has pruned (LOG.md), and what it says then
+    is no more than noise. Matrices that see no token of those rows are compared by magnitude.
+    """
 
     name: Literal["prune_further"] = "prune_further"
     title: ClassVar[str] = "after further pruning"
 
     points: int = Field(10, ge=1, le=50)
+    rows: int = Field(32, ge=0, le=10_000)
 
     @property
     def id(self) -> str:
@@ -34,6 +68,8 @@ class PruneFurther(Stressor):
     @torch.no_grad()
     def apply(self, lm: LanguageModel, around: Surroundings) -> LanguageModel:
         changed = copied(lm)
-        for _, linear in prunable(changed.model):
-            linear.weight.copy_(pruned_further(linear.weight, self.points / 100))
+        every = max(len(around.retain) // self.rows, 1) if self.rows else 1
+        norms = input_norms(changed, around.retain[::every][: self.rows])
+        for name, matrix in prunable(changed.model):
+            matrix.weight.copy_(pruned_further(matrix.weight, self.points / 100, norms.get(name)))
         return changed

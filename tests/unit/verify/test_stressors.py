@@ -20,7 +20,7 @@ from sau.verify.policy import Policy
 from sau.verify.stressors.base import PACKAGE as STRESSORS
 from sau.verify.stressors.base import Stressor, Surroundings
 from sau.verify.stressors.densify import Densify
-from sau.verify.stressors.prune_further import PruneFurther, pruned_further
+from sau.verify.stressors.prune_further import PruneFurther, input_norms, pruned_further
 from sau.verify.stressors.relearn import Relearn
 from sau.verify.stressors.round_weights import RoundWeights, rounded
 
@@ -28,7 +28,7 @@ from sau.verify.stressors.round_weights import RoundWeights, rounded
 @pytest.fixture
 def around(sets):
     """What a stressor finds around a model."""
-    return lambda dense=None: Surroundings(sets.forget, (), dense, seed=0)
+    return lambda dense=None: Surroundings(sets.forget, (), sets.retain, dense, seed=0)
 
 
 def sparse(lm: LanguageModel) -> LanguageModel:
@@ -48,6 +48,31 @@ def test_pruning_further_by_hand():
     weight = torch.tensor([[0.0, 0.0, 3.0, -1.0, 2.0, 5.0, 4.0, -6.0, 7.0, 8.0]])
     assert pruned_further(weight, 0.2).tolist() == [[0, 0, 3, 0, 0, 5, 4, -6, 7, 8]]
     assert pruned_further(weight, 1.0).tolist() == [[0.0] * 10]
+    norm = torch.tensor([9.0, 9, 0, 9, 1, 1, 1, 1, 1, 1])  # 0 * 3 and 2 * 1 are least; what is zero goes first
+    assert pruned_further(weight, 0.2, norm).tolist() == [[0, 0, 0, -1, 0, 5, 4, -6, 7, 8]]
+
+
+def test_pruning_further_goes_by_what_the_rows_to_keep_put_in(around, before):
+    lm, kept, by_hand = before, around().retain, {}
+    norms = input_norms(lm, kept)
+
+    def look(name):
+        return lambda _module, args: by_hand.setdefault(name, []).append(args[0].flatten(0, -2))
+
+    hooks = [matrix.module.register_forward_pre_hook(look(name)) for name, matrix in prunable(lm.model)]
+    with torch.no_grad():
+        for sequence in lm.encode(kept):
+            lm.model(input_ids=torch.tensor([sequence.input_ids]))
+    for hook in hooks:
+        hook.remove()
+    assert set(norms) == set(by_hand)
+    for name, norm_I in norms.items():
+        torch.testing.assert_close(norm_I, torch.cat(by_hand[name]).norm(dim=0), rtol=1e-4, atol=1e-4)
+    changed = dict(prunable(PruneFurther(points=20, rows=len(kept)).apply(lm, around()).model))
+    by_magnitude = dict(prunable(PruneFurther(points=20, rows=0).apply(lm, around()).model))
+    for name, matrix in prunable(lm.model):
+        assert torch.equal(changed[name].weight, pruned_further(matrix.weight, 0.2, norms[name]))
+        assert torch.equal(by_magnitude[name].weight, pruned_further(matrix.weight, 0.2))
 
 
 @pytest.mark.parametrize("stressor", [RoundWeights(bits=4), PruneFurther(points=10), Relearn(rows=2, epochs=1)])
