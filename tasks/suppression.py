@@ -25,6 +25,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tables import Row
 
 _KEY = 32
+_KEY_FILE = "suppression.key"
 _REFUSED = (
     "{what}: brings back people who were forgotten ({words}); take them out, or where somebody has agreed to come "
     "back, `sau suppression lift REQUEST`"
@@ -32,7 +33,11 @@ _REFUSED = (
 
 
 class Suppressed(BaseModel):
-    """One who was forgotten: keyed digests of the person's id ("" where some of their rows stay) and rows."""
+    """One who was forgotten: keyed digests of the person's id ("" where some of their rows stay) and rows.
+
+    Attributes:
+        key: a digest of nothing under the same key, which tells another key; "" of an entry from before there was one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +46,7 @@ class Suppressed(BaseModel):
     at: datetime
     subject: str
     rows: tuple[str, ...]
+    key: str = ""
 
 
 _LIST = TypeAdapter(list[Suppressed])
@@ -50,7 +56,7 @@ class Suppression:
     """The list of this state folder.
 
     Raises:
-        RequestError: it is damaged.
+        RequestError: it, or its key, is damaged, or its key is not there.
     """
 
     def __init__(self) -> None:
@@ -66,6 +72,16 @@ class Suppression:
         except (ValidationError, OSError):
             raise RequestError(f"{self._file}: damaged, restore it from a backup") from None
 
+    def _known(self) -> list[Suppressed]:
+        """Everybody on it, by a key that would know them again: with another, nobody would ever be found."""
+        there = self.all()
+        file = key_folder() / _KEY_FILE
+        if there and not file.is_file():
+            raise RequestError(f"{file}: missing, and the suppression list needs it: restore it from a backup")
+        if any(entry.key not in ("", self._digest("key", "")) for entry in there):
+            raise RequestError(f"{file}: not the key of the suppression list: restore it from a backup")
+        return there
+
     def add(self, request_id: str) -> None:
         """Put a request's person on the list, by the rows in the vault; who is on it stays as it is.
 
@@ -76,7 +92,7 @@ class Suppression:
         ledger = Ledger(settings().ledger_url)
         request = ledger.get(request_id)
         with self._lock:
-            there = self.all()
+            there = self._known()
             if any(entry.request_id == request_id for entry in there):
                 return
             stays = any(row.decision == Row.KEEP for row in ledger.decided(request_id).values())
@@ -86,6 +102,7 @@ class Suppression:
                 at=datetime.now(UTC),
                 subject="" if stays else self._of_person(request.subject_id),
                 rows=tuple(sorted({self._of_row(row) for row in vault().open(request_id)})),
+                key=self._digest("key", ""),
             )
             self._write([*there, entry])
 
@@ -103,7 +120,7 @@ class Suppression:
 
     def found_in(self, rows: Iterable[Record]) -> dict[str, int]:
         """Whom rows bring back: by request id, how many rows are theirs by id or by content."""
-        if not (there := self.all()):
+        if not (there := self._known()):
             return {}
         of_subject = {entry.subject: entry.request_id for entry in there}
         of_row = {digest: entry.request_id for entry in there for digest in entry.rows}
@@ -131,7 +148,7 @@ class Suppression:
         Raises:
             DataError: of which requests.
         """
-        if there := {entry.subject: entry.request_id for entry in self.all() if entry.subject}:
+        if there := {entry.subject: entry.request_id for entry in self._known() if entry.subject}:
             found = {there[digest] for person in given if (digest := self._of_person(person)) in there}
             if found:
                 raise DataError(_REFUSED.format(what=what, words=f"request {', '.join(sorted(found))}"))
@@ -147,7 +164,7 @@ class Suppression:
         return self._digest("row", json.dumps([_plain(str(row.get(name) or "")) for name in ("question", "answer")]))
 
     def _digest(self, purpose: str, text: str) -> str:
-        key = kept(key_folder() / "suppression.key", lambda: secrets.token_bytes(_KEY))
+        key = kept(key_folder() / _KEY_FILE, lambda: secrets.token_bytes(_KEY))
         return hmac.new(key, f"{purpose}/{text}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 

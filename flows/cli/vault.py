@@ -17,7 +17,8 @@ def vault_list(as_json: AsJson = False) -> None:
     """List the requests whose rows are held, by id; nothing is opened."""
     from tasks.engines.keys import vault
 
-    found = [{"request": request, "bytes": vault().sealed(request).stat().st_size} for request in vault().requests()]
+    files = {request: vault().sealed(request) for request in vault().requests()}
+    found = [{"request": r, "bytes": file.stat().st_size if file.is_file() else 0} for r, file in files.items()]
     if as_json:
         print_json(found)
         return
