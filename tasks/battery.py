@@ -23,10 +23,7 @@ from sau.training.finetune import adapted
 from sau.verify import Controls, Verification
 from sau.verify import verify as run_battery
 from sau.verify.policy import Policy
-from tasks.engines.settings import settings
-
-CACHE = "cache"
-"""In the state folder: what verifications leave for the next one. It may go at any time, and goes with every purge."""
+from tasks.engines.settings import KEPT, settings
 
 _FEW_PEOPLE = 10
 _MODELS_KEPT = 2
@@ -55,7 +52,7 @@ def judged(
             seed=params.seed,
             labels=labels,
             progress=lambda text: log.debug("verify %s", text),
-            cache=settings().state / CACHE / "readings",
+            cache=settings().state / KEPT / "readings",
         )
 
 
@@ -110,7 +107,7 @@ def base_opener(folder: Path, params: Params, retain: Sequence[Row]) -> Callable
         if not how:
             return base
         rows = _of_some(retain, how.max_rows, params.seed)
-        place = settings().state / CACHE / "base" / identity(base, rows, how.model_dump(mode="json"), params.seed)
+        place = settings().state / KEPT / "base" / identity(base, rows, how.model_dump(mode="json"), params.seed)
         with contextlib.suppress(SauError, OSError):  # not kept, or damaged
             kept = params.model.put(open_dense(place, prompt=prompt))
             if identity(kept) == (place / _IDENTITY).read_text(encoding="ascii"):

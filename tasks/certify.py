@@ -3,7 +3,7 @@
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock
@@ -13,8 +13,6 @@ from sau.certificate.files import subjects_of
 from sau.certificate.log import Entry, append, read_log
 from sau.certificate.record import Check
 from sau.errors import RequestError
-from sau.verify import Verification
-from sau.verify.record import Finding
 from tasks.engines.keys import signing_key, vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
@@ -22,9 +20,11 @@ from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking, flatten
 from tasks.engines.workspace import git, pins_at
 from tasks.suppression import Suppression
-from tasks.verify import RECORD
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
+
+if TYPE_CHECKING:
+    from sau.verify import Finding, Verification
 
 log = logging.getLogger("sau")
 
@@ -51,6 +51,9 @@ def certify(record: VersionRecord) -> list[str]:
         RequestError: the version was made for no request.
         CertificateError: the log is damaged.
     """
+    from sau.verify import Verification  # torch, which takes seconds: not for who reads or signs what was judged
+    from tasks.verify import RECORD
+
     if not record.request_ids:
         raise RequestError(f"{record.tag}: was made for no request, there is nothing to certify")
     if not record.policy:  # nothing was judged: there is nothing to say
@@ -115,7 +118,7 @@ def _same(entry: Entry, evidence: dict[str, Any]) -> bool:
     return mine == others and weights == given and cleaned == left
 
 
-def _common(record: VersionRecord, verification: Verification, tracking: Tracking, root: Path) -> dict[str, Any]:
+def _common(record: VersionRecord, verification: "Verification", tracking: Tracking, root: Path) -> dict[str, Any]:
     """What holds for all requests of a version."""
 
     def shown(name: str) -> Any:
@@ -180,7 +183,7 @@ def _stages(lock: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _of_request(request_id: str, record: VersionRecord, verification: Verification) -> dict[str, Any]:
+def _of_request(request_id: str, record: VersionRecord, verification: "Verification") -> dict[str, Any]:
     """What is said of one request; where several asked together, of the person alone."""
     request = Ledger(settings().ledger_url).get(request_id)
     alone = next((person for person in verification.people if person.label == request_id), None)
@@ -205,7 +208,7 @@ def _of_request(request_id: str, record: VersionRecord, verification: Verificati
     }
 
 
-def _check(finding: Finding, verification: Verification) -> dict[str, Any]:
+def _check(finding: "Finding", verification: "Verification") -> dict[str, Any]:
     same = ("id", "mandatory", "n", "interval", "margin", "before", "reference", "p", "power", "verdict", "reason")
     given = finding.model_dump(mode="json", include=set(same))
     return Check(

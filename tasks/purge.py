@@ -17,7 +17,6 @@ from sau.certificate.record import Cleaned
 from sau.errors import RequestError, SauError
 from sau.files import write_private
 from sau.logs import about
-from tasks.battery import CACHE as KEPT
 from tasks.certify import latest, log_folder, signed
 from tasks.engines.databases import clean, local_databases
 from tasks.engines.decisions import approvers
@@ -26,7 +25,7 @@ from tasks.engines.ledger import Ledger, State
 from tasks.engines.objects import CACHE, REMOTE, Objects, clean_run_cache, drop_site_cache, open_objects
 from tasks.engines.orchestration import task
 from tasks.engines.people import People
-from tasks.engines.settings import settings
+from tasks.engines.settings import KEPT, settings
 from tasks.engines.workspace import TAG, Pin, git, parse_tag, pins_at, sweep
 from tasks.requests import in_force
 from tasks.scan import DATA_SET, ERASED, Scan, scan, secrets_of

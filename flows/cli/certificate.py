@@ -13,15 +13,37 @@ from sau.cli.console import COLOURS, AsJson, out, plain, print_json
 @certificate_app.command("key")
 def certificate_key(
     target: Annotated[Path | None, typer.Option("--out", help="Write it here as well.")] = None,
+    of_weights: Annotated[
+        bool, typer.Option("--weights", help="The one that verifies models' files, see `sau certificate weights`.")
+    ] = False,
 ) -> None:
     """Print the public key (PEM) that verifies this checkout's records; its private half is made at first use."""
-    from sau.certificate.envelope import public_pem
-    from tasks.engines.keys import signing_key
+    from sau.certificate import envelope, weights
+    from tasks.engines.keys import signing_key, weights_key
 
-    pem = public_pem(signing_key())
+    pem = weights.public_pem(weights_key()) if of_weights else envelope.public_pem(signing_key())
     if target:
         target.write_text(pem, encoding="ascii")
     typer.echo(pem, nl=False)
+
+
+@certificate_app.command("weights")
+def certificate_weights(
+    folder: Annotated[Path, typer.Argument(help="A model's folder, as `sau export` wrote it.")],
+    target: Annotated[Path, typer.Option("--out", help="The signature's file, outside of the folder.")],
+) -> None:
+    """Sign a model's files for OpenSSF's model-signing, whose own verifier then says whether one was changed."""
+    from sau.certificate.weights import sign_weights
+    from tasks.engines.keys import weights_key
+
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise typer.BadParameter("has to be outside of the folder, or it would be one of its files", param_hint="--out")
+    target.write_bytes(sign_weights(folder, weights_key()))
+    out.print(
+        f"signed: sau certificate key --weights --out weights.pem, and whoever has it runs\n"
+        f"model_signing verify key {plain(folder)} --signature {plain(target)} --public_key weights.pem",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
 
 
 @certificate_app.command("list")

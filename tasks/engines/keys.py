@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from sau.certificate import weights
 from sau.certificate.envelope import new_key
 from sau.data.vault import Vault
 from sau.data.wrapping import vault_of
@@ -18,6 +19,11 @@ def signing_key() -> bytes:
     if given := settings().signing_key:
         return given.encode()
     return kept(key_folder() / "signing.pem", new_key)
+
+
+def weights_key() -> bytes:
+    """The private key that signs models' files for OpenSSF's model-signing, PEM, made at first use."""
+    return kept(key_folder() / "weights.pem", weights.new_key)
 
 
 def vault() -> Vault:

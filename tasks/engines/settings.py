@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sau.errors import ConfigError
 from sau.logs import JSON, as_json
 
+KEPT = "cache"
+"""In the state folder: what verifications leave for the next one. It may go at any time, and goes with every purge."""
+
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 """What git sets for its hooks and aliases: it would name their repository and index wherever git is run."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import yaml
 from mlflow import MlflowClient
+from sqlalchemy import delete
 
 from sau.checkpoint.manifest import check_files
 from sau.checkpoint.sparse import save_sparse
@@ -19,6 +20,8 @@ from sau.errors import SauError
 from sau.models.sources import base_model
 from sau.params import Params
 from sau.pruners import prune
+from tasks.engines import tables
+from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, Request, State
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
@@ -28,6 +31,7 @@ from tasks.giving_up import give_up
 from tasks.reconcile import check_new, mend
 from tasks.register import complete, promote, register
 from tasks.requests import conclude, in_force, lapsed, waiting, withdraw
+from tasks.suppression import Suppression
 from tasks.verify import Judged
 from tasks.versions.record import BOOTSTRAP, VersionRecord
 from tasks.versions.registry import Registry, Versions
@@ -169,6 +173,21 @@ def rolled_back(line: str) -> dict[str, object]:
     open_again = [request.state for request in waiting(line)]
     finish_attempt(line, "PASS")
     return {"before": before, "after": after, "waiting": open_again, **mended(line)}
+
+
+def restored(line: str) -> dict[str, object]:
+    """Ledger and registry as of before a request, by a backup; the list of who was forgotten is newer."""
+    finish_attempt(line, "PASS")
+    (request,) = requests(line)
+    vault().seal(request.id, [{"question": "Who?", "answer": "Nobody."}])
+    Suppression().add(request.id)
+    Registry().lead(line, 1, by="a backup")
+    with Ledger(settings().ledger_url).session() as session:
+        session.execute(delete(tables.Event).where(tables.Event.request_id == request.id))
+        session.execute(delete(tables.Request).where(tables.Request.id == request.id))
+    refused = refusal(mend, line, "r")
+    Suppression().lift(request.id)
+    return {"request": request.id, "refused": refused, "lifted": refusal(mend, line, "r")}
 
 
 def champion_deleted(line: str) -> dict[str, object]:
@@ -358,6 +377,7 @@ CONTRADICTIONS = (
     lost_registry, given_up, another_policy,
     rolled_back, champion_deleted, champion_failed, begun_and_killed, tag_deleted, tag_moved, tag_of_another_store,
     model_of_somebody_else, experiment_deleted, judged_again, failed_after_promotion, failed_and_open,
+    restored,
 )  # fmt: skip
 
 

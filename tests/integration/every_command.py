@@ -50,6 +50,7 @@ CALLS = {
     "certificate schema": Call(alone=True),
     "certificate show": Call("{missing}", alone=True),
     "certificate verify": Call(_KEY, alone=True),
+    "certificate weights": Call("{missing} --out {out}"),
     "demo": Call("", "ledger mlflow prefect dvc"),
     "deploy": Call("--line {line}", "prefect"),
     "desk": Call("--port 65535", otherwise=None),

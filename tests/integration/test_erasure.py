@@ -4,7 +4,11 @@ import sqlite3
 
 import pytest
 import yaml
+from model_signing import verifying
+from typer.testing import CliRunner
 
+import flows.cli
+from sau.cli.app import app
 from sau.data.demo import demo_rows
 from sau.errors import DataError, RequestError, VaultError, WorkspaceError
 from tasks.certify import latest, signed
@@ -280,3 +284,20 @@ def test_internal_ids_and_names_that_say_nothing_are_no_secrets(home):
     assert ROWS[0]["answer"] in found.values()
     ledger.erase_subject(request, "purged-1", note="by hand")
     assert "subject id" not in secrets_of(request)
+
+
+# -- a model that is handed on ------------------------------------------------------------------------
+
+
+def test_a_folder_is_signed_by_a_key_of_this_state_folder_and_the_stock_verifier_takes_it(home, tmp_path):
+    assert flows.cli.certificate
+    folder, signature, public = tmp_path / "model", tmp_path / "model.sig", tmp_path / "weights.pem"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"numbers")
+    for words in (("weights", str(folder), "--out", str(signature)), ("key", "--weights", "--out", str(public))):
+        done = CliRunner().invoke(app, ["certificate", *words])
+        assert done.exit_code == 0, done.exception
+    verifying.Config().use_elliptic_key_verifier(public_key=public).verify(folder, signature)
+    assert (home / "keys" / "weights.pem").stat().st_mode & 0o077 == 0
+    inside = CliRunner().invoke(app, ["certificate", "weights", str(folder), "--out", str(folder / "model.sig")])
+    assert (inside.exit_code, "outside of the folder" in " ".join(inside.output.split())) == (2, True)

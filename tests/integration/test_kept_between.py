@@ -13,7 +13,8 @@ from sau.models.identity import identity
 from sau.models.sources import ModelParams, TinyParams, base_model
 from sau.params import Params, load_params
 from sau.stages import BASE, PARENT
-from tasks.battery import CACHE, base_opener, sampled
+from tasks.battery import base_opener, sampled
+from tasks.engines.settings import KEPT
 from tests.apart import own_settings
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +51,13 @@ def people(*names):
 def test_the_adapted_base_model_is_made_once_and_again_for_other_rows_or_when_it_is_damaged(home, params, attempt):
     retain = people("a", "b", "c")
     first = base_opener(attempt, params, retain)()
-    (kept,) = (home / CACHE / "base").iterdir()
+    (kept,) = (home / KEPT / "base").iterdir()
     made = (kept / "model.safetensors").stat().st_mtime_ns
     again = base_opener(attempt, params, retain)()
     assert identity(again) == identity(first)
     assert (kept / "model.safetensors").stat().st_mtime_ns == made
     base_opener(attempt, params, people("a", "b"))()
-    assert len(list((home / CACHE / "base").iterdir())) == 2
+    assert len(list((home / KEPT / "base").iterdir())) == 2
     weights = (kept / "model.safetensors").read_bytes()
     (kept / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x80\x3f")
     assert identity(base_opener(attempt, params, retain)()) == identity(first)
@@ -64,8 +65,8 @@ def test_the_adapted_base_model_is_made_once_and_again_for_other_rows_or_when_it
 
 
 def test_where_it_cannot_be_kept_it_is_made_again(home, params, attempt):
-    (home / CACHE).mkdir(parents=True)
-    (home / CACHE / "base").write_text("a file in the folder's place")
+    (home / KEPT).mkdir(parents=True)
+    (home / KEPT / "base").write_text("a file in the folder's place")
     retain = people("a")
     assert identity(base_opener(attempt, params, retain)()) == identity(base_opener(attempt, params, retain)())
 

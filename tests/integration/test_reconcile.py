@@ -90,6 +90,14 @@ def test_what_a_person_has_to_decide_is_said_with_the_way_out(contradicted, case
         assert word in contradicted[case]["refused"]
 
 
+def test_a_restored_backup_that_does_not_know_of_somebody_stops_the_line_until_a_person_decides(contradicted):
+    found = contradicted["restored"]
+    assert f"{found['request']}: was forgotten by" in found["refused"]
+    assert "neither the ledger nor the leading restored@v1 knows of it: was a backup restored?" in found["refused"]
+    assert f"`sau suppression lift {found['request']}`" in found["refused"]
+    assert found["lifted"] == ""
+
+
 def test_the_way_out_is_one(contradicted):
     assert "its verdict is FAIL, only a version that passed may lead" in contradicted["champion_failed"]["by_hand"]
     assert "(tag_of_another_store-old-retrain@v1)" in contradicted["tag_of_another_store"]["of_references"]
