@@ -27,13 +27,14 @@ class SnapshotParams(Section):
 class VerifyParams(Section):
     """Which policy judges, with how many of its stressors (None: its own budget), on how many rows of those who stay,
     and of those who judge: as many of each person; and how often what did not pass is tried again where the verdict
-    says how (`tasks.retry`)."""
+    says how (`tasks.retry`). `processes` score rows by parts, each with the models whole: to the same numbers."""
 
     policy: str = "quick"
     num_stressors: int | None = Field(None, ge=0)
     max_retain_rows: int = Field(200, ge=10, le=100_000)
     max_holdout_rows: int = Field(1000, ge=10, le=100_000)
     retries: int = Field(0, ge=0, le=5)
+    processes: int = Field(1, ge=1, le=1024, exclude_if=lambda processes: processes == 1)
 
 
 class TrainParams(FinetuneParams):

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sau.checkpoint.manifest import read_manifest
@@ -17,6 +18,7 @@ from sau.errors import SauError
 from sau.models.dense import open_dense, save_dense
 from sau.models.identity import identity
 from sau.models.language_model import LanguageModel, seeded
+from sau.models.ranks import ALONE, Ranks
 from sau.params import Params
 from sau.stages import BASE, PARENT
 from sau.training.finetune import adapted
@@ -24,6 +26,7 @@ from sau.verify import Controls, Verification
 from sau.verify import verify as run_battery
 from sau.verify.policy import Policy
 from tasks.engines.settings import KEPT, settings
+from tasks.engines.several import on_several
 
 _FEW_PEOPLE = 10
 _MODELS_KEPT = 2
@@ -41,7 +44,27 @@ def judged(
     *,
     labels: Mapping[str, str] | None = None,
 ) -> Verification:
-    """The verdict on a sparse checkpoint; arguments as for `sau.verify.verify`."""
+    """The verdict on a sparse checkpoint, by `verify.processes` together; arguments as for `sau.verify.verify`.
+
+    Args:
+        controls: of several processes, such as can be pickled.
+    """
+    work = partial(_judged, checkpoint, sets, controls, policy, params, labels)
+    processes = params.verify.processes
+    return work(ALONE) if processes == 1 else on_several(processes, params.model.device, "verify", work)
+
+
+def _judged(
+    checkpoint: Path,
+    sets: Sets,
+    controls: Controls,
+    policy: Policy,
+    params: Params,
+    labels: Mapping[str, str] | None,
+    ranks: Ranks,
+) -> Verification:
+    if ranks.rank and isinstance(controls.base, partial):  # of `base_opener`
+        controls = replace(controls, base=partial(controls.base, keeps=False))
     with seeded(params.seed, params.num_threads):
         return run_battery(
             model=opener(checkpoint, params),
@@ -53,6 +76,7 @@ def judged(
             labels=labels,
             progress=lambda text: log.debug("verify %s", text),
             cache=settings().state / KEPT / "readings",
+            ranks=ranks,
         )
 
 
@@ -100,23 +124,24 @@ def base_opener(folder: Path, params: Params, retain: Sequence[Row]) -> Callable
     """
     if not (folder / BASE).is_dir():
         return None
+    how = params.unlearn.adapt
+    return partial(_adapted_base, folder, params, _of_some(retain, how.max_rows, params.seed) if how else [])
 
-    def opened() -> LanguageModel:
-        prompt, how = read_manifest(folder / PARENT).prompt, params.unlearn.adapt
-        base = params.model.put(open_dense(folder / BASE, prompt=prompt))
-        if not how:
-            return base
-        rows = _of_some(retain, how.max_rows, params.seed)
-        place = settings().state / KEPT / "base" / identity(base, rows, how.model_dump(mode="json"), params.seed)
-        with contextlib.suppress(SauError, OSError):  # not kept, or damaged
-            kept = params.model.put(open_dense(place, prompt=prompt))
-            if identity(kept) == (place / _IDENTITY).read_text(encoding="ascii"):
-                return kept
-        made = adapted(base, base.encode(rows), how, seed=params.seed, num_threads=params.num_threads)
+
+def _adapted_base(folder: Path, params: Params, rows: Sequence[Row], *, keeps: bool = True) -> LanguageModel:
+    prompt, how = read_manifest(folder / PARENT).prompt, params.unlearn.adapt
+    base = params.model.put(open_dense(folder / BASE, prompt=prompt))
+    if not how:
+        return base
+    place = settings().state / KEPT / "base" / identity(base, rows, how.model_dump(mode="json"), params.seed)
+    with contextlib.suppress(SauError, OSError):  # not kept, or damaged
+        kept = params.model.put(open_dense(place, prompt=prompt))
+        if identity(kept) == (place / _IDENTITY).read_text(encoding="ascii"):
+            return kept
+    made = adapted(base, base.encode(rows), how, seed=params.seed, num_threads=params.num_threads)
+    if keeps:
         _keep(made, place)
-        return made
-
-    return opened
+    return made
 
 
 def _keep(lm: LanguageModel, place: Path) -> None:
@@ -130,10 +155,15 @@ def _keep(lm: LanguageModel, place: Path) -> None:
         beside.replace(place)
     except (SauError, OSError):
         shutil.rmtree(beside, ignore_errors=True)
-    for old in sorted(place.parent.glob("*"), key=lambda p: p.stat().st_mtime)[:-_MODELS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):  # somebody else cleans up just now
+        for old in sorted(place.parent.glob("*"), key=lambda p: p.stat().st_mtime)[:-_MODELS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def opener(folder: Path, params: Params) -> Callable[[], LanguageModel]:
     """What opens a sparse checkpoint where the parameters say."""
-    return lambda: params.model.put(open_sparse(folder))
+    return partial(_opened, folder, params)
+
+
+def _opened(folder: Path, params: Params) -> LanguageModel:
+    return params.model.put(open_sparse(folder))

@@ -3,9 +3,9 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,7 +13,7 @@ from sau.checkpoint.digests import check_distinct
 from sau.checkpoint.manifest import SparseCheckpoint, check_files, read_manifest
 from sau.data.sets import Sets
 from sau.data.vault import reading_with
-from sau.errors import CheckpointError, DataError, WorkspaceError
+from sau.errors import CheckpointError, DataError, SauError, WorkspaceError
 from sau.models.dense import open_dense
 from sau.models.language_model import PROMPT, LanguageModel
 from sau.params import Params, load_params
@@ -110,12 +110,16 @@ def verify(
         digest = read_manifest(ws.path / PARENT).weights_digest
         check_distinct({"before": digest, "reference": reference.weights_digest})
     with tracking.run(attempt.line, "verify", parent=attempt.run_id) as step:
-        dense, base = _dense_opener(tracking, ws, attempt.line, params), base_opener(ws.path, params, split.retain)
+        policy = load_policy(params.verify.policy, num_stressors=params.verify.num_stressors)
+        base, known = base_opener(ws.path, params, split.retain), _Dense(tracking, ws, attempt.line, params)
+        dense: ModelSource | None = known
+        if params.verify.processes > 1:  # none of them has DVC
+            dense = known.brought() if any(stressor.needs_dense for stressor in policy.stressors_run) else None
         verification = judged(
             ws.path / CHECKPOINT,
             sets,
             Controls(before, retrained, dense, base),
-            load_policy(params.verify.policy, num_stressors=params.verify.num_stressors),
+            policy,
             params,
             labels=_labels(request_ids),
         )
@@ -145,28 +149,47 @@ def _labels(request_ids: tuple[str, ...]) -> dict[str, str]:
     return {person_of(request_id): request_id for request_id in request_ids}
 
 
-def _dense_opener(tracking: Tracking, ws: Workspace, line: str, params: Params) -> Callable[[], LanguageModel]:
-    """The dense model that the line's first version was pruned from; DVC brings it when a stressor asks for it.
+class _Dense:
+    """Opens the dense model that the line's first version was pruned from; DVC brings it when a stressor asks for it.
 
     Raises (when asked):
         NothingToShowError: it is not known, or a purge has removed the first version, and with it the dense model.
         WorkspaceError: its bytes are in neither cache nor remote.
     """
 
-    @cache
-    def folder() -> Path:
-        tag = Registry(tracking).all(line)[0].tag
-        if gone := expired(ws.settings.root, tag):
+    def __init__(self, tracking: Tracking, ws: Workspace, line: str, params: Params) -> None:
+        self._tracking, self._ws, self._line, self._params = tracking, ws, line, params
+
+    def __call__(self) -> LanguageModel:
+        return _dense_in(self._folder, self._params)
+
+    def brought(self) -> Callable[[], LanguageModel]:
+        """The same for processes that have no DVC: brought now, or what kept it from coming."""
+        try:
+            return partial(_dense_in, self._folder, self._params)
+        except SauError as error:
+            return partial(_refuse, error)
+
+    @cached_property
+    def _folder(self) -> Path:
+        tag = Registry(self._tracking).all(self._line)[0].tag
+        if gone := expired(self._ws.settings.root, tag):
             raise NothingToShowError(f"nobody can fill the holes from the dense parent: {gone.words}")
         if (pin := dense_pin(tag)) is None:
             raise NothingToShowError(f"the dense model that {tag} was pruned from is not known")
         try:
-            ws.point(_DENSE_PLACE, pin)
+            self._ws.point(_DENSE_PLACE, pin)
         except WorkspaceError:
             raise WorkspaceError(f"{tag}: its dense model is in neither DVC's cache nor its remote") from None
-        return ws.path / _DENSE_PLACE
+        return self._ws.path / _DENSE_PLACE
 
-    return lambda: params.model.put(open_dense(folder(), prompt=PROMPT))
+
+def _dense_in(folder: Path, params: Params) -> LanguageModel:
+    return params.model.put(open_dense(folder, prompt=PROMPT))
+
+
+def _refuse(error: SauError) -> NoReturn:
+    raise error
 
 
 def _record(

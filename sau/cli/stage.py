@@ -31,9 +31,7 @@ def stage(
     from sau.models.placement import repeatable
     from sau.stages import STAGES, run
 
-    processes, rank = (int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", 1), ("RANK", 0)))
-    if processes > 1:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    processes, rank = one_of_several()
     if name not in STAGES:
         raise typer.BadParameter(f"{name!r}: has to be one of {', '.join(STAGES)}")
     last = 0.0
@@ -54,6 +52,14 @@ def stage(
             sys.exit(str(error))  # no line of an error: that is the other's to write
     if not rank:  # which gathers what is written, and so has most
         typer.echo(f"peak memory {peak_bytes()} bytes")
+
+
+def one_of_several() -> tuple[int, int]:
+    """How many processes torchrun has started, and which of them this is; it ends with what has started it."""
+    processes, rank = (int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if processes > 1:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    return processes, rank
 
 
 def _end_with(parent: int) -> None:

@@ -6,13 +6,14 @@ changes, and torch.distributed is not imported.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 _NAME = "sau_ranks"
 
@@ -80,6 +81,25 @@ class Ranks:
                 yield items[mine], True
             elif self.in_step:
                 yield items[0], False
+
+    def alike(self, work: Callable[[], Result]) -> Result:
+        """What comes of it on this process. Where it fails on one that others do not go in step with, it fails on all,
+        by a SauError that says what our own said, or of another its kind."""
+        return work()
+
+    def each(self, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+        """What comes of each item, in order: each is done on one process, and all have all; see also `alike`."""
+        found: dict[int, Result] = {}
+
+        def own() -> None:
+            for number, counts in self.deal(range(len(items))):
+                done = work(items[number])
+                if counts:
+                    found[number] = done
+
+        self.alike(own)
+        merged = self.merged(found)
+        return [merged[number] for number in range(len(items))]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
         """A model that is copied whole is this process's alone."""

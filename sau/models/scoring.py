@@ -93,15 +93,18 @@ def token_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 @torch.no_grad()
 def answer_logps(model, sequences: Sequence[Encoded], *, batch_size: int = 32) -> list[Tensor]:
     """Per sequence the log-probabilities of its answer tokens [n_i], in the order given, on the CPU."""
-    device, ranks = next(model.parameters()).device, ranks_of(model)
-    found: dict[int, Tensor] = {}
-    was_training = model.training
-    model.eval()
-    for indices, counts in ranks.deal(by_length(sequences, batch_size)):
+    device = next(model.parameters()).device
+
+    def of_batch(indices: list[int]) -> tuple[Tensor, ...]:
         batch = collate([sequences[i] for i in indices]).to(device)
         logp_N = token_logps(logits_of(model, batch), targets_of(batch)).cpu()
-        if counts:
-            found |= zip(indices, logp_N.split(batch.answer_mask_BT.sum(1).tolist()), strict=True)
+        return logp_N.split(batch.answer_mask_BT.sum(1).tolist())
+
+    was_training, batches = model.training, by_length(sequences, batch_size)
+    model.eval()
+    parts = ranks_of(model).each(batches, of_batch)
     model.train(was_training)
-    found = ranks.merged(found)
+    found = {
+        i: logp_N for indices, part in zip(batches, parts, strict=True) for i, logp_N in zip(indices, part, strict=True)
+    }
     return [found[i] for i in range(len(sequences))]

@@ -10,10 +10,10 @@ This is the only file that imports torch.distributed.
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from sau.errors import ConfigError, SparsityError
+from sau.errors import ConfigError, SauError, SparsityError
 from sau.mask import Mask, check_zeros, mask_digest
 from sau.models.language_model import LanguageModel
 from sau.models.layers import decoder_blocks, prunable
 from sau.models.packing import packs
 from sau.models.placement import device_of
-from sau.models.ranks import ALONE, Item, Key, Ranks, ranks_of, set_ranks
+from sau.models.ranks import ALONE, Item, Key, Ranks, Result, ranks_of, set_ranks
 
 TIMEOUT_S = 600.0
 """How long a process waits for the others. One that has died is noticed at once, one that hangs is given up so."""
@@ -68,6 +68,7 @@ class Together(Ranks):
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh, self.rank, self.size = mesh, mesh.get_local_rank(), mesh.size()
+        self._next = 0
 
     def divide(self, lm: LanguageModel) -> LanguageModel:
         """The model in place, each process with its rows alone, on its device; the mask is cut with it.
@@ -129,6 +130,28 @@ class Together(Ranks):
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, found)
         return {key: value for part in parts for key, value in part.items()}
+
+    def deal(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        if self.in_step:
+            yield from super().deal(items)
+            return
+        first, self._next = self._next, (self._next + len(items)) % self.size  # or the first would have all single ones
+        for number, item in enumerate(items, first):
+            if number % self.size == self.rank:
+                yield item, True
+
+    def alike(self, work: Callable[[], Result]) -> Result:
+        if self.in_step:  # who fails ends, and with it the others
+            return work()
+        done, failed = None, None
+        try:
+            done = work()
+        except Exception as error:
+            failed = error
+        of_all = self.merged({} if failed is None else {self.rank: _to_say(failed)})
+        if of_all:
+            raise of_all[min(of_all)] from failed
+        return cast(Result, done)
 
     def gathered(self, rows: Tensor) -> tuple[Tensor, list[int]]:
         parts: list[Any] | None = None if self.rank else [None] * self.size
@@ -194,6 +217,11 @@ class Shards(Together):
     def filled(self, parameters: dict[str, nn.Parameter]) -> Any:
         """The model as it was before it was cut, undivided, with other parameters."""
         return _with(self._mould, self._places, parameters)
+
+
+def _to_say(error: Exception) -> SauError:
+    """What other processes are told of an error; whose words are not our own might quote a row."""
+    return error if isinstance(error, SauError) else SauError(type(error).__name__)
 
 
 def _rows(cut: Any) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sau.data.sets import SETS, Sets
+from sau.models.ranks import ALONE, Ranks
 from sau.registry import discover
 from sau.verify.evidence.cache import Cache
 from sau.verify.evidence.readings import ModelSource
@@ -34,6 +35,7 @@ def verify(
     labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
     cache: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Verification:
     """Run a policy's battery on an unlearned model.
 
@@ -45,6 +47,7 @@ def verify(
         labels: of people who ask together, by subject id: what the record calls them; by default numbers.
         progress: told what is being done, never any text of a row.
         cache: a folder where readings of people the model never saw are kept for the next verification; None: nowhere.
+        ranks: processes that verify together, all called alike: rows are scored in parts, and each has the verdict.
 
     Returns:
         The verdict with everything it rests on. REFUSED where there is nothing to forget or keep, or a forget record
@@ -60,6 +63,7 @@ def verify(
         labels=labels,
         progress=progress,
         cache=cache,
+        ranks=ranks,
     )
     return result
 
@@ -74,6 +78,7 @@ def verify_each(
     labels: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
     cache: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Verification]:
     """`verify` for several unlearned models, (model, its digest), beside the same two controls, which are read once.
 
@@ -106,7 +111,7 @@ def verify_each(
             )
         return
 
-    beside = Run(policy, sets, seed, controls, say, Cache(cache))
+    beside = Run(policy, sets, seed, controls, say, Cache(cache), ranks)
     beside.take("before", controls.before)
     beside.take("reference", controls.reference)
     beside.take_base(controls.base)
@@ -116,10 +121,12 @@ def verify_each(
         run = beside.fork()
         run.take("unlearned", model)
         run.refuse_mixed_tokens()
+        run.sum_costs()
         say("judging")
         findings = run.findings()
         people = list(_alone(run, labels or {})) if policy.against == "population" else []
         verdict, reasons = together(*conclude(findings), {person.label: person.verdict for person in people})
+        seconds = sum(ranks.merged({ranks.rank: shared + time.process_time() - started}).values())
         evidence = {role: found for role, found in run.as_stored.evidence.items() if role in ROLES}
         yield Verification(
             verdict=verdict,
@@ -130,7 +137,7 @@ def verify_each(
             limits=[*limits, *_drift(run)],
             scores={role: {name: sorted_scores(e, name) for name in SETS} for role, e in evidence.items()},
             rows_read=sum(trial.meter.total.rows for trial in run.trials),
-            seconds=round(shared + time.process_time() - started, 3),
+            seconds=round(seconds, 3),
             weights_digest=digest,
             **frame,
         )

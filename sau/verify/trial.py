@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from sau.data.sets import Sets, numbered
 from sau.errors import SauError
 from sau.models.language_model import LanguageModel
+from sau.models.ranks import ALONE, Ranks, set_ranks
 from sau.verify.checks.base import Bench, Check, Evidence, Measure, NoPowerError, NothingToShowError, Null
 from sau.verify.evidence.blind import blind_baseline
 from sau.verify.evidence.cache import Cache
@@ -71,7 +72,11 @@ class Trial:
 
 
 class Run:
-    """One verification under way: takes in one model after the other, then judges."""
+    """One verification under way: takes in one model after the other, then judges.
+
+    On several processes each has every model whole; they read rows by parts, and do all else alike. An error that did
+    not come to all of them, see `Ranks.alike`, is none of the models' and ends the verification.
+    """
 
     def __init__(
         self,
@@ -81,9 +86,10 @@ class Run:
         controls: Controls,
         say: Callable[[str], None],
         cache: Cache,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.policy, self.sets, self.seed, self.controls, self.say = policy, sets, seed, controls, say
-        self.null = policy.against
+        self.null, self.ranks = policy.against, ranks
         self.gathering = Gathering(policy, sets, seed, compared=controls.reference is not None, cache=cache)
         self.people = {name: numbered(rows) for name, rows in sets.items()}
         repeated = tuple(check for check in policy.checks if check.id in policy.stressed_checks)
@@ -115,12 +121,15 @@ class Run:
                 continue
             self.say(f"reading {ROLES[role]}{f', {trial.stressor.id}' if trial.stressor else ''}")
             try:
-                changed = self._stressed(lm, trial)
+                changed = self.ranks.alike(partial(self._stressed, lm, trial))
+                set_ranks(changed.model, self.ranks)
                 found = self.gathering.of(changed, trial.checks, trial.meter, stressor=trial.stressor)
-                trial.evidence[role] = replace(found, directions=self._directions(lm, role, trial))
+                directions = self.ranks.alike(partial(self._directions, lm, role, trial))
+                trial.evidence[role] = replace(found, directions=directions)
             except NothingToShowError as error:
                 trial.void = str(error)
             except Exception as error:
+                self._refuse_own(error)
                 trial.troubles[role] = f"{ROLES[role]} could not be measured ({in_words(error)})"
 
     def _directions(self, lm: LanguageModel, role: str, trial: Trial) -> tuple[float, int] | None:
@@ -138,12 +147,23 @@ class Run:
             return
         self.say("reading the base model")
         try:
-            self.as_stored.evidence["base"] = self.gathering.of_people(
-                opened(source), self.as_stored.checks, self.as_stored.meter
-            )
+            lm = self.ranks.alike(lambda: opened(source))
+            set_ranks(lm.model, self.ranks)
+            self.as_stored.evidence["base"] = self.gathering.of_people(lm, self.as_stored.checks, self.as_stored.meter)
         except Exception as error:
+            self._refuse_own(error)
             for trial in self.trials:
                 trial.troubles["unlearned"] = f"the base model could not be measured ({in_words(error)})"
+
+    def _refuse_own(self, error: Exception) -> None:
+        """Raise what this process alone has met: the others have gone on."""
+        if self.ranks.size > 1 and not isinstance(error, SauError):
+            raise error
+
+    def sum_costs(self) -> None:
+        """What was taken in cost all processes together."""
+        for trial in self.trials:
+            trial.meter = trial.meter.over(self.ranks)
 
     def _stressed(self, lm: LanguageModel, trial: Trial) -> LanguageModel:
         if trial.stressor is None:

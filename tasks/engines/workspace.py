@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,16 +117,23 @@ _children: set[subprocess.Popen[str]] = set()
 
 
 @contextlib.contextmanager
-def child(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+def child(
+    command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A process with all it starts, which is ended with the block, and with this process however that ends.
 
     Args:
         command: of `tasks/engines/orphaned.py`, which ends where its standard input does.
+        environment: on top of this process's.
     """
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"GIT_CONFIG_GLOBAL": os.devnull},  # DVC refuses what a user's own excludes would hide
+        env={
+            **os.environ,
+            **(environment or {}),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        },  # DVC refuses what a user's own excludes would hide
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -180,14 +187,14 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
             break
         time.sleep(_LOCK_WAIT_S * (attempt + 1))
     raise WorkspaceError(
-        f"dvc {args[0]}: {_last_words(tail) or f'exit {process.returncode}'}; all of it: {keep_log('dvc', tail)}"
+        f"dvc {args[0]}: {last_words(tail) or f'exit {process.returncode}'}; all of it: {keep_log('dvc', tail)}"
     )
 
 
 _WORDS = re.compile(r"\w+Error: |ERROR: ")
 
 
-def _last_words(lines: list[str]) -> str:
+def last_words(lines: list[str]) -> str:
     """The error that a step named, else DVC's own; never the lists of files below it, whose names may be people's."""
     errors = [line for line in lines if _WORDS.match(line)]
     named = [line for line in errors if not line.startswith("ERROR: ")]

@@ -1,4 +1,4 @@
-"""A request whose unlearning runs on two processes: whichever of them is killed, all end, and the request is open."""
+"""A request that two processes unlearn and judge: whichever of them is killed, all end, and the request is open."""
 
 import json
 import subprocess
@@ -13,7 +13,8 @@ import yaml
 from tests.small_line import PERSON, options
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
-TWO = ("--set", "unlearn.processes=2", "--set", "unlearn.max_steps=120")
+TWO = ("--set", "unlearn.processes=2", "--set", "unlearn.max_steps=120", "--set", "verify.processes=2")
+UNLEARN, VERIFY = ("stage", "unlearn"), ("tasks.engines.several",)
 SOON_S = 60
 
 
@@ -33,21 +34,21 @@ def below(flow, *words):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if set(words) <= set(process.cmdline()):
                 found.append(process)
-    starters = [process for process in found if any("torchrun" in word for word in process.cmdline())]
+    starters = [p for p in found if any("torch" in word and word.endswith("run") for word in p.cmdline())]
     return [process for process in found if process not in starters], starters
 
 
-def pair_at_work(flow):
+def pair_at_work(flow, *words):
     """The two processes as soon as they have joined, and what started them."""
     deadline = time.monotonic() + 600
     while True:
         assert flow.poll() is None, "the flow has ended"
-        pair, starters = below(flow, "stage", "unlearn")
+        pair, starters = below(flow, *words)
         with suppress(psutil.NoSuchProcess):
             pair = [process for process in pair if "python" in process.name() and process.net_connections("tcp")]
             if len(pair) == 2 and starters:
                 return pair, starters[-1]
-        assert time.monotonic() < deadline, "no two processes unlearn"
+        assert time.monotonic() < deadline, "no two processes are at it"
         time.sleep(0.2)
 
 
@@ -62,14 +63,15 @@ def test_whoever_of_two_is_killed_all_end_and_the_request_is_carried_out_later(c
     assert first["prune"]["cmd"] == "torchrun --standalone --nproc-per-node 2 -m sau stage prune"
     assert first["train"]["cmd"] == "python -m sau stage train"
     checkout.sau("request", "submit", "--subject", PERSON)
-    for number, whom in enumerate(("one of the pair", "what started it")):
+    for number, (words, whom) in enumerate(((UNLEARN, "one"), (UNLEARN, "what started them"), (VERIFY, "one"))):
         flow = forgetting(checkout, tmp_path / f"{number}.log")
-        pair, starter = pair_at_work(flow)
-        (pair[1] if number == 0 else starter).kill()
+        pair, starter = pair_at_work(flow, *words)
+        (pair[1] if whom == "one" else starter).kill()
         _, left = psutil.wait_procs([*pair, starter], timeout=SOON_S)
         assert not left, whom
         assert flow.wait(SOON_S) == 1
-        assert "WorkspaceError: dvc repro" in (tmp_path / f"{number}.log").read_text()
+        failed = "dvc repro" if words == UNLEARN else "verify: one of its 2 processes has ended"
+        assert f"WorkspaceError: {failed}" in (tmp_path / f"{number}.log").read_text()
         assert requests(checkout) == [("open", None)]
     done = json.loads(checkout.sau("forget", *TWO, "--json", check=False).stdout)  # whatever the verdict on it is
     assert done["tag"] == "tiny@v2"

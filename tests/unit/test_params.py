@@ -47,7 +47,7 @@ def test_a_prompt_has_to_take_the_question(prompt):
         Params.model_validate(merge(shipped, {"model": {"prompt": prompt}}))
 
 
-@pytest.mark.parametrize("section", ["unlearn", "prune"])
+@pytest.mark.parametrize("section", ["unlearn", "prune", "verify"])
 def test_one_process_is_no_part_of_the_recipe_and_two_are(section):
     shipped = read_yaml(ROOT / "params.yaml")
     given: tuple[dict, ...] = ({}, {"processes": 1}, {"processes": 2})

@@ -19,6 +19,7 @@ from sau.data.records import Row
 from sau.files import write_private
 from sau.models.identity import identity
 from sau.models.language_model import LanguageModel
+from sau.models.ranks import ranks_of
 from sau.verify.evidence.readings import Reading, TokenScores
 
 _MOST = 32
@@ -35,19 +36,25 @@ class Cache:
         """The reading of these rows by this model, kept or taken now.
 
         Args:
-            read: takes it.
+            read: takes it; of several processes on all or none: the first looks whether one is kept, and keeps it.
             what: all else that it follows from, as JSON values.
         """
         if self._folder is None:
             return read()
+        ranks = ranks_of(lm.model)
         path = self._folder / f"{identity(lm, _code(), list(rows), what)}.npz"
+        if (found := ranks.agreed(self._kept(path))) is None:
+            found = read()
+            if not ranks.rank:
+                self._keep(path, found)
+        return found
+
+    def _kept(self, path: Path) -> Reading | None:
         try:
             with np.load(path, allow_pickle=False) as kept:
                 return _unpacked(dict(kept))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # none, or a damaged one
-            found = read()
-            self._keep(path, found)
-            return found
+            return None
 
     def _keep(self, path: Path, reading: Reading) -> None:
         """Where there is no room, or somebody else cleans up just now, nothing is lost but time."""

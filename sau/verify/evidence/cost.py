@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from sau.models.ranks import Ranks
+
 
 @dataclass(frozen=True)
 class Cost:
     """`rows`: sequences put through a model, each pass of each counted (a generated token is a pass);
-    `seconds`: processor time of this process, all its threads together."""
+    `seconds`: processor time, all threads together, of all processes."""
 
     rows: int = 0
     seconds: float = 0.0
@@ -46,6 +48,11 @@ class Meter:
     def of(self, *names: str) -> Cost:
         """The sum of these parts; what did not happen cost nothing."""
         return sum((self.parts.get(name, Cost()) for name in names), Cost())
+
+    def over(self, ranks: Ranks) -> "Meter":
+        """What all processes together took."""
+        meters = ranks.merged({ranks.rank: self.parts}).values()
+        return Meter({name: sum((parts[name] for parts in meters), Cost()) for name in self.parts})
 
     @property
     def total(self) -> Cost:

@@ -6,10 +6,10 @@ Shape suffixes: B sequences, T tokens, V vocabulary, N records.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from sau.errors import DataError
 from sau.models.batches import Encoded, by_length, collate
 from sau.models.language_model import LanguageModel
 from sau.models.layers import decoder_blocks
+from sau.models.ranks import ranks_of
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.verify.evidence.exits import exits, keeping, leaving_with
 from sau.verify.evidence.in_forms import in_forms
@@ -148,7 +149,11 @@ def _scores_and_exits(
         raise DataError(f"{empty} of {len(encoded)} sequences have no answer token")
     scores: list[TokenScores | None] = [None] * len(encoded)
     found = {place: np.zeros(len(encoded)) for place in places}
-    for indices, rows_BN, early in _answer_positions(lm, encoded, places, batch_size):
+    batches, model = by_length(encoded, batch_size), lm.model.eval()
+    parts = ranks_of(model).each(
+        batches, lambda indices: _answer_positions(model, [encoded[i] for i in indices], places)
+    )
+    for indices, (rows_BN, early) in zip(batches, parts, strict=True):
         for i, columns in zip(indices, rows_BN, strict=True):
             logp, correct, mean, std = columns
             scores[i] = TokenScores(logp, correct.astype(bool), mean, std)
@@ -158,34 +163,31 @@ def _scores_and_exits(
 
 
 def _answer_positions(
-    lm: LanguageModel, encoded: Sequence[Encoded], places: Sequence[int], batch_size: int
-) -> Iterator[tuple[list[int], list[Array], dict[int, Array]]]:
-    """Batches as (indices, per sequence an array [4, n_i]: logp, correct, mean and std of log p, and by exit the mean
-    logp [B])."""
-    model = lm.model.eval()
-    for indices in by_length(encoded, batch_size):
-        batch = collate([encoded[i] for i in indices]).to(model.device)
-        target_N, lengths = targets_of(batch), batch.answer_mask_BT.sum(1).tolist()
-        with keeping(model, places) as states:
-            logits_NV = logits_of(model, batch)
-        early = {}
-        for place, kept in states.items():
-            with leaving_with(model, kept):
-                logp_N = token_logps(logits_of(model, batch), target_N).double().cpu()
-            early[place] = np.array([float(logp.mean()) for logp in logp_N.split(lengths)])
-        columns = []
-        # In slices: the full [N, V] in float32, three times over, would be gigabytes for a real vocabulary.
-        for start in range(0, len(target_N), _POSITIONS):
-            logp_NV = logits_NV[start : start + _POSITIONS].log_softmax(-1)
-            target = target_N[start : start + _POSITIONS]
-            p_NV = logp_NV.exp()
-            mean = (p_NV * logp_NV).sum(-1)
-            variance = (p_NV * (logp_NV - mean[:, None]).square()).sum(-1)
-            logp = logp_NV.gather(-1, target[:, None])[:, 0]
-            correct = (logp_NV.argmax(-1) == target).float()
-            columns.append(torch.stack([logp, correct, mean, variance.sqrt()]))
-        table = torch.cat(columns, dim=1).double().cpu().numpy()
-        yield indices, np.split(table, np.cumsum(lengths)[:-1], axis=1), early
+    model: Any, sequences: Sequence[Encoded], places: Sequence[int]
+) -> tuple[list[Array], dict[int, Array]]:
+    """Of a batch: per sequence an array [4, n_i] of logp, correct, mean and std of log p; by exit the mean logp [B]."""
+    batch = collate(sequences).to(model.device)
+    target_N, lengths = targets_of(batch), batch.answer_mask_BT.sum(1).tolist()
+    with keeping(model, places) as states:
+        logits_NV = logits_of(model, batch)
+    early = {}
+    for place, kept in states.items():
+        with leaving_with(model, kept):
+            logp_N = token_logps(logits_of(model, batch), target_N).double().cpu()
+        early[place] = np.array([float(logp.mean()) for logp in logp_N.split(lengths)])
+    columns = []
+    # In slices: the full [N, V] in float32, three times over, would be gigabytes for a real vocabulary.
+    for start in range(0, len(target_N), _POSITIONS):
+        logp_NV = logits_NV[start : start + _POSITIONS].log_softmax(-1)
+        target = target_N[start : start + _POSITIONS]
+        p_NV = logp_NV.exp()
+        mean = (p_NV * logp_NV).sum(-1)
+        variance = (p_NV * (logp_NV - mean[:, None]).square()).sum(-1)
+        logp = logp_NV.gather(-1, target[:, None])[:, 0]
+        correct = (logp_NV.argmax(-1) == target).float()
+        columns.append(torch.stack([logp, correct, mean, variance.sqrt()]))
+    table = torch.cat(columns, dim=1).double().cpu().numpy()
+    return np.split(table, np.cumsum(lengths)[:-1], axis=1), early
 
 
 def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Array, ...]:
@@ -199,8 +201,10 @@ def _truth(lm: LanguageModel, rows: Sequence[Row], batch_size: int) -> tuple[Arr
 
 
 def _rouge(lm: LanguageModel, rows: Sequence[Row]) -> Array:
-    answers = (lm.answer(row, max_new_tokens=MAX_NEW_TOKENS) for row in rows)
-    return np.array([rouge_l_recall(answer, row["answer"]) for answer, row in zip(answers, rows, strict=True)])
+    def recall(row: Row) -> float:
+        return rouge_l_recall(lm.answer(row, max_new_tokens=MAX_NEW_TOKENS), row["answer"])
+
+    return np.array(ranks_of(lm.model).each(rows, recall))
 
 
 def _spread_out(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
@@ -212,14 +216,15 @@ def _gradient_norms(lm: LanguageModel, encoded: Sequence[Encoded]) -> Array:
     """L2 norm of the gradient of the mean answer loss over all parameters, one sequence at a time [N]."""
     model = lm.model.eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    norms = []
+
+    def norm(sequence: Encoded) -> float:
+        batch = collate([sequence]).to(model.device)
+        loss = -token_logps(logits_of(model, batch), targets_of(batch)).mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5
+
     with torch.enable_grad():
-        for sequence in encoded:
-            batch = collate([sequence]).to(model.device)
-            loss = -token_logps(logits_of(model, batch), targets_of(batch)).mean()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            norms.append(sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5)
-    return np.array(norms)
+        return np.array(ranks_of(model).each(encoded, norm))
 
 
 def _digest(encoded: Sequence[Encoded]) -> str:

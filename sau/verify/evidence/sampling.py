@@ -10,6 +10,7 @@ from sau.data.records import Row
 from sau.models.autocast import computing
 from sau.models.language_model import LanguageModel, seeded
 from sau.models.prompts import answered, asked, tokenize
+from sau.models.ranks import ranks_of
 from sau.verify.evidence.decoys import Secret
 
 _BATCH_TOKENS = 16_384
@@ -69,18 +70,26 @@ def count_leaks(
     seed: int,
     shots: Sequence[Row] = (),
 ) -> tuple[int, int]:
-    """(samples that hold the secret value, samples drawn) at temperature 1, probes taken in turn."""
+    """(samples that hold the secret value, samples drawn) at temperature 1, probes taken in turn. Each batch has a seed
+    of its own, so that it makes no difference which process draws it."""
     asked = probes(lm, forget, secrets, shots)
     if not asked:
         return 0, 0
     drawn = [asked[i % len(asked)] for i in range(num_samples)]
-    leaks = 0
-    with seeded(seed):
-        for batch in _batches(lm, drawn):
-            for text, probe in zip(_sample(lm, [probe.prompt for probe in batch]), batch, strict=True):
-                # Some tokenizers drop the space that a continuation begins with.
-                leaks += any(holds(f"{probe.given}{gap}{text}", probe.value) for gap in ("", " "))
-    return leaks, len(drawn)
+    batches = list(_batches(lm, drawn))
+
+    def leaks(number: int) -> int:
+        batch = batches[number]
+        with seeded(seed + number):
+            texts = _sample(lm, [probe.prompt for probe in batch])
+        # Some tokenizers drop the space that a continuation begins with.
+        gaps = ("", " ")
+        return sum(
+            any(holds(f"{probe.given}{gap}{text}", probe.value) for gap in gaps)
+            for text, probe in zip(texts, batch, strict=True)
+        )
+
+    return sum(ranks_of(lm.model).each(range(len(batches)), leaks)), len(drawn)
 
 
 def _batches(lm: LanguageModel, drawn: Sequence[Probe]) -> Iterator[list[Probe]]:
