@@ -14,6 +14,8 @@ from sau.errors import DataError
 
 MAX_LINE_BYTES = 1 << 20
 _CHUNK = 1 << 16
+_ROWS = 64
+"""Of a Parquet file at a time: each may be of a megabyte that the file says once."""
 
 Numbered = tuple[int, Any]
 """Row number, from 1, and the raw row."""
@@ -217,7 +219,7 @@ def _parquet(path: Path) -> Iterator[Numbered]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=1024)
+            batches = file.iter_batches(batch_size=_ROWS)
             yield from enumerate((raw for batch in batches for raw in batch.to_pylist()), 1)
     except (pyarrow.ArrowException, OSError):
         raise DataError(f"{path}: not a readable Parquet file") from None

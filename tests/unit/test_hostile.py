@@ -103,6 +103,17 @@ def test_rows_that_are_taken_in_are_all_there_or_none_are(tmp_path_factory, data
         assert not (folder / "data").exists()
 
 
+def test_a_small_parquet_file_of_large_rows_is_read_a_few_at_a_time(tmp_path):
+    rows = pyarrow.DictionaryArray.from_arrays([0] * 2000, ["a" * 900_000])
+    columns = {"question": ["Who?"] * 2000, "answer": rows, "subject_id": ["p"] * 2000}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size < 4 << 20
+    before, read = pyarrow.total_allocated_bytes(), iter(READERS[".parquet"](tmp_path / "rows.parquet"))
+    for _ in range(3):
+        assert next(read)[1]["answer"].startswith("aaa")
+        assert pyarrow.total_allocated_bytes() - before < 200 << 20
+
+
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 

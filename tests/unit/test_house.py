@@ -57,3 +57,42 @@ def test_a_first_sentence_ends_in_its_paragraph():
     assert first_sentence('"""One line\nor two. Then more."""') == "One line or two."
     assert first_sentence('"""No end\n\nHere it is."""') == ""
     assert first_sentence("x = 1") == ""
+
+
+UNSAFE = {
+    "eval", "exec", "pickle.load", "pickle.loads", "torch.load", "joblib.load", "yaml.unsafe_load", "yaml.full_load",
+    "os.system", ".extractall", "mlflow.pyfunc.load_model", "mlflow.transformers.load_model",
+    "mlflow.pytorch.load_model",
+}  # fmt: skip
+NEEDED = {"from_pretrained": ("trust_remote_code", False), "from_config": ("trust_remote_code", False),
+          "np.load": ("allow_pickle", False), "Environment": ("autoescape", None)}  # fmt: skip
+
+
+def unsafe_calls(code: str) -> list[str]:
+    """Calls that run what a file says, or that have to be told not to and are not: transformers' by `Auto...`."""
+    found = []
+    for node in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        name, given = ast.unparse(node.func), {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        last = name.rpartition(".")[2]
+        keyword, value = NEEDED.get(name, NEEDED.get(last, ("", None)))
+        told = not keyword or (keyword in given and value in (None, given[keyword]))
+        if {name, f".{last}"} & UNSAFE or (not told and (name == last or name.startswith(("Auto", "np.")))):
+            found.append(name)
+        if name in ("subprocess.run", "subprocess.Popen") and given.get("shell"):
+            found.append(f"{name} in a shell")
+    return found
+
+
+def test_nothing_runs_what_a_file_says():
+    found = {file: unsafe_calls(code) for file, code in files("sau", "tasks", "flows").items()}
+    assert {file: calls for file, calls in found.items() if calls} == {}
+
+
+def test_an_unsafe_call_is_seen():
+    code = """
+AutoModel.from_pretrained(x); AutoModel.from_pretrained(x, trust_remote_code=True); torch.load(x); np.load(x)
+Environment(loader=y); subprocess.run(x, shell=True); archive.extractall(z)
+AutoModel.from_pretrained(x, trust_remote_code=False); np.load(x, allow_pickle=False); Environment(autoescape=f())
+"""
+    wanted = ["AutoModel.from_pretrained"] * 2 + ["torch.load", "np.load", "Environment"]
+    assert unsafe_calls(code) == [*wanted, "subprocess.run in a shell", "archive.extractall"]
