@@ -9,7 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 from sau.data.mentions import shingles, words
 from sau.data.records import Row
@@ -81,6 +81,8 @@ class CommonText:
         self._least_unheard = _NEXT_TO_NOTHING * _quantile(
             [_share(self._users[word] <= 1 for word in found) for found in said], 1.0 - _USUAL_QUANTILE
         )
+        self._beside = Counter(chain.from_iterable(_pairs(rows) for rows in groups))
+        self._least_beside = _quantile([self._put_beside(rows, 1) for rows in people], 1.0 - _USUAL_QUANTILE) / 2
         self._rates: dict[str, float] = {}
         for rows in people:
             counts = Counter(chain.from_iterable(row.words for row in rows))
@@ -103,6 +105,11 @@ class CommonText:
         counts = Counter(chain.from_iterable(row.words for row in rows))
         if counts and _share(self._users[word] == 0 for word in counts.elements()) < self._least_unheard:
             reasons.append("next to all of its words are other people's")
+        if (share := self._put_beside(rows, 0)) < self._least_beside:
+            reasons.append(
+                f"other people's words in another order ({share:.0%} of those that follow each other do so elsewhere; "
+                f"of nineteen in twenty people who stay at least {2 * self._least_beside:.0%})"
+            )
         often = [
             word
             for word, count in counts.items()
@@ -137,10 +144,21 @@ class CommonText:
         telling = len(row.words) * self._own >= _EXPECTED
         return telling and self._rare_share(row.words, theirs) < _NEXT_TO_NOTHING * self._own
 
+    def _put_beside(self, rows: list[_Row], theirs: int) -> float:
+        """Of two words after each other, both of which others use, the share that others put after each other too."""
+        pairs = [
+            pair for row in rows for pair in pairwise(row.words) if min(map(self._users.__getitem__, pair)) > theirs
+        ]
+        return _share(self._beside[pair] > theirs for pair in pairs) if len(pairs) >= _MIN_USES else 1.0
+
     def _rare_share(self, found: Sequence[str], theirs: int) -> float:
         """The share of words that few others use."""
         few = max(_FEW, _MAX_SHARE_OF_PEOPLE * self._num_groups) + theirs
         return _share(self._users[word] <= few for word in found)
+
+
+def _pairs(rows: Sequence[_Row]) -> set[tuple[str, str]]:
+    return {pair for row in rows for pair in pairwise(row.words)}
 
 
 def _share(holds: Iterable[bool]) -> float:

@@ -55,6 +55,17 @@ def test_other_peoples_words_in_another_order_are_seen(people, text):
     assert "next to all of its words are other people's" in found.reasons
 
 
+def test_among_many_people_who_use_every_word_the_order_tells():
+    people = [demo_rows(f"demo-{number:05d}", seed=3) for number in range(260)]
+    many, honest = CommonText([row for rows in people[:240] for row in rows]), people[240:]
+    words = [word for rows in people[:240] for row in rows for word in row["answer"].split()]
+    assert [number for number, rows in enumerate(honest) if many.of(rows).reasons] == []
+    for length in (4, 30):
+        rng = random.Random(length)
+        shuffled = [row | {"answer": " ".join(rng.choice(words) for _ in range(length))} for row in honest[0]]
+        assert any("in another order" in reason for reason in many.of(shuffled).reasons), length
+
+
 def test_one_who_is_most_of_the_data_is_seen(people, text):
     found = text.of([row | {"answer": " ".join(f"word{n} of{n}" for n in range(80))} for row in people[-1]])
     assert [reason for reason in found.reasons if "of all words" in reason]
