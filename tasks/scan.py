@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
 from pydantic import BaseModel, ConfigDict
 
 from sau.data.people import INTERNAL
@@ -231,6 +232,8 @@ def _searched(searcher: Searcher) -> Iterator[Searched]:
     skipped = [state, root / ".git", root / ".dvc" / "cache", *root.glob(".venv*")]
     yield _store("checkout", [p for p in _files(root) if not any(p.is_relative_to(s) for s in skipped)], searcher)
     yield _store("git's own files", [p for p in _files(root / ".git") if "objects" not in p.parts], searcher)
+    caches = [*Path(constants.HF_HUB_CACHE).glob("datasets--*"), Path(constants.HF_HOME) / "datasets"]
+    yield _store("Hugging Face caches of data sets", [path for top in caches for path in _files(top)], searcher)
     temp = Path(tempfile.gettempdir())
     yield _store("temporary files", [path for top in temp.glob("sau-*") for path in _files(top)], searcher)
 
@@ -307,5 +310,5 @@ def _not_searched(databases: Sequence[str]) -> list[str]:
         left.append("MLflow's artifacts, where they are not below the state folder")
     if given.prefect_api_url:
         left.append(f"the Prefect server's results{_GIVE * (not databases)}")
-    left.append("Hugging Face caches: nothing of a request is put there")
+    left.append("Hugging Face caches of models")
     return left

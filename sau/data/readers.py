@@ -251,14 +251,27 @@ def saved(folder: Path) -> Iterable[Mapping[str, Any]]:
     return found
 
 
+@contextmanager
+def _downloads_in(folder: str) -> Iterator[None]:
+    """While the block runs, the hub's files are kept in a folder: `datasets` fetches them past its own cache folder."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = folder
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
+
+
 def hub(source: str) -> Iterable[Mapping[str, Any]]:
     """The rows of a hub data set, `name`, `name:config` or `name:config:split` (the split is `train` by default)."""
     from datasets import load_dataset
 
     name, _, rest = source.partition(":")
     config, _, split = rest.partition(":")
-    # A private cache folder that goes away: the default cache would keep the text for ever.
-    with tempfile.TemporaryDirectory(prefix="sau-hub-") as cache:
+    # A private cache folder that goes away: the default caches would keep the text for ever.
+    with tempfile.TemporaryDirectory(prefix="sau-hub-") as cache, _downloads_in(f"{cache}/hub"):
         try:
             loaded = load_dataset(name, config or None, split=split or "train", cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # the hub client raises some twenty unrelated types

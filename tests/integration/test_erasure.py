@@ -1,5 +1,6 @@
 """What a purge is made of: which objects go, what a database keeps, who is kept out, and why a version is gone."""
 
+import gzip
 import sqlite3
 
 import pytest
@@ -21,7 +22,7 @@ from tasks.engines.settings import settings
 from tasks.engines.tables import Event, Request, State
 from tasks.engines.workspace import scratch
 from tasks.purge import check_purge, is_purged, objects_to_go
-from tasks.scan import secrets_of
+from tasks.scan import scan, secrets_of
 from tasks.suppression import Suppression
 from tasks.versions.expiry import expire, expired
 from tasks.versions.record import VersionRecord
@@ -284,6 +285,22 @@ def test_internal_ids_and_names_that_say_nothing_are_no_secrets(home):
     assert ROWS[0]["answer"] in found.values()
     ledger.erase_subject(request, "purged-1", note="by hand")
     assert "subject id" not in secrets_of(request)
+
+
+# -- where it is looked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_data_set_in_the_hubs_cache_is_found(checkout, tmp_path, monkeypatch):
+    secret = "Quenby " + "Ashgrove-77"  # not as one word: this file is in the checkout that is searched
+    blob = tmp_path / "hub" / "datasets--a--b" / "blobs" / "1234"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(gzip.compress(secret.encode()))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = scan({"canary": secret})
+    assert {store.store: [hit.forms for hit in store.hits] for store in found.residue} == {
+        "Hugging Face caches of data sets": [("gzip: raw",)]
+    }
 
 
 # -- a model that is handed on ------------------------------------------------------------------------

@@ -4,13 +4,15 @@ import csv
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub import constants, hf_hub_download
 
 from sau.data.demo import demo_rows
-from sau.data.readers import read
+from sau.data.readers import hub, read
 from sau.data.records import load_records
 from sau.errors import DataError
 
@@ -115,3 +117,24 @@ def test_what_cannot_be_read_is_named_and_not_quoted(tmp_path, name, content, wh
         list(read(tmp_path / name))
     assert f"{name}: {why}" in str(refused.value)
     assert SECRET not in str(refused.value)
+
+
+def test_of_what_comes_from_the_hub_nothing_is_kept(monkeypatch):
+    """Neither where `datasets` is told to keep what it makes, nor where the hub's client keeps files."""
+    places, before = [], constants.HF_HUB_CACHE
+
+    def load(name, config, *, split, cache_dir, keep_in_memory):
+        folder = Path(constants.HF_HUB_CACHE) / "datasets--a--b"
+        for file, text in (("refs/main", "1" * 40), (f"snapshots/{'1' * 40}/rows.jsonl", "{}")):
+            (folder / file).parent.mkdir(parents=True)
+            (folder / file).write_text(text)
+        got = hf_hub_download("a/b", "rows.jsonl", repo_type="dataset", local_files_only=True)
+        places.extend([Path(got), Path(cache_dir)])
+        return []
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    hub("a/b")
+    got, cache = places
+    assert got.is_relative_to(cache)
+    assert not cache.exists()
+    assert before == constants.HF_HUB_CACHE
