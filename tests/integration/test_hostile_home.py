@@ -59,7 +59,7 @@ def run(*words, given=None):
     return done
 
 
-@examples(30)
+@examples(20)
 @given(data=st.data())
 def test_a_suppression_list_that_was_changed_is_read_or_refused_and_kept(home, data):
     file = home / "suppressed.json"
@@ -139,7 +139,7 @@ def test_what_lies_beside_the_vaults_own_files_is_no_request(home):
         vault().open(request)
 
 
-@examples(12)
+@examples(6)
 @given(raw=st.one_of(st.binary(max_size=200), damaged(f"{SECRET}\nAnna Example\n7\n".encode())))
 def test_lists_of_ids_are_taken_whole_or_not_at_all(home, raw):
     ledger = Ledger(settings().ledger_url)
