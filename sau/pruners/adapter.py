@@ -30,6 +30,7 @@ MERGED = "merged.json"
 
 _WEIGHTS = "adapter_model.safetensors"
 _MOST_BYTES = 4 << 20
+_MOST_OF_A_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def open_adapter(source: str) -> Adapter:
         raise ModelError(f"adapter {source!r}: no {_WEIGHTS}; weights in any other form are not opened")
     if why := _harm(config, _largest(folder)):
         raise ModelError(f"adapter {source!r}: {ADAPTER}: {why}")
-    return Adapter(folder, one_line(config.get("base_model_name_or_path") or ""), kind)
+    return Adapter(folder, str(config.get("base_model_name_or_path") or "")[:_MOST_OF_A_PATH], kind)
 
 
 def _largest(folder: Path) -> int:
@@ -99,7 +100,7 @@ def _harm(config: dict[str, Any], largest: int) -> str | None:
 
 _RANK = re.compile(r"(^|_)(r|rank|rank_pattern|num_vectors|vector_length|n_frequency|block_size|block_num)$")
 _MODULES = re.compile(r"(modules|_pattern|layers)$")
-_REPEATED_GROUP = re.compile(r"\)[*+{?]*[*+{]")
+_REPEATED_GROUP = re.compile(r"\)\??[*+{]")
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _MOST_REPEATS = 6
 
