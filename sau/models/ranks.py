@@ -83,8 +83,8 @@ class Ranks:
                 yield items[0], False
 
     def alike(self, work: Callable[[], Result]) -> Result:
-        """What comes of it on this process. Where it fails on one that others do not go in step with, it fails on all,
-        by a SauError that says what our own said, or of another its kind."""
+        """What comes of it on this process. Not in step, where it fails on one it fails on all: by our own error, or a
+        SauError that says the kind of another's, whose words might quote a row."""
         return work()
 
     def each(self, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:

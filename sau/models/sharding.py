@@ -220,7 +220,7 @@ class Shards(Together):
 
 
 def _to_say(error: Exception) -> SauError:
-    """What other processes are told of an error; whose words are not our own might quote a row."""
+    """What other processes are told of an error."""
     return error if isinstance(error, SauError) else SauError(type(error).__name__)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from sau.errors import ConfigError, SauError, WorkspaceError
+from sau.errors import SauError, WorkspaceError
 from sau.files import write_private
 from sau.models.placement import repeatable
 from sau.models.ranks import Ranks, together
@@ -51,7 +51,7 @@ def on_several(processes: int, device: str, name: str, work: Callable[[Ranks], R
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".several-", dir=place) as beside:
         folder, said = Path(beside), list[str]()
-        write_private(folder / _WORK, _sealed(key, (processes, device, work)))
+        write_private(folder / _WORK, _sealed(key, (device, work)))
         starter = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, ORPHANED, *starter, "-m", __name__, beside]
         own = {_KEY: base64.b64encode(key).decode("ascii")}
@@ -88,13 +88,15 @@ def _main() -> None:
     """One of the processes."""
     from sau.cli.stage import one_of_several
 
-    started, rank = one_of_several()
+    processes, rank = one_of_several()
     folder, key = Path(sys.argv[1]), base64.b64decode(os.environ.pop(_KEY))
     if rank == 0:
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
         log.setLevel(logging.DEBUG)
     try:
-        answer = _done(key, folder, started)
+        device, work = _opened(key, folder / _WORK)
+        with repeatable(), together(processes, device) as ranks:
+            answer = work(ranks)
     except SauError as error:
         answer = error
     except ConnectionError as error:
@@ -103,14 +105,6 @@ def _main() -> None:
         write_private(folder / _ANSWER, _sealed(key, answer))
     elif isinstance(answer, SauError):
         sys.exit(f"{type(answer).__name__}: {answer}")
-
-
-def _done(key: bytes, folder: Path, started: int) -> Any:
-    processes, device, work = _opened(key, folder / _WORK)
-    if started != processes:
-        raise ConfigError(f"{started} processes were started for work of {processes}")
-    with repeatable(), together(processes, device) as ranks:
-        return work(ranks)
 
 
 if __name__ == "__main__":

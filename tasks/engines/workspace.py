@@ -132,8 +132,8 @@ def child(
         env={
             **os.environ,
             **(environment or {}),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-        },  # DVC refuses what a user's own excludes would hide
+            "GIT_CONFIG_GLOBAL": os.devnull,  # DVC refuses what a user's own excludes would hide
+        },
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
