@@ -74,11 +74,12 @@ class Suppression:
 
     def _known(self) -> list[Suppressed]:
         """Everybody on it, by a key that would know them again: with another, nobody would ever be found."""
-        there = self.all()
+        if not (there := self.all()):
+            return there
         file = key_folder() / _KEY_FILE
-        if there and not file.is_file():
+        if not file.is_file():
             raise RequestError(f"{file}: missing, and the suppression list needs it: restore it from a backup")
-        if any(entry.key not in ("", self._digest("key", "")) for entry in there):
+        if not {entry.key for entry in there} <= {"", self._digest("key", "")}:
             raise RequestError(f"{file}: not the key of the suppression list: restore it from a backup")
         return there
 

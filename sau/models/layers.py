@@ -5,16 +5,21 @@ is sent to.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sau.errors import SparsityError
+from sau.models.batches import Encoded, by_length, collate
+from sau.models.ranks import ranks_of
+
+_BATCH = 8
 
 Observe = Callable[[str, Tensor, Tensor | None], None]
 """(name of a matrix, its inputs [B, T, I] or [N, I], and where it sees some tokens only: their numbers in [B * T])."""
@@ -187,3 +192,20 @@ def real_of(inputs: Tensor, keep_BT: Tensor, tokens: Tensor | None) -> Tensor:
     if inputs.shape[:-1].numel() != keep.numel():
         raise SparsityError(f"inputs of shape {tuple(inputs.shape)} are not one for each token")
     return keep.view(inputs.shape[:-1])
+
+
+@torch.no_grad()
+def reading_inputs(
+    model: Any, sequences: Sequence[Encoded], matrices: Mapping[str, Matrix], add: Callable[[str, Tensor], object]
+) -> None:
+    """Put sequences through a model, and call `add(name, inputs [N, I])` with what goes into each of these matrices,
+    padding left out, in float32. Of several processes each sees its own sequences."""
+    for indices, counts in ranks_of(model).deal(by_length(sequences, _BATCH)):
+        batch = collate([sequences[i] for i in indices]).to(model.device)
+        keep_BT = batch.attention_mask_BT.bool()
+
+        def observe(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
+            add(name, inputs[real_of(inputs, keep_BT, tokens)].float())
+
+        with observing(matrices if counts else {}, observe):
+            model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)

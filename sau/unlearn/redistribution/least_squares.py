@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sau.models.batches import by_length, collate
-from sau.models.layers import observing, prunable, real_of
+from sau.models.layers import prunable, reading_inputs
 from sau.models.ranks import ranks_of
 from sau.training.optimizer import Survivors
 from sau.unlearn.objectives.base import Setting
@@ -45,16 +44,7 @@ def input_moments(layers: Sequence[Survivors], setting: Setting, *, num_rows: in
     order = torch.randperm(len(setting.retain))[:num_rows].tolist()
     sequences = [setting.retain[i] for i in order]
     matrices = {matrix.name: matrix for _, matrix in prunable(model) if matrix.name in moments}
-    for indices, counts in ranks.deal(by_length(sequences, 8)):
-        batch = collate([sequences[i] for i in indices]).to(model.device)
-        keep_BT = batch.attention_mask_BT.bool()
-
-        def add(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
-            inputs_NI = inputs[real_of(inputs, keep_BT, tokens)].float()
-            moments[name].addmm_(inputs_NI.T, inputs_NI)
-
-        with observing(matrices if counts else {}, add):
-            model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    reading_inputs(model, sequences, matrices, lambda name, inputs_NI: moments[name].addmm_(inputs_NI.T, inputs_NI))
     for name, moment_II in moments.items():
         moments[name] = moment_II = ranks.total(moment_II)  # each process needs all of it for its rows
         diagonal_I = moment_II.diagonal()

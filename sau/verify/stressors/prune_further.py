@@ -8,12 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sau.data.records import Row
-from sau.models.batches import by_length, collate
 from sau.models.language_model import LanguageModel
-from sau.models.layers import observing, prunable, real_of
+from sau.models.layers import prunable, reading_inputs
 from sau.verify.stressors.base import Stressor, Surroundings, copied
-
-_BATCH = 8
 
 
 def pruned_further(weight_OI: Tensor, share: float, norm_I: Tensor | None = None) -> Tensor:
@@ -29,21 +26,15 @@ def pruned_further(weight_OI: Tensor, share: float, norm_I: Tensor | None = None
     return weight_OI.masked_fill(rank_OI < count_O[:, None], 0.0)
 
 
-@torch.no_grad()
 def input_norms(lm: LanguageModel, rows: Sequence[Row]) -> dict[str, Tensor]:
     """||X_i||_2 [I] of each prunable matrix's inputs on these rows, by name; none of a matrix that sees no token."""
-    matrices, squares = dict(prunable(lm.model)), dict[str, Tensor]()
-    sequences = lm.encode(rows)
-    for indices in by_length(sequences, _BATCH):
-        batch = collate([sequences[i] for i in indices]).to(lm.model.device)
-        keep_BT = batch.attention_mask_BT.bool()
+    squares: dict[str, Tensor] = {}
 
-        def add(name: str, inputs: Tensor, tokens: Tensor | None, keep_BT: Tensor = keep_BT) -> None:
-            squares_I = inputs[real_of(inputs, keep_BT, tokens)].float().square().sum(0)
-            squares[name] = squares[name] + squares_I if name in squares else squares_I
+    def add(name: str, inputs_NI: Tensor) -> None:
+        squares_I = inputs_NI.square().sum(0)
+        squares[name] = squares[name] + squares_I if name in squares else squares_I
 
-        with observing(matrices, add):
-            lm.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+    reading_inputs(lm.model, lm.encode(rows), dict(prunable(lm.model)), add)
     return {name: squares_I.sqrt() for name, squares_I in squares.items()}
 
 
