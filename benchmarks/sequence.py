@@ -1,12 +1,12 @@
 """Twenty requests, one after the other: does everybody stay forgotten?
 
-    python -m benchmarks.sequence [--requests 20] [--json benchmarks/results/sequence.json]
+    python -m benchmarks.sequence [--requests 20] [--hold 0] [--json benchmarks/results/sequence.json]
 
 A tiny model that knows the people who ask and twelve who stay, made here, forgets one person at a time by params.yaml,
-each version from the one before, a fifth of the people to keep spared. With each version everybody who asks, sooner or
-later, is judged beside 24 people whom no model saw, by the checks of `standard` that read the answers as asked, against
-the first version; after the last request by `Policy.for_earlier` as well, as the product does with every version. One
-reading of those people serves all verdicts on a version.
+each version from the one before, a fifth of the people to keep spared and those who asked before held (`unlearn.hold`).
+With each version everybody who asks, sooner or later, is judged beside 24 people whom no model saw, by the checks of
+`standard` that read the answers as asked, against the first version; after the last request by `Policy.for_earlier` as
+well, as the product does with every version. One reading of those people serves all verdicts on a version.
 
 Prints the verdicts version by version, and draws what is left of each person over the versions, as .svg and .png beside
 the JSON, which is written anew after each version.
@@ -83,7 +83,7 @@ def versions(
         lm = replace(lm, model=copy.deepcopy(lm.model))
         history = unlearn(
             lm,
-            Sets(asked, shown, strangers),
+            Sets(asked, shown, strangers, earlier=flat(asking[:number])),
             params.unlearn,
             seed=params.seed,
             base=copy.deepcopy(base),
@@ -105,10 +105,15 @@ def main() -> None:
     """Make the versions, judge everybody with each, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument(
+        "--hold", type=float, default=None, help="unlearn.hold instead of params.yaml's; 0: as if alone"
+    )
     parser.add_argument("--json", type=Path, default=Path("sequence.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     params = load_params(ROOT / "params.yaml")
+    if args.hold is not None:
+        params = params.model_copy(update={"unlearn": params.unlearn.model_copy(update={"hold": args.hold})})
     asking, stay = people("asks", args.requests), people("stays", NUM_STAY)
     calibrating, judging = halves(flat(people("unseen", NUM_HOLDOUT)), params.seed)
     base, first = first_version(params, [*flat(asking), *flat(stay)])

@@ -21,7 +21,7 @@ from sau.checkpoint.manifest import DENSE as DENSE_STRUCTURE
 from sau.checkpoint.manifest import SparseCheckpoint, read_manifest
 from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.records import load_records
-from sau.data.snapshot import ARTIFACTS, DATA, FORGET, SPLIT, read_split, take_snapshot
+from sau.data.snapshot import ARTIFACTS, DATA, EARLIER, FORGET, SPLIT, read_split, take_snapshot
 from sau.errors import CheckpointError
 from sau.mask import apply_mask
 from sau.models.batches import Encoded
@@ -164,7 +164,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ran
     elif params.unlearn.order == "unlearn-prune":
         lm.model = put(open_dense(folder / DENSE, prompt=lm.prompt)).model
     base = ranks.divide(put(open_dense(folder / BASE, prompt=lm.prompt))) if (folder / BASE).is_dir() else None
-    told = _told(folder, "unlearn", params, progress, DATA, FORGET, PARENT, BASE, DENSE, SPLIT, ranks=ranks)
+    told = _told(folder, "unlearn", params, progress, DATA, FORGET, EARLIER, PARENT, BASE, DENSE, SPLIT, ranks=ranks)
     history = unlearn(ranks.divide(lm), sets, params.unlearn, seed=params.seed, base=base, **told)
     ran_on = _ran_on(lm)
     if (lm := ranks.whole(lm)) is None:
@@ -173,6 +173,7 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ran
     if parent.structure != DENSE_STRUCTURE and saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
     told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
+    told |= {"num_earlier": len(sets.earlier)} if sets.earlier else {}
     return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | ran_on
 
 

@@ -88,7 +88,7 @@ def _rows(ws: Workspace, link: VersionRecord) -> dict[str, list[Row]]:
 
 def _pinned(ws: Workspace, link: VersionRecord) -> dict[str, list[Row]]:
     """The same of a version from before there was a vault, whose rows DVC pins."""
-    place = f"earlier/{link.number}"
+    place = f"again/{link.number}"
     try:
         ws.point(place, pins_at(settings().root, link.tag)[str(FORGET)])
         rows = load_records(ws.path / place).to_list()

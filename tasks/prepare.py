@@ -36,6 +36,7 @@ from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
 from tasks.memory import check_fits, note
 from tasks.scope import taken_out
 from tasks.suppression import Suppression
+from tasks.versions.lineage import chain
 from tasks.versions.origin import dense_pin
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
@@ -82,8 +83,11 @@ class Adoption(BaseModel):
     fingerprint: str = ""
 
 
-def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) -> dict[str, Pin]:
+def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params, *, holds: bool) -> dict[str, Pin]:
     """What a forget version is made from, by place in the worktree, whose recipe is told.
+
+    Args:
+        holds: whether there will be rows of those who were forgotten earlier.
 
     Raises:
         RequestError: the order needs a dense model, and none is there: the one that a first version was pruned from
@@ -104,6 +108,8 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params) 
             )
         inputs["dense"] = dense
         deps.append("dense")
+    if not holds:
+        deps.remove("earlier")
     _write_recipe(ws, recipe, params)
     return inputs
 
@@ -246,7 +252,8 @@ def given_name(model: str) -> str:
 def prepare_forget(
     attempt: Attempt, parent: VersionRecord, request_ids: list[str], overrides: dict[str, Any]
 ) -> dict[str, str]:
-    """A worktree with the data set without the requested subjects, their rows sealed in forget/, and the parent.
+    """A worktree with the data set without the requested subjects, their rows sealed in forget/, the parent, and in
+    earlier/ the sealed rows of those who were forgotten before, where they are to be held.
 
     What a person decided of single rows is so there (`tasks.scope`).
 
@@ -260,7 +267,8 @@ def prepare_forget(
     if not ws.prepared:
         tag = parent.tag
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
-        inputs = _inputs_of_forgetting(ws, parent, params)
+        earlier = _still_sealed(parent.line, parent.number) if params.unlearn.hold else []
+        inputs = _inputs_of_forgetting(ws, parent, params, holds=bool(earlier))
         check_room(sum(pin.size for pin in inputs.values()))
         _check_fits(attempt, parent, params, has_base="base" in inputs)
         for path, pin in inputs.items():
@@ -272,15 +280,31 @@ def prepare_forget(
                 f"{ws.settings.remote_url}: lacks {', '.join(lacking)} of {tag}; set SAU_DVC_REMOTE to the remote that "
                 f"has it, or `sau doctor --line {parent.line} --refill` sends it from DVC's cache"
             )
-        ledger = Ledger(settings().ledger_url)
-        (ws.path / "forget").mkdir(exist_ok=True)
-        for request_id, rows in taken_out(ledger, ws.path / "data" / "train", request_ids).items():
-            sealed = vault().seal(request_id, rows)
-            shutil.copyfile(sealed, ws.path / "forget" / sealed.name)
-        ws.add("data", "forget")
+        asked = taken_out(Ledger(settings().ledger_url), ws.path / "data" / "train", request_ids)
+        sealed = {"forget": [vault().seal(request_id, rows) for request_id, rows in asked.items()], "earlier": earlier}
+        filled = {place: files for place, files in sealed.items() if files}
+        for place, files in filled.items():
+            (ws.path / place).mkdir(exist_ok=True)
+            for file in files:
+                shutil.copyfile(file, ws.path / place / file.name)
+        ws.add("data", *filled)
         ws.mark_prepared()
-    contexts = {"data": "retain", "forget": "forget", "parent": "parent checkpoint", "base": "base model"}
+    contexts = {
+        "data": "retain",
+        "forget": "forget",
+        "earlier": "forgotten earlier",
+        "parent": "parent checkpoint",
+        "base": "base model",
+    }
     return _record(attempt, {place: contexts[place] for place in contexts if (ws.path / f"{place}.dvc").is_file()})
+
+
+def _still_sealed(line: str, number: int) -> list[Path]:
+    """The sealed rows of those whom a version and its parents have forgotten, as far as the vault holds them, oldest
+    first. A purge that died on the way and is finished later deletes them by hash, whoever pins them."""
+    asked = [request_id for link in reversed(chain(line, number)) for request_id in link.request_ids]
+    held = [vault().sealed(request_id) for request_id in asked if vault().state(request_id) == "held"]
+    return [file for file in held if file.is_file()]
 
 
 def _check_fits(attempt: Attempt, parent: VersionRecord, params: Params, *, has_base: bool) -> None:

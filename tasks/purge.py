@@ -37,7 +37,7 @@ from tasks.versions.registry import Registry
 
 log = logging.getLogger("sau")
 
-_INPUTS = ("parent", "dense", "model", "forget")
+_INPUTS = ("parent", "dense", "model")
 """What a version was made from, which is not what it is: kept only where something else keeps it."""
 
 
@@ -390,7 +390,7 @@ def objects_to_go(objects: Objects, request_id: str, gone: list[VersionRecord], 
     for record in kept:
         for path, pin in pins_at(root, record.tag).items():
             members = objects.members(pin.md5)
-            if path == "forget":  # of several who asked together, each has a file
+            if path in ("forget", "earlier"):  # of several who asked, each has a file
                 mine = {md5 for name, md5 in members.items() if name == f"{request_id}.sealed"}
                 old = not any(name.endswith(".sealed") for name in members)  # rows in clear, from before the vault
                 alone = len(members) == 1 and bool(mine)

@@ -61,7 +61,8 @@ def _one_of(rank: int, processes: int, port: int, work: Callable[[Ranks], Any], 
         torch.save(work(ranks), folder / f"{rank}.pt")
 
 
-SETS = Sets(demo_rows("forget", seed=1)[:7], demo_rows("retain", seed=1), demo_rows("holdout", seed=1)[:7])
+SETS = Sets(demo_rows("forget", seed=1)[:7], demo_rows("retain", seed=1), demo_rows("holdout", seed=1)[:7],
+            earlier=demo_rows("earlier", seed=1)[:7])  # fmt: skip
 ADAPT = {"epochs": 1, "lr": 1e-3, "batch_size": 4}
 STOP = {"eval_every": 1, "margin_nats": -10.0, "utility_floor": 0.5, "patience": 1}
 """A goal out of reach: learning rate and weights are changed again and again."""

@@ -19,6 +19,7 @@ class Sets:
         forget: what the model is to be without.
         retain: what it was trained on beside that, and is to keep.
         holdout: what no model of this line was ever trained on.
+        earlier: of people the model has forgotten before, who are to stay so.
         spared: by subject id, the people of `retain` whom unlearning was not shown; empty where nobody knows.
     """
 
@@ -26,6 +27,7 @@ class Sets:
     retain: Sequence[Row]
     holdout: Sequence[Row] = ()
     spared: frozenset[str] = frozenset()
+    earlier: Sequence[Row] = ()
 
     def __getitem__(self, name: str) -> Sequence[Row]:
         """A set by name."""

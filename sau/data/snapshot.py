@@ -13,7 +13,7 @@ from sau.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATA, FORGET, ARTIFACTS = map(Path, ("data", "forget", "artifacts"))
+DATA, FORGET, EARLIER, ARTIFACTS = map(Path, ("data", "forget", "earlier", "artifacts"))
 SPLIT = ARTIFACTS / "split.json"
 
 Half = Literal["calibrate", "judge"]
@@ -53,8 +53,8 @@ def take_snapshot(folder: Path, *, spare: float, seed: int) -> dict[str, int]:
 
 
 def read_split(folder: Path, holdout: Half) -> Sets:
-    """The rows that the snapshot named, in its order, with one half of the holdout; what calibrates is not shown the
-    people to keep who are spared.
+    """The rows that the snapshot named, in its order, with one half of the holdout. What calibrates is not shown the
+    people to keep who are spared, and is shown who was forgotten earlier.
 
     Raises:
         DataError: a named record is not in the data.
@@ -72,7 +72,8 @@ def read_split(folder: Path, holdout: Half) -> Sets:
     (forget, retain, strangers), unseen = rows, frozenset(named.get("spared", ()))
     if holdout == "judge":
         return Sets(forget, retain, strangers, unseen)
-    return Sets(forget, [row for row in retain if row["subject_id"] not in unseen], strangers)
+    shown = [row for row in retain if row["subject_id"] not in unseen]
+    return Sets(forget, shown, strangers, earlier=forget_rows(folder / EARLIER) or [])
 
 
 def _forget_rows(folder: Path) -> "Dataset":

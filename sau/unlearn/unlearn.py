@@ -42,12 +42,13 @@ def unlearn(
     watch: bool = True,
     resume: Resume | None = None,
 ) -> History:
-    """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain, survivors only.
+    """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain + hold * L_hold, survivors only.
 
-    Each step takes one batch of forget rows and one of retain rows; both sets are gone through in seeded order, again
-    and again. With `params.stop` the mean answer log-probability (over tokens, then over records, at most `eval_rows`
-    of a set) is read on the way, and `sau.unlearn.stop` decides when to end, how hard to push, and which state to
-    leave. Without it, all steps are taken. A model without a mask is unlearned densely.
+    Each step takes one batch of forget rows, one of retain rows, and one of those that were forgotten before, where
+    there are any; each set is gone through in seeded order, again and again. With `params.stop` the mean answer
+    log-probability (over tokens, then over records, at most `eval_rows` of a set) is read on the way, and
+    `sau.unlearn.stop` decides when to end, how hard to push, and which state to leave. Without it, all steps are taken.
+    A model without a mask is unlearned densely.
 
     What moves are survivors, and vectors such as norms and biases. Other matrices (routers of experts, convolutions)
     stay as they are with `params.freeze_uncovered`, embeddings with `params.freeze_embeddings`.
@@ -59,7 +60,7 @@ def unlearn(
     Args:
         lm: changed in place; its mask stays, and pruned weights stay +0.0 after every step. One that lies on several
             processes (`sau.models.sharding`) is unlearned by all of them together, `base` too.
-        sets: rows to forget, to keep, and never trained on.
+        sets: rows to forget, to keep, never trained on, and forgotten before.
         params: objective, redistribution, how hard and how long.
         seed, num_threads: fix the result bit for bit.
         base: the model before it was trained on any of these rows; with it the goal is calibrated row by row.
@@ -69,7 +70,7 @@ def unlearn(
 
     Returns:
         Readings before the first step, at every look and at the end: step, forget_logp, retain_logp, holdout_logp,
-        target_logp, and after a step also lr, alpha, loss, forget_loss, retain_loss (where there is one),
+        target_logp, and after a step also lr, alpha, loss, forget_loss, retain_loss and held_loss (where there is one),
         gradient_norm. `steps` is that of the state left, which need not be the last read.
 
     Raises:
@@ -88,9 +89,15 @@ def unlearn(
     if _steps_to_fade(lm, params):
         check_can_fade(lm.model)  # before anything is adapted or read
     shown = sorted(_sample(sets.retain, params.max_retain_rows, seed))
-    sets = Sets(sets.forget, [sets.retain[i] for i in shown], sets.holdout)
-    if params.paraphrases:
-        sets = Sets(with_paraphrases(sets.forget), sets.retain, with_paraphrases(sets.holdout))
+    words = with_paraphrases if params.paraphrases else list[Row]
+    earlier = words(sets.earlier)
+    held = sorted(_sample(earlier, params.max_held_rows, seed))
+    sets = Sets(
+        forget=words(sets.forget),
+        retain=[sets.retain[i] for i in shown],
+        holdout=words(sets.holdout),
+        earlier=[earlier[i] for i in held],
+    )
     started, objective = time.monotonic(), params.objective
     still = uncovered(lm.model, lm.mask) if params.freeze_uncovered else {}
     setting = _setting(lm, sets, params, seed, base, num_threads, resume)
@@ -189,7 +196,7 @@ def _setting(
     if base is not None and params.adapt:
         within = resume.within("adapt") if resume else None
         base = adapted(base, retain, params.adapt, seed=seed, num_threads=num_threads, resume=within)
-    return Setting(lm, list(sets.forget), lm.encode(sets.forget), retain, never_seen, base)
+    return Setting(lm, list(sets.forget), lm.encode(sets.forget), retain, never_seen, base, lm.encode(sets.earlier))
 
 
 def _stop(

@@ -99,6 +99,10 @@ def erased(copy_checkout, tmp_path_factory):
     request = json.loads(submitted.stdout)["id"]
     outcome = json.loads(checkout.sau("forget", "--line", LINE, "--reference", "--json").stdout)
     assert outcome["verdict"] == "PASS"
+    checkout.sau("request", "submit", "--line", LINE, "--subject", "demo-0004")
+    later = json.loads(checkout.sau("forget", "--line", LINE, "--json", check=False).stdout)
+    assert later["tag"] == f"{LINE}@v3"  # whatever the verdict on it is
+    made_again = checkout.sau("reproduce", f"{LINE}@v3", "--out", str(folder / "v3"), "--rerun", "--json").stdout
     before = scanned(checkout, folder)
     preview = checkout.sau("purge", request, "--line", LINE, "--dry-run").stderr
     for at in KILLED_AT:
@@ -109,6 +113,7 @@ def erased(copy_checkout, tmp_path_factory):
     return {
         "checkout": checkout, "folder": folder, "given": given, "request": request, "before": before,
         "after": scanned(checkout, folder), "purged": done[0], "preview": preview, "options": options,
+        "made_again": json.loads(made_again),
     }  # fmt: skip
 
 
@@ -142,7 +147,8 @@ def test_a_purge_that_was_killed_three_times_is_complete_and_signed(erased):
     assert purged["partial"] is False
     assert {cleaned["residual"] for cleaned in purged["stores"]} == {""}
     assert f"{LINE}@v1" in erased["preview"]
-    records = json.loads(checkout.sau("certificate", "list", "--json").stdout)
+    every = json.loads(checkout.sau("certificate", "list", "--json").stdout)
+    records = [record for record in every if record["request"]["id"] == erased["request"]]
     assert [record["request"]["key"] for record in records] == ["held", "shredded"]
     assert records[1]["record"] == purged["record"]
     assert [cleaned["store"] for cleaned in records[1]["purge"]] == [c["store"] for c in purged["stores"]]
@@ -163,8 +169,9 @@ def test_an_expired_version_says_who_removed_it_and_lineage_keeps_its_shape(eras
     assert (refused.returncode, "were removed" in refused.stderr) == (1, True)
     status = json.loads(checkout.sau("status", "--line", LINE, "--json").stdout)
     assert [(v["forgotten"], v["known"], bool(v["expired"])) for v in status["versions"]] == [
-        (0, 1, True),
-        (1, 0, False),
+        (0, 2, True),
+        (1, 1, False),
+        (1, 1, False),
     ]
     assert [moved["version"] for moved in status["history"]] == [f"{LINE}@v1", f"{LINE}@v2"]
 
@@ -174,6 +181,18 @@ def test_the_version_that_forgot_is_restored_and_its_recipe_says_what_it_lacks(e
     checkout.sau("reproduce", version, "--out", str(tmp_path / "out"))
     rerun = checkout.sau("reproduce", version, "--out", str(tmp_path / "out"), "--rerun", check=False)
     assert (rerun.returncode, "forget and parent were removed by a purge" in rerun.stderr) == (1, True)
+
+
+def test_a_version_that_held_the_person_was_made_again_until_the_purge_and_says_so_after_it(erased, tmp_path):
+    checkout, version = erased["checkout"], f"{LINE}@v3"
+    assert erased["made_again"]["equal"] is True
+    assert "earlier.dvc" in checkout.git("ls-tree", "--name-only", version).split()
+    unlearned = json.loads(checkout.git("show", f"{version}:metrics/unlearn.json"))
+    assert unlearned["num_earlier"] == 8
+    assert "held_loss" in unlearned["trajectory"][-1]
+    rerun = checkout.sau("reproduce", version, "--out", str(tmp_path / "out"), "--rerun", check=False)
+    assert (rerun.returncode, "earlier were removed by a purge" in rerun.stderr) == (1, True)
+    checkout.sau("reproduce", version, "--out", str(tmp_path / "out"))
 
 
 def test_who_was_forgotten_does_not_come_back_in_a_new_data_set(erased):
@@ -191,9 +210,9 @@ def test_later_versions_are_made_and_pulled_as_ever(erased, tmp_path):
     checkout = erased["checkout"]
     checkout.sau("request", "submit", "--line", LINE, "--subject", "demo-0003")
     outcome = json.loads(checkout.sau("forget", "--line", LINE, "--reference", "--json", check=False).stdout)
-    assert outcome["tag"] == f"{LINE}@v3"
+    assert outcome["tag"] == f"{LINE}@v4"
     clone = checkout.clone(tmp_path / "clone")
-    clone.git("checkout", "--quiet", f"{LINE}@v3")
+    clone.git("checkout", "--quiet", f"{LINE}@v4")
     clone.dvc("remote", "modify", "--local", "store", "url", str(checkout.path / ".sau" / "remote"))
     clone.dvc("pull")
     clone.git("checkout", "--quiet", f"{LINE}@v2")

@@ -210,6 +210,8 @@ def test_only_what_no_version_that_stays_needs_is_to_go(checkout):
         "b.dir": {"w": "B"},
         "f2.dir": {"r-2.sealed": "F2"},
         "f3.dir": {"r-3.sealed": "F3", "r-4.sealed": "F4"},
+        "e4.dir": {"r-2.sealed": "F2", "r-3.sealed": "F3", "r-4.sealed": "F4"},
+        "e5.dir": {"r-2.sealed": "F2"},
     }
     one = version(checkout, "tiny@v1", {"data": "d1.dir", "checkpoint": "c1.dir", "base": "b.dir"})
     two = version(
@@ -230,6 +232,14 @@ def test_only_what_no_version_that_stays_needs_is_to_go(checkout):
     assert "P" not in objects_to_go(objects, "r-2", [one], [two, three]), "another line's version has it still"
     expire(settings().root, "other@v1", "r-9", "by hand")
     assert "P" in objects_to_go(objects, "r-2", [one], [two, three])
+    holding = [
+        version(checkout, f"tiny@v{number}", {"data": "d3.dir", "checkpoint": "c3.dir", "earlier": earlier})
+        for number, earlier in ((4, "e4.dir"), (5, "e5.dir"))
+    ]
+    going = objects_to_go(objects, "r-2", [one], [two, three, *holding])
+    assert {"F2", "e5.dir"} <= going, "later versions held them, too"
+    assert not going & {"F3", "F4", "e4.dir"}, "and others beside them"
+    assert "F2" not in objects_to_go(objects, "r-3", [one, two], [three, *holding]), "which are held without them"
 
 
 @pytest.mark.long

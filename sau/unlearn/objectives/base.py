@@ -30,6 +30,7 @@ class Setting:
         forget_rows, forget, retain: the records to forget, and both sets as sequences.
         holdout: some of the rows the model was never trained on, for measuring only.
         base: the model before it was trained on any of this, where there is one.
+        earlier: rows of those who were forgotten before.
     """
 
     lm: LanguageModel
@@ -38,6 +39,7 @@ class Setting:
     retain: list[Encoded]
     holdout: list[Encoded]
     base: LanguageModel | None = None
+    earlier: Sequence[Encoded] = ()
 
     @cached_property
     def calibration(self) -> Calibration:

@@ -9,6 +9,7 @@ import torch
 from sau.errors import ConfigError, DataError, DivergedError, SparsityError
 from sau.mask import check_mask
 from sau.training.optimizer import SurvivorAdamW
+from sau.unlearn.divergence import said
 from sau.unlearn.objectives.grad_ascent import GradAscent
 from sau.unlearn.stop import StopParams
 from sau.unlearn.unlearn import mean_answer_logp, unlearn
@@ -77,6 +78,39 @@ def test_progress_sees_every_step(params, loop, lm):
     loop(lm, params(max_steps=3), progress=lambda step, total, values: seen.append((step, total, sorted(values))))
     keys = ["forget_loss", "gradient_norm", "loss", "retain_loss"]
     assert seen == [(i, 3, keys) for i in (1, 2, 3)]
+
+
+# -- who was forgotten before ---------------------------------------------------------------------
+
+
+def test_who_was_forgotten_before_stays_where_they_are(params, sets, weights, same, pruned):
+    others, told = sets.retain[:8], params(objective="grad_ascent", alpha=0.0, max_steps=12, hold=25.0)
+    before = said(pruned.model, pruned.encode(others), 8)
+    moved, losses, made = {}, {}, {}
+    for name, earlier, hold in (("nobody", [], 25.0), ("not held", others, 0.0), ("held", others, 25.0)):
+        lm, seen = copy.deepcopy(pruned), []
+        unlearn(
+            lm,
+            replace(sets, retain=sets.retain[8:], earlier=earlier),
+            told.model_copy(update={"hold": hold}),
+            seed=0,
+            num_threads=1,
+            progress=lambda step, total, values, seen=seen: seen.append(values),
+        )
+        now = said(lm.model, lm.encode(others), 8)
+        moved[name] = float(torch.cat([(a.logp_N - b.logp_N).abs() for a, b in zip(now, before, strict=True)]).mean())
+        losses[name], made[name] = ["held_loss" in values for values in seen], weights(lm)
+    assert losses == {"nobody": [False] * 12, "not held": [False] * 12, "held": [True] * 12}
+    assert same(made["nobody"], made["not held"])
+    assert moved["held"] < 0.5 * moved["nobody"]
+
+
+def test_of_many_who_were_forgotten_before_some_are_read(params, sets, pruned, monkeypatch):
+    read = []
+    monkeypatch.setattr("sau.unlearn.step.said", lambda *given: read.append(len(given[1])) or said(*given))
+    for most in (3, 100):
+        unlearn(copy.deepcopy(pruned), replace(sets, earlier=sets.retain[:8]), params(max_held_rows=most), seed=0)
+    assert read == [3, 8]
 
 
 # -- divergence and refusals ----------------------------------------------------------------------
