@@ -267,7 +267,7 @@ def prepare_forget(
     if not ws.prepared:
         tag = parent.tag
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
-        earlier = _still_sealed(parent.line, parent.number) if params.unlearn.hold else []
+        earlier = _still_sealed(parent.line, parent.number) if params.unlearn.holds else []
         inputs = _inputs_of_forgetting(ws, parent, params, holds=bool(earlier))
         check_room(sum(pin.size for pin in inputs.values()))
         _check_fits(attempt, parent, params, has_base="base" in inputs)

@@ -1,7 +1,7 @@
-"""One optimizer step of unlearning: L = gamma * L_forget + alpha * L_retain + hold * L_hold, survivors only."""
+"""One optimizer step of unlearning: L = gamma * L_forget + alpha * L_retain + hold * L_earlier, survivors only."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
@@ -15,7 +15,6 @@ from sau.registry import build, built
 from sau.training.finetune import AdaptParams
 from sau.training.optimizer import SurvivorAdamW, Survivors
 from sau.training.session import batches, finite, micro_batches
-from sau.unlearn.divergence import NUM_OTHERS, said, staying_loss
 from sau.unlearn.objectives.base import PACKAGE as OBJECTIVES
 from sau.unlearn.objectives.base import Objective, Setting
 from sau.unlearn.redistribution.base import PACKAGE as REDISTRIBUTIONS
@@ -32,9 +31,9 @@ class UnlearnParams(Section):
     Of more than `max_retain_rows` rows to keep so many are trained on, a seeded choice: a request costs no more where
     there are more.
 
-    Who was forgotten before is held where the model is on them, by the divergence from what it says there (weighed by
-    `hold`; of at most `max_held_rows` rows, a seeded choice): what brings others out of sight would bring some of them
-    back. Where nobody was, there is no such term.
+    Who was forgotten before is kept so by an objective that `settles`: its forget loss on at most `max_held_rows` of
+    their rows, a seeded choice, weighed by `hold`, is a third term. What brings others out of sight would bring some of
+    them back.
 
     Embeddings stay as they are with `freeze_embeddings`, and with `freeze_uncovered` so does every other matrix that is
     not pruned, such as the routers of experts.
@@ -60,8 +59,8 @@ class UnlearnParams(Section):
     max_retain_rows: int = Field(800, ge=1)
     gamma: float = Field(1.0, ge=0, le=1000)
     alpha: float = Field(1.0, ge=0, le=1000)
-    hold: float = Field(25.0, ge=0, le=1000)
-    max_held_rows: int = Field(160, ge=1)
+    hold: float = Field(2.0, ge=0, le=1000)
+    max_held_rows: int = Field(800, ge=1)
     freeze_embeddings: bool = True
     freeze_uncovered: bool = True
     max_grad_norm: float = Field(1.0, gt=0)
@@ -69,6 +68,11 @@ class UnlearnParams(Section):
     adapt: AdaptParams | None = None
     stop: StopParams | None = StopParams()
     processes: int = Field(1, ge=1, le=1024, exclude_if=lambda processes: processes == 1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether rows of those who were forgotten before are used."""
+        return self.hold > 0 and self.objective.settles
 
     @model_validator(mode="after")
     def _fades_in_time(self) -> Self:
@@ -94,19 +98,22 @@ class UnlearnStep:
         self.redistribution_state = self.redistribution.start(optimizer.layers, setting)
         self.forget_gradients: dict[str, Tensor] = {}  # [S] of the forget term alone, within a step
         self.hidden_block = self.objective.hidden_block(setting.lm.model)
-        self.held = said(setting.lm.model, setting.earlier, NUM_OTHERS) if params.hold else []
         # Generators of their own: the order of forget rows must not depend on the other sets.
-        self.forget_order = batches(setting.forget, params.batch_size, seed)
+        num_asked = len(setting.forget) - setting.num_earlier
+        self.forget_order = batches(setting.forget[:num_asked], params.batch_size, seed)
         self.retain_order = batches(setting.retain, params.batch_size, seed + 1)
-        self.held_order = batches(setting.earlier, params.batch_size, seed + 2)
+        earlier = batches(setting.forget[num_asked:], params.batch_size, seed + 2)
+        self.earlier_order = ([num_asked + i for i in rows] for rows in earlier)
         self.num_retain = 0  # batches of retain rows taken
 
     def skip(self, num_forget: int, num_retain: int) -> None:
         """Pass over the batches of steps that an earlier attempt has taken."""
-        orders = {self.forget_order: num_forget, self.retain_order: num_retain}
-        if self.held:
-            orders[self.held_order] = num_forget
-        for order, count in orders.items():
+        num_earlier = num_forget if self.setting.num_earlier else 0
+        for order, count in (
+            (self.forget_order, num_forget),
+            (self.retain_order, num_retain),
+            (self.earlier_order, num_earlier),
+        ):
             for _ in range(count):
                 next(order)
         self.num_retain = num_retain
@@ -120,10 +127,7 @@ class UnlearnStep:
         self.optimizer.zero_grad()
         values = {
             "forget_loss": self.backward(
-                self.setting.forget,
-                self.forget_order,
-                lambda outputs: self.objective.forget_loss(outputs, self.objective_state),
-                self.params.gamma,
+                self.setting.forget, self.forget_order, self.objective.forget_loss, self.params.gamma
             )
         }
         loss = self.params.gamma * values["forget_loss"]
@@ -135,20 +139,14 @@ class UnlearnStep:
         if self.objective.has_retain_term and alpha:
             self.num_retain += 1
             values["retain_loss"] = self.backward(
-                self.setting.retain,
-                self.retain_order,
-                lambda outputs: self.objective.retain_loss(outputs, self.objective_state),
-                alpha,
+                self.setting.retain, self.retain_order, self.objective.retain_loss, alpha
             )
             loss += alpha * values["retain_loss"]
-        if self.held:
-            values["held_loss"] = self.backward(
-                self.setting.earlier,
-                self.held_order,
-                lambda outputs: staying_loss(outputs, self.held),
-                self.params.hold,
+        if self.setting.num_earlier:
+            values["earlier_loss"] = self.backward(
+                self.setting.forget, self.earlier_order, self.objective.forget_loss, self.params.hold
             )
-            loss += self.params.hold * values["held_loss"]
+            loss += self.params.hold * values["earlier_loss"]
         if self.redistribution.reads_gradient:
             for layer in self.optimizer.layers:
                 layer.check_gradient()
@@ -161,9 +159,9 @@ class UnlearnStep:
 
     def backward(
         self,
-        sequences: Sequence[Encoded],
+        sequences: list[Encoded],
         order: Iterator[list[int]],
-        term: Callable[[Outputs], Tensor],
+        term: Callable[[Outputs, Any], Tensor],
         weight: float,
     ) -> float:
         """Forward and backward of one term: one after the other, so that only one graph is ever in memory.
@@ -176,7 +174,7 @@ class UnlearnStep:
             batch = collate([sequences[i] for i in part]).to(model.device)
             rows_B = torch.tensor(part, device=model.device)
             outputs = forward(model, batch, rows_B, hidden_block=self.hidden_block, share=share)
-            loss = term(outputs)
+            loss = term(outputs, self.objective_state)
             value += finite(loss, share, self.ranks)
             (weight * share * loss).backward()
             self.ranks.collect()

@@ -42,7 +42,7 @@ def unlearn(
     watch: bool = True,
     resume: Resume | None = None,
 ) -> History:
-    """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain + hold * L_hold, survivors only.
+    """Sparsity-Aware Unlearning in place: L = gamma * L_forget + alpha * L_retain + hold * L_earlier, survivors only.
 
     Each step takes one batch of forget rows, one of retain rows, and one of those that were forgotten before, where
     there are any; each set is gone through in seeded order, again and again. With `params.stop` the mean answer
@@ -70,8 +70,8 @@ def unlearn(
 
     Returns:
         Readings before the first step, at every look and at the end: step, forget_logp, retain_logp, holdout_logp,
-        target_logp, and after a step also lr, alpha, loss, forget_loss, retain_loss and held_loss (where there is one),
-        gradient_norm. `steps` is that of the state left, which need not be the last read.
+        target_logp, and after a step also lr, alpha, loss, forget_loss, retain_loss and earlier_loss (where there are
+        such terms), gradient_norm. `steps` is that of the state left, which need not be the last read.
 
     Raises:
         ConfigError: an objective under which nothing may move; or not what `params.processes` says, or several with
@@ -90,7 +90,7 @@ def unlearn(
         check_can_fade(lm.model)  # before anything is adapted or read
     shown = sorted(_sample(sets.retain, params.max_retain_rows, seed))
     words = with_paraphrases if params.paraphrases else list[Row]
-    earlier = words(sets.earlier)
+    earlier = words(sets.earlier) if params.holds else []
     held = sorted(_sample(earlier, params.max_held_rows, seed))
     sets = Sets(
         forget=words(sets.forget),
@@ -196,7 +196,8 @@ def _setting(
     if base is not None and params.adapt:
         within = resume.within("adapt") if resume else None
         base = adapted(base, retain, params.adapt, seed=seed, num_threads=num_threads, resume=within)
-    return Setting(lm, list(sets.forget), lm.encode(sets.forget), retain, never_seen, base, lm.encode(sets.earlier))
+    forget = [*sets.forget, *sets.earlier]
+    return Setting(lm, forget, lm.encode(forget), retain, never_seen, base, len(sets.earlier))
 
 
 def _stop(

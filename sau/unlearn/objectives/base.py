@@ -27,10 +27,10 @@ class Setting:
 
     Attributes:
         lm: the model as it is before unlearning, and while it changes.
-        forget_rows, forget, retain: the records to forget, and both sets as sequences.
+        forget_rows, forget, retain: the records to forget, and both sets as sequences. Of those to forget the last
+            `num_earlier` were forgotten before, and are to stay so.
         holdout: some of the rows the model was never trained on, for measuring only.
         base: the model before it was trained on any of this, where there is one.
-        earlier: rows of those who were forgotten before.
     """
 
     lm: LanguageModel
@@ -39,7 +39,7 @@ class Setting:
     retain: list[Encoded]
     holdout: list[Encoded]
     base: LanguageModel | None = None
-    earlier: Sequence[Encoded] = ()
+    num_earlier: int = 0
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -71,6 +71,10 @@ class Objective(Component, ABC):
     """
 
     has_retain_term: ClassVar[bool] = True
+
+    settles: ClassVar[bool] = False
+    """Whether the forget loss has its minimum where the model is on rows that it never saw: then it also brings back
+    there who was forgotten before. Without such a minimum it would push them on and on, and they are left alone."""
 
     adds_up: ClassVar[tuple[str, ...]] = ()
     """Numbers in the state to which each part of a step's batch adds its share: those of all processes are summed

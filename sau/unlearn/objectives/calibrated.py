@@ -6,22 +6,53 @@ weights that are pruned afterwards move the stopping point. This one has its min
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from sau.models.batches import Encoded, by_length, collate
 from sau.models.outputs import Outputs
+from sau.models.ranks import ranks_of
+from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.unlearn.calibration import Calibration
-from sau.unlearn.divergence import NUM_OTHERS, Said, divergence_from, said, staying_loss
 from sau.unlearn.objectives.base import Objective, Setting
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says at each of N answer tokens: the answer's own, and `K` likeliest others.
+
+    Attributes:
+        logp_N: log p of the answer's token.
+        ids_NK: the others, int64.
+        probs_NK: their probabilities among all tokens but the answer's own; what they leave to 1 is all the rest's.
+    """
+
+    logp_N: Tensor
+    ids_NK: Tensor
+    probs_NK: Tensor
 
 
 def calibrated_loss(logp_N: Tensor, target_N: Tensor, delta: float) -> Tensor:
     """Huber(log p - target) [N]: quadratic within `delta` nats, so that no single token pulls without bound."""
     return F.huber_loss(logp_N, target_N, delta=delta, reduction="none")
+
+
+def divergence(logp_N: Tensor, target_N: Tensor, logp_NK: Tensor, others_NK: Tensor) -> Tensor:
+    """KL(q || p) [N] over K + 2 outcomes: the answer's token, K others, any other.
+
+    q gives the answer's token exp(target) and shares what is left among the others as `others_NK` says. Lumping the
+    many unlikely tokens together makes it a lower bound of the divergence over the vocabulary.
+    """
+    left_N1 = -torch.expm1(target_N)[:, None]
+    q = torch.cat([target_N.exp()[:, None], left_N1 * others_NK, left_N1 * (1 - others_NK.sum(1, keepdim=True))], 1)
+    q = q.clamp_min(0.0)
+    named = torch.cat([logp_N[:, None], logp_NK], 1)
+    rest_N1 = (1 - named.exp().sum(1, keepdim=True)).clamp_min(torch.finfo(named.dtype).eps).log()
+    return (torch.xlogy(q, q) - q * torch.cat([named, rest_N1], 1)).sum(1)
 
 
 @dataclass
@@ -47,9 +78,11 @@ class Calibrated(Objective):
     """
 
     name: Literal["calibrated"] = "calibrated"
+    settles: ClassVar[bool] = True
+
     row_weight: float = Field(3.0, ge=0, le=1000)
     delta: float = Field(1.0, gt=0, le=100)
-    num_others: int = Field(NUM_OTHERS, ge=1, le=4096)
+    num_others: int = Field(64, ge=1, le=4096)
     refresh: int = Field(8, ge=1, le=10_000)
     retain: Literal["nll", "kl"] = "nll"
 
@@ -75,10 +108,46 @@ class Calibrated(Objective):
         if not state.others:
             return loss
         others = [state.others[i] for i in rows]
-        per_token_N = calibrated_loss(logp_N, target_N, self.delta) + divergence_from(forget, target_N, others)
+        per_token_N = calibrated_loss(logp_N, target_N, self.delta) + _divergence(forget, target_N, others)
         return loss + forget.mean(per_token_N)
 
     def retain_loss(self, retain: Outputs, state: _State) -> Tensor:
         if not state.kept:
             return retain.mean_nll
-        return staying_loss(retain, state.kept)
+        kept = [state.kept[i] for i in retain.rows_B.tolist()]
+        before_N = torch.cat([row.logp_N for row in kept]).to(retain.logp_N.device)
+        return retain.mean(_divergence(retain, before_N, kept))
+
+
+def _divergence(outputs: Outputs, target_N: Tensor, others: list[Said]) -> Tensor:
+    """`divergence` [N] of a batch with these targets, and per row what else should be said."""
+    logp_N = outputs.logp_N
+    ids_NK, probs_NK = (
+        torch.cat(parts).to(logp_N.device) for parts in ([o.ids_NK for o in others], [o.probs_NK for o in others])
+    )
+    # log p of any token is its logit less what the answer's token says of the normalisation: no pass over V.
+    norm_N1 = (outputs.logits_NV.gather(1, outputs.targets_N[:, None])[:, 0] - logp_N)[:, None]
+    return divergence(logp_N, target_N, outputs.logits_NV.gather(1, ids_NK) - norm_N1, probs_NK)
+
+
+@torch.no_grad()
+def said(model: Any, sequences: list[Encoded], number: int) -> list[Said]:
+    """What a model says of each sequence's answer, with the `number` likeliest other tokens, on the CPU."""
+    found: dict[int, Said] = {}
+    was_training, ranks = model.training, ranks_of(model)
+    model.eval()
+    for indices, counts in ranks.deal(by_length(sequences, 8)):
+        batch = collate([sequences[i] for i in indices]).to(model.device)
+        logits_NV, target_N = logits_of(model, batch), targets_of(batch)
+        logp_N = token_logps(logits_NV, target_N)
+        others_NV = logits_NV.scatter(1, target_N[:, None], -torch.inf)
+        top = others_NV.softmax(1).topk(min(number, others_NV.shape[1] - 1), dim=1)
+        lengths = batch.answer_mask_BT.sum(1).tolist()
+        if not counts:
+            continue
+        parts = (part.cpu().split(lengths) for part in (logp_N, top.indices, top.values))
+        for i, *tensors in zip(indices, *parts, strict=True):
+            found[i] = Said(*(tensor.clone() for tensor in tensors))  # a view would be sent with its whole batch
+    model.train(was_training)
+    found = ranks.merged(found)
+    return [found[i] for i in range(len(sequences))]

@@ -11,9 +11,8 @@ from sau.models.language_model import LanguageModel
 from sau.models.scoring import answer_logps
 from sau.training.finetune import AdaptParams, FinetuneParams, finetune
 from sau.unlearn.calibration import Calibration
-from sau.unlearn.divergence import divergence, said
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.objectives.calibrated import Calibrated, calibrated_loss
+from sau.unlearn.objectives.calibrated import Calibrated, calibrated_loss, divergence, said
 from sau.unlearn.unlearn import UnlearnParams, mean_answer_logp, unlearn
 
 FORGET = [row for person in ("a", "b") for row in demo_rows(person, seed=3)]

@@ -84,9 +84,9 @@ def test_every_method_goes_on_with_the_same_bits(pruned, few, tmp_path, objectiv
     check_same(whole, ended(pruned, few, params, place(tmp_path)))
 
 
-def test_who_was_forgotten_before_is_held_after_a_kill_as_before_it(pruned, few, sets, tmp_path):
+def test_who_was_forgotten_before_is_kept_so_after_a_kill_as_before_it(pruned, few, sets, tmp_path):
     several = replace(few, earlier=sets.retain[6:11])
-    params = UnlearnParams(objective="npo", lr=1e-3, max_steps=5, batch_size=4, stop=None)
+    params = UnlearnParams(objective=OBJECTIVES["calibrated"], lr=1e-3, max_steps=5, batch_size=4, stop=None)
     whole = ended(pruned, several, params, None)
     assert ended(pruned, several, params, place(tmp_path), last=4) is None
     check_same(whole, ended(pruned, several, params, place(tmp_path)))

@@ -9,7 +9,7 @@ import torch
 from sau.errors import ConfigError, DataError, DivergedError, SparsityError
 from sau.mask import check_mask
 from sau.training.optimizer import SurvivorAdamW
-from sau.unlearn.divergence import said
+from sau.unlearn.objectives.calibrated import Calibrated
 from sau.unlearn.objectives.grad_ascent import GradAscent
 from sau.unlearn.stop import StopParams
 from sau.unlearn.unlearn import mean_answer_logp, unlearn
@@ -83,34 +83,47 @@ def test_progress_sees_every_step(params, loop, lm):
 # -- who was forgotten before ---------------------------------------------------------------------
 
 
-def test_who_was_forgotten_before_stays_where_they_are(params, sets, weights, same, pruned):
-    others, told = sets.retain[:8], params(objective="grad_ascent", alpha=0.0, max_steps=12, hold=25.0)
-    before = said(pruned.model, pruned.encode(others), 8)
-    moved, losses, made = {}, {}, {}
-    for name, earlier, hold in (("nobody", [], 25.0), ("not held", others, 0.0), ("held", others, 25.0)):
-        lm, seen = copy.deepcopy(pruned), []
+def test_who_was_forgotten_before_is_brought_back_to_where_strangers_are(params, sets, weights, same, trained, pruned):
+    losses, made = {}, {}
+    for name, earlier, hold in (
+        ("nobody", [], 2.0),
+        ("left alone", sets.retain[:8], 0.0),
+        ("kept", sets.retain[:8], 2.0),
+    ):
+        lm, losses[name] = copy.deepcopy(pruned), []
         unlearn(
             lm,
-            replace(sets, retain=sets.retain[8:], earlier=earlier),
-            told.model_copy(update={"hold": hold}),
+            replace(sets, retain=sets.retain[8:], earlier=earlier),  # whom this model still knows
+            params(objective="calibrated", max_steps=8, hold=hold, batch_size=8),
             seed=0,
-            num_threads=1,
-            progress=lambda step, total, values, seen=seen: seen.append(values),
+            base=trained,
+            progress=lambda step, total, values, name=name: losses[name].append(values.get("earlier_loss")),
         )
-        now = said(lm.model, lm.encode(others), 8)
-        moved[name] = float(torch.cat([(a.logp_N - b.logp_N).abs() for a, b in zip(now, before, strict=True)]).mean())
-        losses[name], made[name] = ["held_loss" in values for values in seen], weights(lm)
-    assert losses == {"nobody": [False] * 12, "not held": [False] * 12, "held": [True] * 12}
-    assert same(made["nobody"], made["not held"])
-    assert moved["held"] < 0.5 * moved["nobody"]
+        made[name] = weights(lm)
+    assert losses["nobody"] == losses["left alone"] == [None] * 8
+    assert same(made["nobody"], made["left alone"])
+    assert losses["kept"][-1] < 0.6 * losses["kept"][0]
 
 
-def test_of_many_who_were_forgotten_before_some_are_read(params, sets, pruned, monkeypatch):
-    read = []
-    monkeypatch.setattr("sau.unlearn.step.said", lambda *given: read.append(len(given[1])) or said(*given))
+def test_an_objective_that_would_push_them_on_and_on_leaves_them_alone(params, sets, weights, same, pruned):
+    made = []
+    for earlier in ([], sets.retain[:8]):
+        lm = copy.deepcopy(pruned)
+        unlearn(lm, replace(sets, earlier=earlier), params(objective="npo"), seed=0)
+        made.append(weights(lm))
+    assert same(*made)
+
+
+def test_of_many_who_were_forgotten_before_some_rows_are_used(params, sets, pruned, monkeypatch):
+    used = []
+    real = Calibrated.start
+    monkeypatch.setattr(
+        Calibrated, "start", lambda self, setting: used.append(setting.num_earlier) or real(self, setting)
+    )
     for most in (3, 100):
-        unlearn(copy.deepcopy(pruned), replace(sets, earlier=sets.retain[:8]), params(max_held_rows=most), seed=0)
-    assert read == [3, 8]
+        several = replace(sets, earlier=sets.retain[:8])
+        unlearn(copy.deepcopy(pruned), several, params(objective="calibrated", max_held_rows=most), seed=0)
+    assert used == [3, 8]
 
 
 # -- divergence and refusals ----------------------------------------------------------------------
