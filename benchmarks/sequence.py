@@ -147,6 +147,8 @@ def main() -> None:
     assert final is not None
     found = verify(model=last, sets=sets, controls=controls, policy=final, weights_digest="0" * 64, labels=labels)
     result["earlier"] = left(found, standard.earlier_checks)
+    for person in found.people:
+        result["earlier"][person.label]["reasons"] = person.reasons
     write(args.json, result)
     print("after the last, by earlier_checks:", dict(Counter(p["verdict"] for p in result["earlier"].values())))
     draw(result, args.json)
