@@ -127,6 +127,7 @@ def _of_requests(size: int) -> Calls:
         "list what is open": lambda: ledger.list(LINE, [State.OPEN]),
         "`request list --state open`": lambda: command("request", "list", "--line", LINE, "--state", "open"),
         "`request list --due due-soon`": lambda: command("request", "list", "--line", LINE, "--due", "due-soon"),
+        "what is held, of all lines": ledger.held,
         "what the next run takes": lambda: waiting(LINE),
         "what a purge would take": lambda: due(LINE, 30),
         "`status`": lambda: command("status", "--line", LINE),

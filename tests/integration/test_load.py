@@ -11,7 +11,7 @@ from sau.errors import TrackingError
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.registered import Registered
 from tasks.engines.settings import settings
-from tasks.engines.tables import Event, Request
+from tasks.engines.tables import Event, HeldBy, Request
 from tasks.engines.tracking import Tracking
 from tasks.publish import MAX_NAMED, some
 from tasks.versions import expiry, status
@@ -112,6 +112,18 @@ def test_a_list_is_taken_by_its_own_people_however_many_stand(ledger, statements
     statements.clear()
     assert ledger.find(LINE, "ann")
     assert "one_request_per_subject" in plan(ledger, *statements[-1])
+
+
+def test_what_is_held_is_found_by_an_index_of_nothing_else(ledger, statements):
+    _, held, _ = filled(ledger, 3)
+    ledger.decide(held, Request.state == State.FORGOTTEN, Event(kind=HeldBy.LEGAL_HOLD), held_at=datetime.now(UTC))
+    for line in (None, LINE):
+        statements.clear()
+        assert ledger.held(line) == {held: HeldBy.LEGAL_HOLD}
+        (asked,) = statements
+        found = plan(ledger, *asked)
+        assert "INDEX requests_held" in found
+        assert "FOR ORDER BY" not in found
 
 
 def test_what_is_past_the_rollback_window_is_one_question(ledger, statements):
