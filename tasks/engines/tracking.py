@@ -52,7 +52,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it writ
 
 T = TypeVar("T")
 
-_LEDGER = "sau.ledger"
+LEDGER_TAG = "sau.ledger"
 """Tag of a run: the ledger whose leases exclude what else runs on its line."""
 _MAX_PARAM = 500
 _SEE = "see SAU_MLFLOW_TRACKING_URI"
@@ -65,7 +65,8 @@ _EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page 
 
 
 @contextlib.contextmanager
-def _mapped(what: str) -> Iterator[None]:
+def mapped(what: str) -> Iterator[None]:
+    """The store's errors as ours, in a few words."""
     try:
         yield
     except SauError:
@@ -84,7 +85,7 @@ def _mapped(what: str) -> Iterator[None]:
 
 def _reason(error: MlflowException) -> str:
     """In a few words, without the request's content."""
-    if not _is_no_answer(error):
+    if not is_no_answer(error):
         return _BUSY if error.error_code == "TEMPORARILY_UNAVAILABLE" else error.error_code
     if status := re.search(r"(?:failed with error code|too many) (\d+)", str(error)):
         if status[1] in ("401", "403"):
@@ -93,7 +94,7 @@ def _reason(error: MlflowException) -> str:
     return _odd("no JSON") if "valid JSON" in str(error) else f"no answer from {_server()}, {_SEE}"
 
 
-def _is_no_answer(error: MlflowException) -> bool:
+def is_no_answer(error: MlflowException) -> bool:
     """Whether it is the client's own words for a server that cannot be reached, or is none of MLflow's."""
     return str(error).startswith("API request to")
 
@@ -133,7 +134,7 @@ class Tracking:
         uri = self.settings.tracking_uri
         # The first to open a local store makes its tables, and two at once would make them twice.
         opening = FileLock(self.settings.state / "mlflow.lock", timeout=_OPENINGS * self.settings.mlflow_wait_s)
-        with _mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"), opening:
+        with mapped("the store of SAU_MLFLOW_TRACKING_URI cannot be opened"), opening:
             _try_database(uri, self.settings.mlflow_wait_s)
             if root := self.settings.artifact_root:
                 for before in put_right(self.settings.state / "mlflow.db", Path(root)):
@@ -155,7 +156,7 @@ class Tracking:
         """
         if found := self._experiment(line):
             return found
-        with _mapped(f"experiment {line}"):
+        with mapped(f"experiment {line}"):
             root = self.settings.artifact_root
             try:
                 return self.client.create_experiment(
@@ -167,7 +168,7 @@ class Tracking:
                 raise
 
     def _experiment(self, line: str) -> str | None:
-        with _mapped(f"experiment {line}"):
+        with mapped(f"experiment {line}"):
             found = self.client.get_experiment_by_name(line)
         if found and found.lifecycle_stage == LifecycleStage.DELETED:
             raise TrackingError(
@@ -181,8 +182,8 @@ class Tracking:
         self, line: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
     ) -> Iterator[str]:
         """An MLflow run as a context: its id; FAILED where the block raises. Its duration is logged as `seconds`."""
-        all_tags = dict(tags or {}) | {_LEDGER: self.ledger} | ({"mlflow.parentRunId": parent} if parent else {})
-        with _mapped(f"run {name}"):
+        all_tags = dict(tags or {}) | {LEDGER_TAG: self.ledger} | ({"mlflow.parentRunId": parent} if parent else {})
+        with mapped(f"run {name}"):
             run_id = self.client.create_run(self.experiment(line), run_name=name, tags=all_tags).info.run_id
         started = time.monotonic()
         try:
@@ -192,12 +193,12 @@ class Tracking:
                 self.client.set_terminated(run_id, "FAILED")
             raise
         self.metrics(run_id, {"seconds": time.monotonic() - started})
-        with _mapped(f"run {name}"):
+        with mapped(f"run {name}"):
             self.client.set_terminated(run_id, "FINISHED")
 
     def finish(self, run_id: str) -> None:
         """Say of a run that its work was finished, by whichever attempt."""
-        with _mapped("run"):
+        with mapped("run"):
             self.client.set_terminated(run_id, "FINISHED")
 
     def end_dead_runs(self, line: str) -> list[str]:
@@ -211,12 +212,12 @@ class Tracking:
         if (experiment := self._experiment(line)) is None:
             return []
         fence()
-        with _mapped(f"dead runs of {line}"):
-            of_ours = f"attributes.status != 'FINISHED' and tags.`{_LEDGER}` = '{self.ledger}'"
-            runs = _all_pages(partial(self.client.search_runs, [experiment], of_ours))
+        with mapped(f"dead runs of {line}"):
+            of_ours = f"attributes.status != 'FINISHED' and tags.`{LEDGER_TAG}` = '{self.ledger}'"
+            runs = all_pages(partial(self.client.search_runs, [experiment], of_ours))
             unfinished = {run.info.run_id for run in runs}
             dead = [run.info.run_id for run in runs if run.info.status == "RUNNING"]
-            models = _all_pages(partial(self.client.search_logged_models, [experiment])) if unfinished else []
+            models = all_pages(partial(self.client.search_logged_models, [experiment])) if unfinished else []
             left = [model.model_id for model in models if model.source_run_id in unfinished]
             sources = {entry.source for entry in self.all_registered(line)} if left else set()
             for model_id in left:
@@ -229,7 +230,7 @@ class Tracking:
     def params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log a nested mapping of parameters under dotted names."""
         flat = [Param(key, str(value)[:_MAX_PARAM]) for key, value in flatten(params).items()]
-        with _mapped("parameters"):
+        with mapped("parameters"):
             self.client.log_batch(run_id, params=flat)
 
     def metrics(self, run_id: str, metrics: Mapping[str, Any]) -> None:
@@ -246,7 +247,7 @@ class Tracking:
                 for key, value in point.items()
                 if key != "step" and isinstance(value, int | float)
             ]
-        with _mapped("metrics"):
+        with mapped("metrics"):
             for start in range(0, len(points), 1000):
                 self.client.log_batch(run_id, metrics=points[start : start + 1000])
 
@@ -262,14 +263,14 @@ class Tracking:
 
     def lines(self) -> list[str]:
         """Every model line that has an experiment."""
-        with _mapped("experiments"):
+        with mapped("experiments"):
             kind = next(iter(_EXPERIMENT.items()))
             of_ours = f"tags.`{kind[0]}` = '{kind[1]}'"
-            found = _all_pages(partial(self.client.search_experiments, filter_string=of_ours))
+            found = all_pages(partial(self.client.search_experiments, filter_string=of_ours))
         return sorted(experiment.name for experiment in found)
 
     def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        with _mapped("tags"):
+        with mapped("tags"):
             self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def dataset(self, run_id: str, name: str, pin: Pin, context: str) -> None:
@@ -277,7 +278,7 @@ class Tracking:
         source = json.dumps({"dvc": pin.md5, "path": name})
         profile = json.dumps({"num_files": pin.nfiles, "num_bytes": pin.size})
         entity = Dataset(name=name, digest=pin.md5, source_type="dvc", source=source, profile=profile)
-        with _mapped("data set input"):
+        with mapped("data set input"):
             self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
     def describe(self, run_id: str, text: str) -> None:
@@ -286,26 +287,26 @@ class Tracking:
 
     def text(self, run_id: str, content: str, name: str) -> None:
         """Store a text as an artifact of a run."""
-        with _mapped(f"artifact {name}"):
+        with mapped(f"artifact {name}"):
             self.client.log_text(run_id, content, name)
 
     # -- registry -----------------------------------------------------------------------------------
 
     def registered(self, line: str, number: int | None, *, alias: str) -> Registered | None:
         """A version of a line by number, else by alias; None where there is none."""
-        with _mapped(f"version of {line}"):
+        with mapped(f"version of {line}"):
             try:
                 if number is None:
                     return _registered(self.client.get_model_version_by_alias(line, alias))
                 return _registered(self.client.get_model_version(line, str(number)))
             except MlflowException as error:
                 missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-                if missing and not _is_no_answer(error):  # a page that is not there is no registry that says so
+                if missing and not is_no_answer(error):  # a page that is not there is no registry that says so
                     return None
                 raise
 
     def _model(self, line: str) -> RegisteredModel | None:
-        with _mapped(f"versions of {line}"):
+        with mapped(f"versions of {line}"):
             found = self.client.search_registered_models(f"name = '{line}'")
         return found[0] if found else None
 
@@ -316,7 +317,7 @@ class Tracking:
             TrackingError: the registered model is somebody else's.
         """
         self._check_ours(line)
-        with _mapped(f"experiment {line}"):
+        with mapped(f"experiment {line}"):
             return self._model(line) is not None or self.client.get_experiment_by_name(line) is not None
 
     def _check_ours(self, line: str) -> RegisteredModel | None:
@@ -341,8 +342,8 @@ class Tracking:
         aliases: dict[int, list[str]] = {}  # a search of versions tells none
         for alias, number in (model.aliases if model else {}).items():
             aliases.setdefault(int(number), []).append(alias)
-        with _mapped(f"versions of {line}"):
-            found = map(_registered, _all_pages(partial(self.client.search_model_versions, f"name = '{line}'")))
+        with mapped(f"versions of {line}"):
+            found = map(_registered, all_pages(partial(self.client.search_model_versions, f"name = '{line}'")))
             known = [replace(entry, aliases=tuple(sorted(aliases.get(entry.number, ())))) for entry in found]
         return sorted(known, key=lambda entry: entry.number)
 
@@ -353,9 +354,9 @@ class Tracking:
             TrackingError: as of `all_registered`.
         """
         self._check_ours(line)
-        with _mapped(f"versions of {line}"):
+        with mapped(f"versions of {line}"):
             which = f"name = '{line}' and tags.weights_digest = '{weights_digest}'"
-            found = _all_pages(partial(self.client.search_model_versions, which))
+            found = all_pages(partial(self.client.search_model_versions, which))
         return sorted(map(_registered, found), key=lambda entry: entry.number)
 
     def register(
@@ -380,7 +381,7 @@ class Tracking:
         Raises:
             LeaseError: meanwhile another attempt has the line; so may whatever moves an alias or tags a version.
         """
-        with _mapped(f"registering {line}"):
+        with mapped(f"registering {line}"):
             model = self.client.create_logged_model(
                 self.experiment(line), name=line, source_run_id=run_id, tags=dict(tags), model_type="sau-sparse"
             )
@@ -410,7 +411,7 @@ class Tracking:
     def delete_version(self, line: str, number: int) -> None:
         """Take a version out of the registry; its model stays stored."""
         fence()
-        with _mapped(f"deleting {line} version {number}"):
+        with mapped(f"deleting {line} version {number}"):
             self.client.delete_model_version(line, str(number))
 
     def rename_line(self, line: str, name: str) -> None:
@@ -421,7 +422,7 @@ class Tracking:
         """
         self._check_ours(line)
         fence()
-        with _mapped(f"renaming {line}"):
+        with mapped(f"renaming {line}"):
             if self._model(line):
                 self.client.rename_registered_model(line, name)
             if found := self.client.get_experiment_by_name(line):
@@ -433,20 +434,20 @@ class Tracking:
         """Runs of a line that hold a verdict on these weights, newest first: their ids and tags."""
         if (experiment := self._experiment(line)) is None:
             return []
-        with _mapped(f"runs of {line}"):
+        with mapped(f"runs of {line}"):
             of_these = f"tags.weights_digest = '{weights_digest}'"
-            found = _all_pages(partial(self.client.search_runs, [experiment], of_these))
+            found = all_pages(partial(self.client.search_runs, [experiment], of_these))
         return [(run.info.run_id, run.data.tags) for run in found]
 
     def tag_version(self, line: str, number: int, tags: Mapping[str, str]) -> None:
         fence()
-        with _mapped(f"tags of {line} version {number}"):
+        with mapped(f"tags of {line} version {number}"):
             for key, value in tags.items():
                 self.client.set_model_version_tag(line, str(number), key, value)
 
     def tag_line(self, line: str, key: str, value: str) -> None:
         """Tag a line as a whole."""
-        with _mapped(f"tags of {line}"):
+        with mapped(f"tags of {line}"):
             self.client.set_registered_model_tag(line, key, value)
 
     def line_tags(self, line: str) -> Mapping[str, str]:
@@ -456,13 +457,13 @@ class Tracking:
 
     def describe_version(self, line: str, number: int, text: str) -> None:
         """Set a version's description, Markdown."""
-        with _mapped(f"description of {line} version {number}"):
+        with mapped(f"description of {line} version {number}"):
             self.client.update_model_version(line, str(number), text)
 
     def set_alias(self, line: str, alias: str, number: int) -> None:
         """Point an alias at a version and read it back (aliases have no compare-and-swap)."""
         fence()
-        with _mapped(f"alias {alias} of {line}"):
+        with mapped(f"alias {alias} of {line}"):
             self.client.set_registered_model_alias(line, alias, str(number))
         found = self.registered(line, None, alias=alias)
         if found is None or found.number != number:
@@ -477,7 +478,7 @@ class Tracking:
         Returns:
             How many files are left.
         """
-        with _mapped("deleting a model"):
+        with mapped("deleting a model"):
             try:
                 location = self.client.get_logged_model(source.removeprefix("models:/")).artifact_location
             except MlflowException as error:
@@ -497,28 +498,28 @@ class Tracking:
             source: the version's source, models:/...
             what: the version in words, for an error.
         """
-        with _mapped(f"downloading {what}"):
+        with mapped(f"downloading {what}"):
             return Path(mlflow.artifacts.download_artifacts(source, tracking_uri=self.settings.tracking_uri))
 
     def seconds(self, run_id: str) -> float:
         """How long a run took, or has taken until now."""
-        with _mapped("run"):
+        with mapped("run"):
             info = self.client.get_run(run_id).info
         return ((info.end_time or int(time.time() * 1000)) - info.start_time) / 1000
 
     def store(self, source: str, folder: Path, what: str) -> None:
         """Store files of a version once more; `source` and `what` as in `download`."""
         fence()
-        with _mapped(f"storing {what}"):
+        with mapped(f"storing {what}"):
             self.client.log_model_artifacts(source.removeprefix("models:/"), str(folder))
 
     def artifact(self, run_id: str, name: str) -> str:
         """The text of a run's artifact."""
-        with _mapped(f"artifact {name}"):
+        with mapped(f"artifact {name}"):
             return Path(self.client.download_artifacts(run_id, name)).read_text(encoding="utf-8")
 
 
-def _all_pages(search: Callable[..., PagedList[T]]) -> list[T]:
+def all_pages(search: Callable[..., PagedList[T]]) -> list[T]:
     """Everything that a search finds: one answer is a page, of which there may be more."""
     found = [*(page := search())]
     while page.token:

@@ -36,7 +36,7 @@ TAG = re.compile(
     r"^(?P<line>[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.given-up-\d{8}T\d{6}(-retrain)?)?)@v(?P<number>[1-9]\d*)\Z"
 )
 
-_LOCK_RETRIES, _LOCK_WAIT_S = 20, 0.5
+LOCK_RETRIES, LOCK_WAIT_S = 20, 0.5
 _HALF_MADE = re.compile(r"\bworktrees/([^/]+)/commondir")
 
 _PREPARED = ".sau-prepared"
@@ -96,7 +96,7 @@ def git(root: Path, *args: str, env: dict[str, str] | None = None, stdin: str = 
 
 def _worktree(root: Path, *args: str) -> None:
     """`git worktree`: it reads all of them, and fails at one that is just being made, or whose maker died over it."""
-    for _ in range(_LOCK_RETRIES):
+    for _ in range(LOCK_RETRIES):
         try:
             git(root, "worktree", *args)
             return
@@ -106,7 +106,7 @@ def _worktree(root: Path, *args: str) -> None:
             failed = error
         if (other := Workspace(half_made[1])).holder.exists() and other.abandoned:
             shutil.rmtree(root / git(root, "rev-parse", "--git-common-dir") / "worktrees" / half_made[1])
-        time.sleep(_LOCK_WAIT_S)
+        time.sleep(LOCK_WAIT_S)
     raise failed
 
 
@@ -171,7 +171,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         LeaseError: meanwhile another attempt has the line.
         WorkspaceError: the command, what it said last, and the file that holds all it said.
     """
-    for attempt in range(_LOCK_RETRIES):
+    for attempt in range(LOCK_RETRIES):
         fence()
         tail: list[str] = []
         with child([sys.executable, ORPHANED, "dvc", *args], root) as process:
@@ -185,7 +185,7 @@ def dvc(root: Path, *args: str, on_line: Callable[[str], None] | None = None) ->
         fence()  # a step that was ended for a lost line is that and no error of its own
         if not any("Unable to acquire lock" in line or "is busy" in line for line in tail):
             break
-        time.sleep(_LOCK_WAIT_S * (attempt + 1))
+        time.sleep(LOCK_WAIT_S * (attempt + 1))
     raise WorkspaceError(
         f"dvc {args[0]}: {last_words(tail) or f'exit {process.returncode}'}; all of it: {keep_log('dvc', tail)}"
     )
@@ -227,7 +227,8 @@ class Pin:
         return out | ({"nfiles": self.nfiles} if self.nfiles is not None else {})
 
 
-def _pin(out: dict[str, Any]) -> Pin:
+def pin_of(out: dict[str, Any]) -> Pin:
+    """What an output of a pointer or of dvc.lock says."""
     return Pin(out["md5"], out["size"], out.get("nfiles"))
 
 
@@ -242,10 +243,10 @@ def pins_at(root: Path, rev: str) -> dict[str, Pin]:
     pinned: dict[str, Pin] = {}
     for name in (n for n in names if n.endswith(".dvc") and not n.startswith(".")):
         for out in yaml.safe_load(git(root, "show", f"{rev}:{name}"))["outs"]:
-            pinned[out["path"]] = _pin(out)
+            pinned[out["path"]] = pin_of(out)
     if "dvc.lock" in names:
         for stage in yaml.safe_load(git(root, "show", f"{rev}:dvc.lock"))["stages"].values():
-            pinned |= {out["path"]: _pin(out) for out in stage.get("outs", ()) if "md5" in out}
+            pinned |= {out["path"]: pin_of(out) for out in stage.get("outs", ()) if "md5" in out}
     return pinned
 
 
@@ -460,11 +461,11 @@ class Workspace:
         """What the worktree's pointer, or its dvc.lock, pins at `path`."""
         pointer = self.path / f"{path}.dvc"
         if pointer.is_file():
-            return _pin(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0])
+            return pin_of(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0])
         for stage in yaml.safe_load((self.path / "dvc.lock").read_text(encoding="utf-8"))["stages"].values():
             for out in stage.get("outs", ()):
                 if out["path"] == path:
-                    return _pin(out)
+                    return pin_of(out)
         raise WorkspaceError(f"{path}: pinned by no pointer and no stage of this worktree")
 
     def repro(self, stage: str, on_line: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -492,7 +493,7 @@ class Workspace:
     def _outs(self, stage: str) -> dict[str, Pin]:
         """What a stage made, as dvc.lock has it; metrics are no objects."""
         locked = yaml.safe_load((self.path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
-        return {out["path"]: _pin(out) for out in locked.get("outs", ()) if not out["path"].startswith("metrics/")}
+        return {out["path"]: pin_of(out) for out in locked.get("outs", ()) if not out["path"].startswith("metrics/")}
 
     def push(self) -> None:
         """Send everything the worktree pins to the remote."""
@@ -514,7 +515,7 @@ class Workspace:
         head = git(self.path, "rev-parse", "HEAD")
         tree = git(self.path, "write-tree")
         flags = [flag for parent in [head, *parents] for flag in ("-p", parent)]
-        return git(self.settings.root, "commit-tree", tree, *flags, "-m", message, env=_identity(self.settings.root))
+        return git(self.settings.root, "commit-tree", tree, *flags, "-m", message, env=author(self.settings.root))
 
 
 @contextlib.contextmanager
@@ -690,7 +691,7 @@ def tag_version(root: Path, tag: str, commit: str, message: str) -> None:
             )
         return
     fence()
-    git(root, "tag", "--annotate", tag, commit, "-m", message, env=_identity(root))
+    git(root, "tag", "--annotate", tag, commit, "-m", message, env=author(root))
     send_tags(root, [tag])
 
 
@@ -724,7 +725,7 @@ def send_tags(root: Path, tags: Iterable[str]) -> None:
         git(root, "push", "--atomic", "--quiet", remote, *names)
 
 
-def _identity(root: Path) -> dict[str, str]:
+def author(root: Path) -> dict[str, str]:
     """A neutral author where git has none configured."""
     try:
         git(root, "config", "user.email")
