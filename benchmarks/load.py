@@ -239,8 +239,8 @@ def fill_ledger(
 
 def record_of(number: int, parent: int | None, request_ids: list[str]) -> Any:
     """The record of a version as a run would write it."""
+    from tasks.engines.repository import git
     from tasks.engines.settings import settings
-    from tasks.engines.workspace import git
     from tasks.versions.record import BOOTSTRAP, VersionRecord
 
     head = git(settings().root, "rev-parse", "HEAD")
@@ -262,9 +262,9 @@ def fill_versions(num: int, request_ids: list[str]) -> None:
     from sqlalchemy import create_engine, insert
 
     from tasks.engines.registered import CHAMPION, PRODUCT
+    from tasks.engines.repository import git
     from tasks.engines.settings import settings
     from tasks.engines.tracking import Tracking
-    from tasks.engines.workspace import git
 
     tracking = Tracking()
     experiment = int(tracking.experiment(LINE))

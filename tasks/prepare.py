@@ -29,10 +29,12 @@ from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.people import People
+from tasks.engines.pins import Pin, pins_at
+from tasks.engines.repository import git
 from tasks.engines.room import check_room
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
+from tasks.engines.workspace import Attempt, Workspace
 from tasks.memory import check_fits, note
 from tasks.scope import taken_out
 from tasks.suppression import Suppression

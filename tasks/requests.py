@@ -18,9 +18,10 @@ from sau.errors import RequestError
 from tasks.engines.cache import is_whole, listing
 from tasks.engines.ledger import GIVEN, GIVING, LINE, Ledger, Request, State, subject_of
 from tasks.engines.people import People, internal_id, internal_ids
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
-from tasks.engines.workspace import pins_at, scratch
+from tasks.engines.workspace import scratch
 
 if TYPE_CHECKING:
     from sau.verify.foresight import Foresight
