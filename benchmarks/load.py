@@ -5,7 +5,8 @@
 A scratch clone, with a state folder for each size. The stores are filled by inserting rows into the tables of
 the product and of MLflow; what is measured is what the commands do, the fastest of a few calls. In the ledger 100
 requests are open (10 of them overdue) and 20 in review, whatever the size; all others are forgotten, a hundred by each
-version. Both stores are SQLite files on this machine.
+version. Both stores are SQLite files on this machine, or whatever SAU_DATABASE_URL and SAU_MLFLOW_TRACKING_URI name:
+empty ones, and one size at a time. Of an MLflow server, --store is the URL of its database.
 
 Times say little on another machine; the last column, the largest size over the smallest, does.
 """
@@ -32,6 +33,7 @@ SIZES = {"ledger": (1_000, 10_000, 100_000), "versions": (10, 100, 1_000), "runs
 PER_VERSION = 100
 NUM_OPEN, NUM_REVIEW, NUM_LATE = 100, 20, 10
 BUDGET_S, MOST = 2.0, 5
+_STORE = "LOAD_STORE"  # in the environment of a child
 
 Calls = dict[str, Callable[[], object]]
 
@@ -42,8 +44,11 @@ def main() -> None:
     parser.add_argument("--of", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--sizes", type=int, nargs="+", help="instead of the usual ones")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--store", help="the database behind an MLflow server")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.store:
+        os.environ[_STORE] = args.store
     if args.child is not None:
         print(json.dumps(_measured(CALLS[args.of[0]](args.child))))
         return
@@ -127,6 +132,7 @@ def _of_requests(size: int) -> Calls:
         "list what is open": lambda: ledger.list(LINE, [State.OPEN]),
         "`request list --state open`": lambda: command("request", "list", "--line", LINE, "--state", "open"),
         "`request list --due due-soon`": lambda: command("request", "list", "--line", LINE, "--due", "due-soon"),
+        "what is held, of all lines": ledger.held,
         "what the next run takes": lambda: waiting(LINE),
         "what a purge would take": lambda: due(LINE, 30),
         "`status`": lambda: command("status", "--line", LINE),
@@ -238,8 +244,8 @@ def fill_ledger(
 
 def record_of(number: int, parent: int | None, request_ids: list[str]) -> Any:
     """The record of a version as a run would write it."""
+    from tasks.engines.repository import git
     from tasks.engines.settings import settings
-    from tasks.engines.workspace import git
     from tasks.versions.record import BOOTSTRAP, VersionRecord
 
     head = git(settings().root, "rev-parse", "HEAD")
@@ -261,9 +267,9 @@ def fill_versions(num: int, request_ids: list[str]) -> None:
     from sqlalchemy import create_engine, insert
 
     from tasks.engines.registered import CHAMPION, PRODUCT
+    from tasks.engines.repository import git
     from tasks.engines.settings import settings
     from tasks.engines.tracking import Tracking
-    from tasks.engines.workspace import git
 
     tracking = Tracking()
     experiment = int(tracking.experiment(LINE))
@@ -293,7 +299,7 @@ def fill_versions(num: int, request_ids: list[str]) -> None:
             for key, value in said.items()
         ]
         refs.append(f"update refs/tags/{LINE}@v{number} {template[0].git_commit}\n")
-    engine = create_engine(tracking.settings.tracking_uri)
+    engine = create_engine(os.environ.get(_STORE) or tracking.settings.tracking_uri)
     with engine.begin() as connection:
         for table, rows in (
             (registry.SqlModelVersion, versions), (registry.SqlModelVersionTag, tags),
@@ -330,7 +336,7 @@ def fill_runs(tracking: Any, num: int) -> None:
         measured = [{"run_uuid": run, "key": f"m{n}", "value": 0.5, "timestamp": 1, "step": 0} for n in range(10)]
         rows[store.SqlLatestMetric] += [one | {"is_nan": False} for one in measured]
         rows[store.SqlMetric] += [one | {"is_nan": False} for one in measured]
-    engine = create_engine(tracking.settings.tracking_uri)
+    engine = create_engine(os.environ.get(_STORE) or tracking.settings.tracking_uri)
     with engine.begin() as connection:
         for table, all_ in rows.items():
             for start in range(0, len(all_), 10_000):

@@ -126,8 +126,9 @@ def _lost(ids: list[str], *, purged: bool) -> list[str]:
     from flows.doctor import doctor
     from tasks.engines.keys import vault
     from tasks.engines.ledger import Ledger, State
+    from tasks.engines.pins import pins_at
+    from tasks.engines.repository import tagged_versions
     from tasks.engines.settings import settings
-    from tasks.engines.workspace import pins_at, tagged_versions
     from tasks.versions.expiry import all_expired
     from tasks.versions.lineage import carried_out
     from tasks.versions.registry import Versions

@@ -14,9 +14,10 @@ from sau.logs import about
 from tasks.engines.leases import holding, note_flow_runs, take
 from tasks.engines.ledger import GIVEN_UP, LINE, Ledger, State
 from tasks.engines.orchestration import current_flow_run, end_flow_runs
+from tasks.engines.pins import end_children
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Workspace, end_children, take_up
+from tasks.engines.workspace import Attempt, Workspace, take_up
 
 log = logging.getLogger("sau")
 

@@ -35,9 +35,9 @@ from sau.benchmark import (
 from sau.config import read_yaml
 from sau.errors import ConfigError
 from tasks.engines.orchestration import NO_CACHE, ThreadPoolTaskRunner, as_completed, flow, task
+from tasks.engines.repository import git
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import git
 
 log = logging.getLogger("sau")
 LINE = "benchmark"

@@ -14,8 +14,8 @@ from flows.cron import check_deployable
 from flows.servers import check_prefect, tool
 from sau.errors import TrackingError
 from tasks.engines.deployments import notification_block, process_pool, set_alarms, work_pool_type
+from tasks.engines.pins import keep_log
 from tasks.engines.settings import settings
-from tasks.engines.workspace import keep_log
 from tasks.installation import SCHEDULED
 
 POOL = "sau"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from flows.attempt import check_line
 from flows.cron import next_run
 from flows.servers import check_prefect, end_group, prefect_answers, prefect_server
-from tasks.engines.workspace import ORPHANED
+from tasks.engines.pins import ORPHANED
 
 log = logging.getLogger("sau")
 

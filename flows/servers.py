@@ -16,8 +16,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from sau.errors import TrackingError
+from tasks.engines.pins import ORPHANED
 from tasks.engines.settings import settings
-from tasks.engines.workspace import ORPHANED
 
 _START_S = 180.0
 _ANSWER_S = 10.0

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sau.errors import ConfigError
+from sau.errors import ConfigError, some
 from sau.files import read_bounded
 
 MAX_YAML_BYTES = 1 << 20
@@ -30,9 +30,8 @@ def checked(model: type[M], fields: Any, where: str) -> M:
         return model.model_validate(fields)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        problems = [f"{'.'.join(map(_name, e['loc'])) or 'value'}: {e['msg']}" for e in found[:_PROBLEMS]]
-        more = f"; and {len(found) - _PROBLEMS} more" if len(found) > _PROBLEMS else ""
-        raise ConfigError(f"{where}: {'; '.join(problems)}{more}") from None
+        problems = [f"{'.'.join(map(_name, e['loc'])) or 'value'}: {e['msg']}" for e in found]
+        raise ConfigError(f"{where}: {some(problems, _PROBLEMS, '; ')}") from None
 
 
 def _name(key: int | str) -> str:

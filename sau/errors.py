@@ -17,6 +17,8 @@ SauError
 A message names the thing, its value and what is allowed. It never quotes a record's text.
 """
 
+from collections.abc import Sequence
+
 
 class SauError(Exception):
     """Base of every deliberate error."""
@@ -73,3 +75,8 @@ class TrackingError(SauError):
 def one_line(words: object) -> str:
     """What a file or a library says, as a part of an error: its first line, at most 200 characters of it."""
     return (str(words).strip().splitlines() or [""])[0][:200]
+
+
+def some(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first few of many words, and how many more there are."""
+    return between.join(words[:most]) + f" and {len(words) - most} more" * (len(words) > most)

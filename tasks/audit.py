@@ -23,8 +23,9 @@ from tasks.battery import base_opener, judged, opener, sampled
 from tasks.engines.keys import vault
 from tasks.engines.orchestration import task
 from tasks.engines.people import person_of
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Attempt, pins_at
+from tasks.engines.workspace import Attempt
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry
 

@@ -16,9 +16,11 @@ from sau.errors import RequestError
 from tasks.engines.keys import signing_key, vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
+from tasks.engines.pins import pins_at
+from tasks.engines.repository import git
+from tasks.engines.runs import flatten
 from tasks.engines.settings import settings
-from tasks.engines.tracking import Tracking, flatten
-from tasks.engines.workspace import git, pins_at
+from tasks.engines.tracking import Tracking
 from tasks.suppression import Suppression
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry

@@ -14,9 +14,10 @@ from sau.verify.record import PersonVerdict
 from tasks.battery import judged, opener
 from tasks.engines.keys import vault
 from tasks.engines.people import person_of
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Workspace, pins_at
+from tasks.engines.workspace import Attempt, Workspace
 from tasks.versions.lineage import chain
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry

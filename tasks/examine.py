@@ -6,8 +6,9 @@ from pathlib import Path
 from sau.checkpoint.manifest import check_files
 from sau.errors import CheckpointError, TrackingError, WorkspaceError
 from tasks.engines.cache import damaged
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Workspace, pins_at, scratch
+from tasks.engines.workspace import Workspace, scratch
 from tasks.reconcile import Finding
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Registry

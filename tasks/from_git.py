@@ -11,8 +11,10 @@ from sau.errors import RequestError, SauError, WorkspaceError
 from sau.params import Params
 from sau.verify import Verification
 from tasks.engines.ledger import Ledger
+from tasks.engines.pins import pins_at
+from tasks.engines.repository import commit_of, git, tag_name, tagged_versions
 from tasks.engines.settings import settings
-from tasks.engines.workspace import commit_of, git, pins_at, scratch, tag_name, tagged_versions
+from tasks.engines.workspace import scratch
 from tasks.register import complete
 from tasks.verify import RECORD
 from tasks.versions.expiry import expired

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from sau.errors import RequestError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import GIVING, LINE, Ledger, State
+from tasks.engines.repository import rename_sent_tags, rename_tags, tagged_versions
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import rename_sent_tags, rename_tags, sweep, tagged_versions
+from tasks.engines.workspace import sweep
 from tasks.purge import is_begun
 from tasks.requests import given_up_as
 

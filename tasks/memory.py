@@ -15,7 +15,7 @@ from sau.errors import ConfigError
 from sau.models.folder import local_folder, refuse_untakeable
 from sau.models.placement import device_of
 from sau.params import Params
-from sau.unlearn.memory import Case, gigabytes, plan_memory, settings_that_fit, shell_of
+from sau.unlearn.memory import PROCESS_BYTES, Case, gigabytes, plan_memory, settings_that_fit, shell_of
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Workspace
 
@@ -34,6 +34,7 @@ class Forecast(BaseModel):
         phase: where the peak is.
         available: memory of the device that steps run on, whoever uses it now.
         helps: settings with which it would fit, each on top of the ones before.
+        judging: a line on what is not planned where several processes judge; "" where one does.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +45,7 @@ class Forecast(BaseModel):
     available: int
     helps: list[str] = []
     words: str
+    judging: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -100,7 +102,16 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
         available=available,
         helps=settings_that_fit(shell, case, available) if plan.peak > available else [],
         words=plan.words,
+        judging=_judging(params.verify.processes, plan.num_parameters * item),
     )
+
+
+def _judging(processes: int, weights: int) -> str:
+    """A line on the verdict of several processes, from the bytes of one model; "" of one."""
+    if processes == 1:
+        return ""
+    least = gigabytes(processes * (weights + PROCESS_BYTES))
+    return f"not in this plan: judging, by {processes} processes with a whole model each: {least} together at least"
 
 
 def check_fits(model: Path, params: Params, *, sparsity: float, has_base: bool) -> Forecast:

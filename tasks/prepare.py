@@ -2,7 +2,7 @@
 version the parent."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import task
 from tasks.engines.people import People
+from tasks.engines.pins import Pin, pins_at
+from tasks.engines.repository import git
 from tasks.engines.room import check_room
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Pin, Workspace, git, pins_at
+from tasks.engines.workspace import Attempt, Workspace
 from tasks.memory import check_fits, note
 from tasks.scope import taken_out
 from tasks.suppression import Suppression
@@ -43,6 +45,8 @@ from tasks.versions.registry import Registry
 
 PINNED = "pinned"
 _TRAINED_BASE = "artifacts/base"
+_DISPENSABLE = frozenset({"base", "dense", "earlier"})
+"""Inputs that a recipe names and an attempt may lack."""
 
 
 def resolve_params(base: dict[str, Any], overrides: dict[str, Any]) -> Params:
@@ -83,11 +87,8 @@ class Adoption(BaseModel):
     fingerprint: str = ""
 
 
-def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params, *, holds: bool) -> dict[str, Pin]:
-    """What a forget version is made from, by place in the worktree, whose recipe is told.
-
-    Args:
-        holds: whether there will be rows of those who were forgotten earlier.
+def _inputs_of_forgetting(parent: VersionRecord, params: Params) -> dict[str, Pin]:
+    """What a forget version is made from beside rows that are sealed, by place in the worktree.
 
     Raises:
         RequestError: the order needs a dense model, and none is there: the one that a first version was pruned from
@@ -95,37 +96,34 @@ def _inputs_of_forgetting(ws: Workspace, parent: VersionRecord, params: Params, 
     """
     pins = pins_at(settings().root, parent.tag)
     inputs = {"data": pins["data"], "parent": pins["checkpoint"]}
-    recipe = yaml.safe_load((ws.path / "dvc.forget.yaml").read_text(encoding="utf-8"))
-    deps: list[str] = recipe["stages"]["unlearn"]["deps"]
     if base := pins.get("base") or pins.get(_TRAINED_BASE):  # handed on from version to version
         inputs["base"] = base
-    else:
-        deps.remove("base")
     if params.unlearn.order == "unlearn-prune" and parent.structure != DENSE:
         if (dense := dense_pin(parent.tag)) is None:
             raise RequestError(
                 f"order unlearn-prune: {parent.tag} has no dense model, only a first version that was pruned here does"
             )
         inputs["dense"] = dense
-        deps.append("dense")
-    if not holds:
-        deps.remove("earlier")
-    _write_recipe(ws, recipe, params)
     return inputs
 
 
-def _write_recipe(ws: Workspace, recipe: dict[str, Any], params: Params) -> None:
-    """The attempt's dvc.yaml, each step on as many processes as the parameters say."""
-    for stage, step in recipe["stages"].items():
-        step["cmd"] = command_of(stage, params.processes_of(stage)[0])
-    (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+def write_recipe(ws: Workspace, params: Params, recipe: str = "dvc.yaml", there: Collection[str] = ()) -> None:
+    """The attempt's dvc.yaml: a recipe of the checkout, each step on as many processes as the parameters say. Where
+    nothing of it changes, it is that to the byte.
 
-
-def _divided(ws: Workspace, params: Params) -> None:
-    """The recipe that is there, as it is but for steps that several processes do."""
-    recipe = yaml.safe_load((ws.path / "dvc.yaml").read_text(encoding="utf-8"))
-    if any(params.processes_of(stage)[0] > 1 for stage in recipe["stages"]):
-        _write_recipe(ws, recipe, params)
+    Args:
+        there: of the inputs that a recipe may do without, those that the attempt has.
+    """
+    text = (ws.path / recipe).read_text(encoding="utf-8")
+    given, steps = yaml.safe_load(text), yaml.safe_load(text)
+    lacking = _DISPENSABLE.difference(there)
+    for name, step in steps["stages"].items():
+        step["cmd"] = command_of(name, params.processes_of(name)[0])
+        if "deps" in step:
+            step["deps"] = [path for path in step["deps"] if path not in lacking]
+    if steps != given:
+        text = yaml.safe_dump(steps, sort_keys=False)
+    (ws.path / "dvc.yaml").write_text(text, encoding="utf-8")
 
 
 def _record(attempt: Attempt, contexts: dict[str, str]) -> dict[str, str]:
@@ -153,7 +151,7 @@ def prepare_bootstrap(
     check_room()
     ws = attempt.workspace.open()
     if not ws.prepared:
-        _divided(ws, _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides))
+        write_recipe(ws, _write_params(ws.path, read_yaml(ws.path / "params.yaml"), overrides))
         pinned = ws.pin("data")
         if source == PINNED:
             ws.point("data", pinned)
@@ -234,8 +232,8 @@ def prepare_adopt(
             check_distinct({place: dense_digest(ws.path / place) for place in folders})
         own = {"model": {"source": given_name(adoption.model)}}
         own |= {"package": {"dtype": read_headers(ws.path / "model").dtype}}
-        shutil.copyfile(ws.path / "dvc.adopt.yaml", ws.path / "dvc.yaml")
-        _divided(ws, _write_params(ws.path, read_yaml(ws.path / "params.yaml"), merge(own, overrides)))
+        params = _write_params(ws.path, read_yaml(ws.path / "params.yaml"), merge(own, overrides))
+        write_recipe(ws, params, "dvc.adopt.yaml")
         take_in(attempt.line, source, ws.path / "data", data_options)
         ws.add("data", *folders)
         ws.mark_prepared()
@@ -268,7 +266,8 @@ def prepare_forget(
         tag = parent.tag
         params = _write_params(ws.path, yaml.safe_load(git(settings().root, "show", f"{tag}:params.yaml")), overrides)
         earlier = _still_sealed(parent.line, parent.number) if params.unlearn.holds else []
-        inputs = _inputs_of_forgetting(ws, parent, params, holds=bool(earlier))
+        inputs = _inputs_of_forgetting(parent, params)
+        write_recipe(ws, params, "dvc.forget.yaml", {*inputs, *(["earlier"] if earlier else [])})
         check_room(sum(pin.size for pin in inputs.values()))
         _check_fits(attempt, parent, params, has_base="base" in inputs)
         for path, pin in inputs.items():
@@ -331,12 +330,9 @@ def prepare_retrain(attempt: Attempt, like: Attempt, *, adopted: bool) -> dict[s
     if not ws.prepared:
         ws.point("data", other.pin("data"))
         params = _write_params(ws.path, read_yaml(other.path / "params.yaml"), {})  # an older one lacks what is newer
-        if adopted:
-            recipe = yaml.safe_load((ws.path / "dvc.retrain.yaml").read_text(encoding="utf-8"))
-            if (other.path / "base.dvc").is_file():
-                ws.point("base", other.pin("base"))
-                recipe["stages"]["retrain"]["deps"].append("base")
-            (ws.path / "dvc.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        _divided(ws, params)
+        based = adopted and (other.path / "base.dvc").is_file()
+        if based:
+            ws.point("base", other.pin("base"))
+        write_recipe(ws, params, "dvc.retrain.yaml" if adopted else "dvc.yaml", ["base"] if based else [])
         ws.mark_prepared()
     return _record(attempt, {"data": "training"})

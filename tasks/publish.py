@@ -1,7 +1,6 @@
 """What people see of a version: its story on MLflow's pages, the picture of its lineage, a card in Prefect's."""
 
-from collections.abc import Sequence
-
+from sau.errors import some
 from sau.verify import Verification
 from sau.verify.report.words import COLUMNS, CONTROLS, HEADLINES, headline, markdown_cell, markdown_rows, markdown_table
 from tasks.engines.orchestration import create_markdown_artifact, task
@@ -12,7 +11,8 @@ from tasks.versions.picture import page, svg
 from tasks.versions.record import VersionRecord
 
 MAX_NAMED = 10
-"""So many requests and versions are named on a version's page; all of them are in its tags."""
+"""So many requests and versions are named on a version's page, which on PostgreSQL has 5,000 characters in all; all of
+them are in its tags."""
 
 _SHOWN = {name: COLUMNS[name] for name in ("check", "n", "value", "before", *CONTROLS, "margin", "verdict")}
 
@@ -60,8 +60,8 @@ def story(links: list[VersionRecord], verification: Verification | None, trackin
         parts += [markdown_table(verification.checks, _SHOWN)]
     pages = [f"[{name}]({tracking.page_of(record.line, record.judged_in, name)})" for name in artifacts]
     facts = {
-        "Requests": some(record.request_ids, ", ") or "none",
-        "Lineage": some([link.tag for link in links], " ← "),
+        "Requests": some(record.request_ids, MAX_NAMED) or "none",
+        "Lineage": some([link.tag for link in links], MAX_NAMED, " ← "),
         "Weights (sha256)": f"`{record.weights_digest}`",
         "Mask (sha256)": f"`{record.mask_digest}`, sparsity {record.sparse_in_words}",
         "Data set trained on or retained (DVC md5)": f"`{record.data_md5}`",
@@ -73,12 +73,6 @@ def story(links: list[VersionRecord], verification: Verification | None, trackin
         "Bring it back": f"`sau reproduce {record.tag}`",
     }
     return "\n\n".join([*parts, markdown_rows([("", ""), *facts.items()])]) + "\n"
-
-
-def some(names: Sequence[str], between: str) -> str:
-    """The first few of many names, and how many more there are: MLflow on PostgreSQL takes 5,000 characters in all."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return between.join(names[:MAX_NAMED]) + more
 
 
 def _card(record: VersionRecord, verification: Verification) -> str:

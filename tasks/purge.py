@@ -25,8 +25,10 @@ from tasks.engines.ledger import Ledger, State
 from tasks.engines.objects import CACHE, REMOTE, Objects, clean_run_cache, drop_site_cache, open_objects
 from tasks.engines.orchestration import task
 from tasks.engines.people import People
+from tasks.engines.pins import Pin, pins_at
+from tasks.engines.repository import TAG, git, parse_tag
 from tasks.engines.settings import KEPT, settings
-from tasks.engines.workspace import TAG, Pin, git, parse_tag, pins_at, sweep
+from tasks.engines.workspace import sweep
 from tasks.requests import in_force
 from tasks.scan import DATA_SET, ERASED, Scan, scan, secrets_of
 from tasks.suppression import Suppression

@@ -10,9 +10,10 @@ from tasks.engines import decisions
 from tasks.engines.ledger import Ledger
 from tasks.engines.orchestration import emit_event
 from tasks.engines.people import person_of
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
 from tasks.engines.tables import Request, Row, State
-from tasks.engines.workspace import pins_at, scratch
+from tasks.engines.workspace import scratch
 from tasks.requests import waiting
 from tasks.versions.registry import Registry
 

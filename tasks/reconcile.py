@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from sau.errors import RequestError, SauError, TrackingError, WorkspaceError
 from tasks.certify import certify
 from tasks.engines.ledger import Ledger, State
+from tasks.engines.repository import fetch_tags, send_tags, tag_name, tag_version, tagged_versions
 from tasks.engines.settings import settings
-from tasks.engines.workspace import fetch_tags, send_tags, sweep, tag_name, tag_version, tagged_versions
+from tasks.engines.workspace import sweep
 from tasks.publish import tell
 from tasks.recipients import tell_recipients
 from tasks.register import complete

@@ -8,8 +8,9 @@ from sau.errors import CheckpointError, TrackingError
 from sau.params import load_params
 from tasks.engines.orchestration import task
 from tasks.engines.registered import CANDIDATE
+from tasks.engines.repository import git, tag_version
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Attempt, git, tag_version
+from tasks.engines.workspace import Attempt
 from tasks.memory import in_words
 from tasks.verify import Judged
 from tasks.versions.origin import made_of

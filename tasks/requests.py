@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from sau.data.people import ID_RULE, people_of
 from sau.data.records import load_records
 from sau.data.shards import has_own_shard, rows_of, sampled_rows, shard_names
-from sau.errors import RequestError
+from sau.errors import RequestError, some
 from tasks.engines.cache import is_whole, listing
 from tasks.engines.ledger import GIVEN, GIVING, LINE, Ledger, Request, State, subject_of
 from tasks.engines.people import People, internal_id, internal_ids
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
 from tasks.engines.tables import Law, Reason
-from tasks.engines.workspace import pins_at, scratch
+from tasks.engines.workspace import scratch
 
 if TYPE_CHECKING:
     from sau.verify.foresight import Foresight
@@ -134,8 +135,7 @@ class Taken(BaseModel):
 
 
 def _lines(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - 20} more" if len(numbers) > 20 else ""
-    return f"line {', '.join(map(str, numbers[:20]))}{more}"
+    return f"line {some([*map(str, numbers)], 20)}"
 
 
 def submit_all(

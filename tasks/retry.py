@@ -14,8 +14,8 @@ from sau.params import Params
 from sau.unlearn.step import UnlearnParams
 from sau.verify import Verification
 from sau.verify.record import Finding
+from tasks.engines.repository import git
 from tasks.engines.settings import settings
-from tasks.engines.workspace import git
 from tasks.verify import verification_of
 from tasks.versions.lineage import failed_before
 from tasks.versions.record import VersionRecord

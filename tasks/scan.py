@@ -19,10 +19,11 @@ from sau.errors import RequestError, WorkspaceError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger
 from tasks.engines.objects import REMOTE, open_objects
+from tasks.engines.pins import pins_at
 from tasks.engines.readout import is_server, name_of_database, read_out
+from tasks.engines.repository import TAG, git
 from tasks.engines.settings import settings
 from tasks.engines.tables import Base
-from tasks.engines.workspace import TAG, git, pins_at
 
 log = logging.getLogger("sau")
 

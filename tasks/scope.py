@@ -16,9 +16,10 @@ from sau.errors import RequestError
 from tasks.engines import decisions
 from tasks.engines.ledger import Ledger, Request
 from tasks.engines.people import person_of
+from tasks.engines.pins import pins_at
 from tasks.engines.settings import settings
 from tasks.engines.tables import Row
-from tasks.engines.workspace import pins_at, scratch
+from tasks.engines.workspace import scratch
 
 log = logging.getLogger("sau")
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from mlflow import MlflowClient
 
-from tasks.engines import workspace
+from tasks.engines import repository, workspace
 from tasks.engines.ledger import Ledger
 
 MLFLOW = (
@@ -95,9 +95,10 @@ class Writes:
     def __enter__(self) -> "Writes":
         for name in MLFLOW:
             self._watch(MlflowClient, name, lambda *_, name=name: f"mlflow {name}")
-        self._watch(
-            workspace, "git", lambda _, *args: f"git {args[0]}" if args[0] in GIT and "--list" not in args else ""
-        )
+        for owner in (repository, workspace):
+            self._watch(
+                owner, "git", lambda _, *args: f"git {args[0]}" if args[0] in GIT and "--list" not in args else ""
+            )
         self._watch(workspace, "dvc", lambda _, *args: " ".join(("dvc", *args)))
         self._watch(Ledger, "_changed", lambda _self, _which, target: f"ledger {target}")
         if self.steps:

@@ -31,7 +31,7 @@ def _version(model: str) -> Path | None:
     """The stored checkpoint of a version given as <line>@v<N>."""
     if "@" not in model:
         return None
-    from tasks.engines.workspace import parse_tag
+    from tasks.engines.repository import parse_tag
     from tasks.versions.registry import Registry
 
     registry = Registry()

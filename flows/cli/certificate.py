@@ -81,7 +81,7 @@ def certificate_issue(
 ) -> None:
     """Sign the records of a version's requests, where that was not done yet; nothing is signed twice."""
     from tasks.certify import certify
-    from tasks.engines.workspace import parse_tag
+    from tasks.engines.repository import parse_tag
     from tasks.versions.registry import Registry
 
     for digest in certify.fn(Registry().get(*parse_tag(version))):

@@ -35,5 +35,6 @@ def plan(
         table.add_row(f"[bold]peak, while {found.phase}[/]", f"[bold]{found.peak:,}[/]")
         table.add_row(f"this machine ({found.device})", f"{found.available:,}")
         out.print(table)
-        out.print(found.verdict, soft_wrap=True)
+        for line in filter(None, (found.verdict, found.judging)):
+            out.print(line, soft_wrap=True)
     raise typer.Exit(0 if found.fits else 1)

@@ -81,8 +81,8 @@ def print_findings(findings: "list[Finding]") -> None:
 def line_show(line: Named, as_json: AsJson = False) -> None:
     """List a line's versions, oldest first, with what the stores say of each, and what people decided of the line."""
     from tasks.engines.ledger import Ledger
+    from tasks.engines.repository import tag_name, tagged_versions
     from tasks.engines.settings import settings
-    from tasks.engines.workspace import tag_name, tagged_versions
     from tasks.versions.registry import Versions
 
     registry = Versions()

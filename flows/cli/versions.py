@@ -22,7 +22,7 @@ def lineage(
     what: Annotated[str, typer.Argument(help="A request id or a version such as tiny@v2.")], as_json: AsJson = False
 ) -> None:
     """Print the chain: version, request, data, mask, parent, down to the first version."""
-    from tasks.engines.workspace import parse_tag
+    from tasks.engines.repository import parse_tag
     from tasks.versions.lineage import chain
 
     if "@" in what:

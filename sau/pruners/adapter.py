@@ -4,10 +4,12 @@ Merging a low-rank update W + B A writes into every place of a matrix: where W w
 them the sparsity. Masked again, it is sparse, and another model than the one that was tuned. So neither goes unasked.
 """
 
+import contextlib
 import json
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,9 @@ def merge_adapter(adapter: Adapter, base: Path, target: Path, *, remask: bool | 
         ModelError: the adapter does not fit the base; or the base's zeros would be filled, and nobody has said whether
             they are to be.
     """
-    lm, mask = _merged(adapter, base)
+    lm, mask, tuned = _tuned(adapter, base)
+    with _fitting(adapter, base):
+        lm.model = tuned.merge_and_unload(safe_merge=True)
     told = _masked(lm.model, mask, remask)
     lm.model.to(getattr(torch, read_headers(base).dtype))
     target.mkdir(parents=True)
@@ -143,30 +147,69 @@ def merge_adapter(adapter: Adapter, base: Path, target: Path, *, remask: bool | 
     (target / MERGED).write_text(json.dumps({"kind": adapter.kind, **told}, indent=1) + "\n", encoding="utf-8")
 
 
+@torch.no_grad()
 def check_merge(adapter: Adapter, base: Path) -> None:
-    """Refuse what `merge_adapter` refuses where nobody has said what becomes of zeros: costs the merge itself.
+    """Refuse what `merge_adapter` refuses where nobody has said what becomes of zeros: base and adapter are loaded, and
+    pruned matrices alone are merged, until one of them has a zero filled.
 
     A packed base is left to `merge_adapter`, which gets it unpacked.
     """
-    if packed_as(config_of(base)) is None:
-        lm, mask = _merged(adapter, base)
-        _masked(lm.model, mask, None)
+    if packed_as(config_of(base)) is not None:
+        return
+    lm, mask, _ = _tuned(adapter, base)
+    for name, kept in mask.items():
+        with _fitting(adapter, base):
+            merged = _merge_one(lm.model, name)
+        if count := _filled(merged, kept):
+            raise _unasked(name, count, kept)
 
 
-def _merged(adapter: Adapter, base: Path) -> tuple[LanguageModel, Mask]:
-    """The base with the adapter in its weights, and the mask that the base had."""
+def _tuned(adapter: Adapter, base: Path) -> tuple[LanguageModel, Mask, Any]:
+    """The base with the adapter's layers around its own, the mask that the base had, and the model as peft's."""
     lm = load_hugging_face(str(base), PLAIN)
     mask = find_mask(lm.model).mask or {}
+    with _fitting(adapter, base):
+        tuned = _peft().PeftModel.from_pretrained(lm.model, adapter.folder)
+        _check_whole(tuned, adapter.folder)
+    return lm, mask, tuned
+
+
+@contextlib.contextmanager
+def _fitting(adapter: Adapter, base: Path) -> Iterator[None]:
+    """peft at work: what it warns of is looked at by us, and what it raises is that the two do not fit."""
     try:
-        with quiet(), warnings.catch_warnings(action="ignore"):  # what peft warns of is looked at below
-            tuned = _peft().PeftModel.from_pretrained(lm.model, adapter.folder)
-            _check_whole(tuned, adapter.folder)
-            lm.model = tuned.merge_and_unload(safe_merge=True)
+        with quiet(), warnings.catch_warnings(action="ignore"):
+            yield
     except Exception as error:  # peft and torch raise a dozen unrelated types
         raise ModelError(
             f"adapter {adapter.folder.name!r}: does not fit {base} ({type(error).__name__}: {one_line(error)})"
         ) from None
-    return lm, mask
+
+
+def _merge_one(model: Any, name: str) -> torch.Tensor:
+    """A parameter of a model with an adapter's layers in it, merged as peft's own `merge_and_unload` does."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    if hasattr(module, "unload_and_optionally_merge_module"):
+        module = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+    elif hasattr(module, "base_layer"):
+        module.merge(safe_merge=True)
+        module = module.get_base_layer()
+    found: torch.Tensor = module.get_parameter(own)
+    return found
+
+
+def _filled(merged: torch.Tensor, kept: torch.Tensor) -> int:
+    """How many of a parameter's pruned places are zero no more."""
+    return int((merged != 0)[~kept].sum())
+
+
+def _unasked(name: str, count: int, kept: torch.Tensor) -> ModelError:
+    return ModelError(
+        f"the base's zeros are a mask, and merging fills them, {count:,} of {int((~kept).sum()):,} in {name} alone: "
+        "--remask makes them zero again, which is another model than the one that was tuned; --no-remask takes it as "
+        "it is merged, sparse where the adapter left it so"
+    )
 
 
 def _check_whole(tuned: Any, folder: Path) -> None:
@@ -184,15 +227,12 @@ def _check_whole(tuned: Any, folder: Path) -> None:
 def _masked(model: Any, mask: dict[str, torch.Tensor], remask: bool | None) -> dict[str, int | bool]:
     """Count the zeros that merging has filled, and make them zero again where that is asked for."""
     parameters = dict(model.named_parameters())
-    filled = {name: int((parameters[name] != 0)[~kept].sum()) for name, kept in mask.items()}
+    filled = {name: _filled(parameters[name], kept) for name, kept in mask.items()}
     matrices = sum(count > 0 for count in filled.values())
     zeros = sum(int((~kept).sum()) for kept in mask.values())
     if matrices and remask is None:
-        raise ModelError(
-            f"the base's zeros are a mask, and merging fills {sum(filled.values()):,} of {zeros:,} of them, "
-            f"in {matrices} of {len(mask)} matrices: --remask makes them zero again, which is another model than the "
-            "one that was tuned; --no-remask takes it as it is merged, sparse where the adapter left it so"
-        )
+        first = next(name for name, count in filled.items() if count)
+        raise _unasked(first, filled[first], mask[first])
     if remask:
         for name, kept in mask.items():
             parameters[name].masked_fill_(~kept, 0.0)

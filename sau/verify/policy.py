@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from sau.config import checked, read_yaml
-from sau.errors import ConfigError
+from sau.errors import ConfigError, some
 from sau.registry import built
 from sau.verify.checks.base import PACKAGE as CHECKS
 from sau.verify.checks.base import Check, Null
@@ -118,8 +118,8 @@ def _no_twins(ids: list[str]) -> None:
 
 def _shown(ids: list[str]) -> str:
     """Ids as an error names them; what is none may be anything, of any length."""
-    named = [i if len(i) <= _ID and i.isprintable() else "(no id)" for i in ids[:_SHOWN]]
-    return ", ".join(named) + f" and {len(ids) - _SHOWN} more" * (len(ids) > _SHOWN)
+    named = [i if len(i) <= _ID and i.isprintable() else "(no id)" for i in ids]
+    return some(named, _SHOWN)
 
 
 def load_policy(source: str | Path, *, num_stressors: int | None = None, null: Null | None = None) -> Policy:

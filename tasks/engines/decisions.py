@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import true
 
-from sau.errors import RequestError
+from sau.errors import RequestError, some
 from tasks.engines.ledger import STILL_HELD, Ledger
 from tasks.engines.tables import UNANSWERED, Event, HeldBy, Law, Request, Row, RowDecision, State, deadline
 
@@ -116,12 +116,11 @@ def what_next(request_ids: Sequence[str]) -> str:
     """What requests that are put aside wait for, and what a person types; "" where there are none."""
     if not request_ids:
         return ""
-    one, shown = len(request_ids) == 1, " ".join(request_ids[:_NAMED])
+    one, shown = len(request_ids) == 1, some(request_ids, _NAMED, " ")
     who = ("1 request is", "waits", "it") if one else (f"{len(request_ids)} requests are", "wait", "them")
-    more = f" and {len(request_ids) - _NAMED} more" if len(request_ids) > _NAMED else ""
     name = request_ids[0] if one else "ID"
     return (
-        f"{who[0]} put aside and {who[1]} for a person to decide, no run takes {who[2]} before: {shown}{more}. "
+        f"{who[0]} put aside and {who[1]} for a person to decide, no run takes {who[2]} before: {shown}. "
         f"`sau request show {name}` says why; then `sau request release {name} --why WHY` lets it go on, or "
         f"`sau request refuse {name} --ground GROUND --why WHY` refuses it (`sau request grounds` lists them)"
     )

@@ -194,9 +194,10 @@ class Ledger(Database):
             return list_of(session.scalars(_in_order(select(Request), line, states)))
 
     def held(self, line: str | None = None) -> dict[str, HeldBy]:
-        """What keeps requests where they are, by request id; of those alone that something keeps."""
+        """What keeps requests where they are, by request id; of those alone that something keeps: found by an index."""
         which = and_(Request.held_at.is_not(None), Request.line == line if line else true())
-        query = select(Request.id, Request.state, _HELD_BY.label("kind")).where(which).order_by(Request.id)
+        query = select(Request.id, Request.state, _HELD_BY.label("kind")).where(which)
+        query = query.order_by(Request.line, Request.id)
         with self.session() as session:
             found = {row.id: (row.state, HeldBy(row.kind or HeldBy.LEGAL_HOLD)) for row in session.execute(query)}
         return {key: by for key, (state, by) in found.items() if by != HeldBy.QUARANTINE or state == State.OPEN}

@@ -21,8 +21,8 @@ from sau.files import write_private
 from sau.models.placement import repeatable
 from sau.models.ranks import Ranks, together
 from tasks.engines.leases import fence
+from tasks.engines.pins import ORPHANED, child, keep_log, last_words
 from tasks.engines.settings import KEPT, settings
-from tasks.engines.workspace import ORPHANED, child, keep_log, last_words
 
 Result = TypeVar("Result")
 

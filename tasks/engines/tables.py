@@ -90,6 +90,8 @@ class Base(DeclarativeBase):
 STANDING = text("state not in ('withdrawn', 'refused')")
 """As the index below has it, word for word: with parameters in their place SQLite would not use it."""
 
+HELD = text("held_at is not null")
+
 
 class Request(Base):
     """One person's request on one model line.
@@ -136,6 +138,7 @@ class Request(Base):
         ),
         Index("requests_in_order", "line", "state", "received_at", "id"),
         Index("requests_by_deadline", "state", "deadline_at", "id"),
+        Index("requests_held", "line", "id", sqlite_where=HELD, postgresql_where=HELD),
     )
 
     def days_left(self, now: datetime) -> int | None:

@@ -3,8 +3,8 @@
 import yaml
 
 from sau.checkpoint.card import Story
+from tasks.engines.repository import git, parse_tag
 from tasks.engines.settings import settings
-from tasks.engines.workspace import git, parse_tag
 from tasks.versions.lineage import chain
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sau.errors import WorkspaceError
-from tasks.engines.workspace import git, tag_version
+from tasks.engines.repository import git, tag_version
 
 
 class Expired(BaseModel):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from sau.errors import RequestError, TrackingError
-from tasks.engines.workspace import tag_name
+from tasks.engines.repository import tag_name
 from tasks.versions.record import UNJUDGED, VersionRecord
 from tasks.versions.registry import Versions
 

@@ -10,8 +10,9 @@ from sau.checkpoint.manifest import SparseCheckpoint
 from sau.config import checked, merge
 from sau.errors import RequestError
 from sau.params import Params
+from tasks.engines.pins import Pin, pins_at
+from tasks.engines.repository import git
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Pin, git, pins_at
 from tasks.versions.record import VersionRecord
 
 _TRAINED_DENSE = "artifacts/dense"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sau.errors import some
 from sau.verify.report.page import html_template
 from tasks.engines.registered import CHAMPION
 from tasks.versions.record import VersionRecord
@@ -64,14 +65,13 @@ def svg(links: list[VersionRecord]) -> str:
 def _boxes(link: VersionRecord, x: int, y: list[int]) -> tuple[_Box | None, ...]:
     """A version's column: its requests where it has some, its data, itself, its verdict."""
     colour = _VERDICTS.get(link.verdict, _GREY)
-    first = link.request_ids[0] if link.request_ids else ""
-    more = f" and {len(link.request_ids) - 1} more" if len(link.request_ids) > 1 else ""
+    asked = some(link.request_ids, 1)
     name = f"{link.tag}  {CHAMPION}" if link.leads else "  ".join([link.tag, *link.aliases])
     weights = f"weights {link.weights_digest[:14]}"
     mask = f"mask {link.mask_digest[:8]} {link.sparsity:.1%}"
     judged = (f"policy {link.policy}", f"against {link.against}") if link.policy else ("", "")
     return (
-        _Box(x, y[0], "forget request", (first + more, f"rows {link.forget_md5[:12]}"), _BLUE) if first else None,
+        _Box(x, y[0], "forget request", (asked, f"rows {link.forget_md5[:12]}"), _BLUE) if asked else None,
         _Box(x, y[1], "data set", (f"md5 {link.data_md5[:16]}", f"params {link.params_digest[:12]}"), _PURPLE),
         _Box(x, y[2], name, (weights, mask), colour),
         _Box(x, y[3], link.verdict, judged if link.policy else ("no request yet", ""), colour),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 
 from sau.errors import TrackingError
 from tasks.engines.registered import CHAMPION, Registered
-from tasks.engines.workspace import tag_name
+from tasks.engines.repository import tag_name
 
 BOOTSTRAP = "BOOTSTRAP"
 UNJUDGED = "UNJUDGED"

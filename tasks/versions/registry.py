@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sau.errors import RequestError
 from tasks.engines.registered import CHAMPION, Reader, Tables
-from tasks.engines.workspace import tag_name
+from tasks.engines.repository import tag_name
 from tasks.versions.expiry import expired
 from tasks.versions.record import UNJUDGED, VersionRecord
 

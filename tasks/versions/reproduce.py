@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from sau.checkpoint.compare import Difference, compare
 from sau.checkpoint.manifest import SparseCheckpoint, check_files
 from sau.errors import CheckpointError, WorkspaceError
+from tasks.engines.pins import dvc, pins_at
+from tasks.engines.repository import bring_tag, git, parse_tag
 from tasks.engines.settings import settings
-from tasks.engines.workspace import SURROUNDINGS, Workspace, bring_tag, dvc, git, parse_tag, pins_at, scratch
+from tasks.engines.workspace import SURROUNDINGS, Workspace, scratch
 from tasks.versions.expiry import expired
 from tasks.versions.record import changed_surroundings
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 from sau.errors import RequestError
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, State
+from tasks.engines.repository import tag_name
 from tasks.engines.settings import settings
 from tasks.engines.tables import UNANSWERED, HeldBy
-from tasks.engines.workspace import tag_name
 from tasks.versions.expiry import all_expired
 from tasks.versions.record import VersionRecord
 from tasks.versions.registry import Versions

@@ -154,7 +154,7 @@ def state(line: str) -> dict[str, object]:
     from tasks.certify import log_folder
     from tasks.engines.keys import signing_key
     from tasks.engines.ledger import Ledger
-    from tasks.engines.workspace import git, tagged_versions
+    from tasks.engines.repository import git, tagged_versions
     from tasks.versions.registry import Registry
 
     registry, root = Registry(), settings().root

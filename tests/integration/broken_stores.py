@@ -23,9 +23,10 @@ from sau.pruners import prune
 from tasks.engines import tables
 from tasks.engines.keys import vault
 from tasks.engines.ledger import Ledger, Request, State
+from tasks.engines.repository import git, tagged_versions
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Attempt, Workspace, git, tagged_versions
+from tasks.engines.workspace import Attempt, Workspace
 from tasks.from_git import take_from_git
 from tasks.giving_up import give_up
 from tasks.reconcile import check_new, mend

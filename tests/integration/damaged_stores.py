@@ -23,9 +23,11 @@ from sau.checkpoint.manifest import check_files
 from sau.errors import SauError
 from tasks.engines.cache import FOLDER, cached, damaged, listing
 from tasks.engines.ledger import Ledger
+from tasks.engines.pins import dvc, pins_at
+from tasks.engines.repository import git, tagged_versions
 from tasks.engines.settings import settings
 from tasks.engines.tracking import Tracking
-from tasks.engines.workspace import Workspace, dvc, git, pins_at, scratch, tagged_versions
+from tasks.engines.workspace import Workspace, scratch
 from tasks.versions.registry import Registry
 from tests.apart import Stores, in_child
 from tests.integration.broken_stores import begin, prepare

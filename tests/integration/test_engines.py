@@ -45,7 +45,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 FAILING = """
 from pathlib import Path
 from sau.errors import WorkspaceError
-from tasks.engines.workspace import Pin, dvc, scratch
+from tasks.engines.pins import Pin, dvc
+from tasks.engines.workspace import scratch
 with scratch("failing") as ws:
     params = ws.path / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: -1"))

@@ -7,13 +7,13 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy import Engine, event, insert
 
-from sau.errors import TrackingError
+from sau.errors import TrackingError, some
 from tasks.engines.ledger import Ledger, State
 from tasks.engines.registered import Registered
 from tasks.engines.settings import settings
-from tasks.engines.tables import Event, Request
+from tasks.engines.tables import Event, HeldBy, Request
 from tasks.engines.tracking import Tracking
-from tasks.publish import MAX_NAMED, some
+from tasks.publish import MAX_NAMED
 from tasks.versions import expiry, status
 from tasks.versions.expiry import all_expired, expired
 from tasks.versions.lineage import chain
@@ -114,6 +114,18 @@ def test_a_list_is_taken_by_its_own_people_however_many_stand(ledger, statements
     assert "one_request_per_subject" in plan(ledger, *statements[-1])
 
 
+def test_what_is_held_is_found_by_an_index_of_nothing_else(ledger, statements):
+    _, held, _ = filled(ledger, 3)
+    ledger.decide(held, Request.state == State.FORGOTTEN, Event(kind=HeldBy.LEGAL_HOLD), held_at=datetime.now(UTC))
+    for line in (None, LINE):
+        statements.clear()
+        assert ledger.held(line) == {held: HeldBy.LEGAL_HOLD}
+        (asked,) = statements
+        found = plan(ledger, *asked)
+        assert "INDEX requests_held" in found
+        assert "FOR ORDER BY" not in found
+
+
 def test_what_is_past_the_rollback_window_is_one_question(ledger, statements):
     ids = filled(ledger, 5)
     now, before = datetime.now(UTC), datetime.now(UTC) - timedelta(days=30)
@@ -198,4 +210,4 @@ def test_a_version_s_page_and_picture_stay_as_small_however_many_came_before():
     assert picture.count("data set") == MAX_SHOWN
     assert f"without {200 - MAX_SHOWN} versions before these" in picture
     assert "without" not in svg(links[-MAX_SHOWN:])
-    assert some([link.tag for link in links], " ← ").endswith(f"and {200 - MAX_NAMED} more")
+    assert some([link.tag for link in links], MAX_NAMED, " ← ").endswith(f"and {200 - MAX_NAMED} more")

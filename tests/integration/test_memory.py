@@ -1,6 +1,7 @@
 """What this machine can hold: said before anything is loaded, refused where it cannot, and measured afterwards."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,19 @@ def test_what_does_not_fit_is_refused_by_its_config_with_what_helps(folder, para
     found = memory.check_fits(folder, params, sparsity=0.5, has_base=True)
     assert found.fits
     assert found.verdict.endswith("fits")
+
+
+def test_what_several_judging_processes_hold_is_said_though_it_is_not_planned(folder, params, monkeypatch):
+    monkeypatch.setattr(memory, "_memory_of", lambda device: 10**13)
+    forecast = partial(memory.forecast, folder, sparsity=0.5, has_base=True)
+    alone = forecast(params)
+    assert alone.judging == ""
+    two = params.model_copy(update={"verify": params.verify.model_copy(update={"processes": 2})})
+    said = forecast(two)
+    assert said.judging == (
+        "not in this plan: judging, by 2 processes with a whole model each: 65.4 GB together at least"
+    )  # 2 x (8.03e9 weights of 4 bytes, and Python)
+    assert (said.parts, said.verdict) == (alone.parts, alone.verdict)
 
 
 def test_this_machine_has_memory():

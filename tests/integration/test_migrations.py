@@ -68,9 +68,10 @@ def test_nothing_of_an_old_ledger_is_lost(tmp_path):
 def test_a_new_and_a_migrated_ledger_have_the_tables_of_the_code(tmp_path):
     for ledger in (Ledger(f"sqlite:///{tmp_path}/new.db"), Ledger(written(tmp_path / "old.db"))):
         assert differences(ledger) == []
-        where = "select sql from sqlite_master where name = 'one_request_per_subject'"
         with ledger.engine.connect() as connection:
-            assert "refused" in connection.exec_driver_sql(where).scalar()
+            for index, where in (("one_request_per_subject", "'refused'"), ("requests_held", "held_at is not null")):
+                made = f"select sql from sqlite_master where name = '{index}'"
+                assert where in connection.exec_driver_sql(made).scalar()
 
 
 def test_the_newest_revision_is_named():

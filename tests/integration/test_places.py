@@ -39,7 +39,9 @@ HOSTILE = """
 WORKTREE = """
 import sys
 from tasks.engines.settings import settings
-from tasks.engines.workspace import Workspace, git, pins_at, tag_version, tagged_versions
+from tasks.engines.pins import pins_at
+from tasks.engines.repository import git, tag_version, tagged_versions
+from tasks.engines.workspace import Workspace
 ws = Workspace("bootstrap-odd-000000000000-00000000").open()
 root = settings().root
 print((ws.path / "params.yaml").read_bytes() == git(root, "show", "HEAD:params.yaml").encode() + b"\\n")
@@ -76,7 +78,9 @@ print((Workspace("new").open().path / "params.yaml").exists(), *sorted(path.name
 
 VERSION = """
 from tasks.engines.settings import settings
-from tasks.engines.workspace import commit_of, git, pins_at, scratch, tag_version
+from tasks.engines.pins import pins_at
+from tasks.engines.repository import commit_of, git, tag_version
+from tasks.engines.workspace import scratch
 root = settings().root
 with scratch("odd") as ws:
     (ws.path / "data").mkdir(exist_ok=True)

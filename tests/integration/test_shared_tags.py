@@ -5,17 +5,17 @@ import subprocess
 import pytest
 
 from sau.errors import WorkspaceError
-from tasks.engines.settings import settings
-from tasks.engines.workspace import (
+from tasks.engines.pins import pins_at
+from tasks.engines.repository import (
     fetch_tags,
     git,
-    pins_at,
     rename_sent_tags,
     rename_tags,
     send_tags,
     tag_version,
     tagged_versions,
 )
+from tasks.engines.settings import settings
 from tasks.versions.expiry import expire, expired
 from tests.apart import own_settings
 

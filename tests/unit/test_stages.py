@@ -252,7 +252,8 @@ def test_dvc_runs_the_recipes_steps_in_order_and_nothing_else(recipe, file):
     stages = yaml.safe_load((ROOT / file).read_text())["stages"]
     assert tuple(stages) == RECIPES[recipe]
     made: set[str] = set()
-    inputs = {"data", "forget", "earlier", "parent", "base", "data/train"} | ({"model"} if recipe == "adopt" else set())
+    inputs = {"data", "forget", "earlier", "parent", "base", "dense", "data/train"}
+    inputs |= {"model"} if recipe == "adopt" else set()
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m sau stage {name}"
         assert name in STAGES

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from sau.errors import RequestError
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision of a ledger that this version of the product makes."""
 FIRST = "0001"
 """Of one that was made before there were revisions."""

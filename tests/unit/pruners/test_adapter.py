@@ -12,7 +12,7 @@ from sau.models.folder import check_takeable
 from sau.models.language_model import quiet
 from sau.models.layers import prunable
 from sau.pruners import PruneParams, prune
-from sau.pruners.adapter import merge_adapter, merged_in_words, open_adapter
+from sau.pruners.adapter import check_merge, merge_adapter, merged_in_words, open_adapter
 from sau.pruners.found import find_mask
 
 peft = pytest.importorskip("peft")
@@ -88,9 +88,7 @@ def test_what_is_merged_is_the_base_and_the_product_of_its_two_matrices(adapter,
 
 def test_zeros_that_merging_fills_are_refused_and_set_or_let_go_where_that_is_asked_for(adapter, bases, tmp_path):
     folder, base = adapter(), bases / "sparse"
-    with pytest.raises(
-        ModelError, match=r"fills [\d,]+ of [\d,]+ of them, in 4 of 14 matrices: --remask .*--no-remask"
-    ):
+    with pytest.raises(ModelError, match=r"fills them, 512 of 512 in \S+q_proj.weight alone: --remask .*--no-remask"):
         merged(folder, base, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     again = open_dense(merged(folder, base, tmp_path / "again", remask=True), prompt="plain")
@@ -112,6 +110,61 @@ def test_an_adapter_that_leaves_the_zeros_needs_no_word(adapter, bases, tmp_path
     merged(folder, bases / "sparse", tmp_path / "out")
     assert find_mask(open_dense(tmp_path / "out", prompt="plain").model).structure == "2:4"
     assert "zeros it left" in merged_in_words(tmp_path / "out")
+
+
+KINDS = {
+    "lora": (peft.LoraConfig, {"r": 2, "init_lora_weights": False}, True),
+    "dora": (peft.LoraConfig, {"r": 2, "init_lora_weights": False, "use_dora": True}, True),
+    "loha": (peft.LoHaConfig, {"r": 2, "init_weights": False}, True),
+    "lokr": (peft.LoKrConfig, {"r": 2, "init_weights": False}, True),
+    "nothing learned": (peft.LoraConfig, {"r": 2}, False),
+    "scales": (peft.IA3Config, {"feedforward_modules": ["down_proj"], "init_ia3_weights": False}, False),
+    "whole": (peft.LoraConfig, {"r": 2, "modules_to_save": ["o_proj"]}, True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_refused_beforehand_is_what_merging_refuses(bases, tmp_path, kind):
+    config, options, fills = KINDS[kind]
+    lm = open_dense(bases / "sparse", prompt="plain")
+    tuned = peft.get_peft_model(lm.model, config(target_modules=TARGETS, task_type="CAUSAL_LM", **options))
+    for name, parameter in tuned.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.01
+    with quiet():
+        tuned.save_pretrained(tmp_path / "adapter")
+    adapter, said = open_adapter(str(tmp_path / "adapter")), []
+    for refuse in (check_merge, lambda *given: merge_adapter(*given, tmp_path / "out", remask=None)):
+        try:
+            refuse(adapter, bases / "sparse")
+        except ModelError as error:
+            said.append(str(error))
+    assert len(said) == 2 * fills
+    assert len({*said}) == int(fills), "in the same words"
+
+
+@pytest.mark.parametrize("base", ["dense", "sparse"])
+def test_beforehand_no_more_is_merged_than_tells_it(adapter, bases, tmp_path, base):
+    """The last matrix cannot be merged: whoever merged all of them would meet it."""
+    folder = adapter(base)
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path)
+    state[sorted(name for name in state if "lora_B" in name)[-1]].fill_(torch.nan)
+    save_file(state, path)
+    with pytest.raises(ModelError, match="does not fit"):
+        merged(folder, bases / base, tmp_path / "out")
+    if base == "dense":
+        check_merge(open_adapter(str(folder)), bases / base)
+    else:
+        with pytest.raises(ModelError, match="merging fills them"):
+            check_merge(open_adapter(str(folder)), bases / base)
+
+
+def test_beforehand_an_adapter_of_another_base_is_refused(adapter, bases):
+    folder = adapter("dense")
+    another_shape(folder)
+    with pytest.raises(ModelError, match="does not fit"):
+        check_merge(open_adapter(str(folder)), bases / "dense")
 
 
 def another_shape(folder):
