@@ -135,8 +135,7 @@ class Measure:
         p: of "no signal".
         power: chance to PASS a model that equals the reference; None where not computed.
         note: a sentence about this measurement.
-        seen: share of the people who stay that would FAIL in the place of the one who asked, of those whom the model
-            before gives away; None where not tried.
+        seen: share of the people who stay that would FAIL in the place of the one who asked; None where not tried.
         alarms: share of the strangers that would; None where they are not the null.
     """
 

@@ -139,7 +139,7 @@ def share_left(
         p=min(1.0, judged.p * (len(forms) if alone else 1)),
         power=_power(margin / error, np.inf if over_margin is None else over_margin / error, t, judged.df),
         note=f"; place {judged.rank} of {judged.num_strangers + 1} beside the people the model never saw{told}",
-        seen=_seen(scores, model, bench, judged, first, margin) if len(forms) == 1 else None,
+        seen=_seen(scores, model, bench, judged, margin) if len(forms) == 1 else None,
         alarms=judged.alarms(margin * yardstick, bench.alpha),
     )
 
@@ -167,13 +167,11 @@ def _power(high: float, low: float, t: float, df: int) -> float:
 
 
 def _seen(
-    scores: Callable[[Reading], Scores], model: Evidence, bench: Bench, now: Beside, before: Beside, margin: float
+    scores: Callable[[Reading], Scores], model: Evidence, bench: Bench, now: Beside, margin: float
 ) -> float | None:
     """Share of draws in which a person who stays, taken for the one who asked, fails; None where they were not read.
 
-    Of those in which the model before gives them away: of others it could not say whether they are still known, as it
-    does not apply to one who asks and was not given away. None of them: 0. Their rows are taken as they are: a base
-    model adapted to them is no measure of how hard they were.
+    Their rows are taken as they are: a base model adapted to them is no measure of how hard they were.
     """
     assert bench.before is not None
     if "retain" not in model.readings:
@@ -183,12 +181,10 @@ def _seen(
         for evidence, name in ((model, "retain"), (bench.before, "retain"), (bench.before, "holdout"))
     )
     level = float(by_person_means(strangers, bench.people["holdout"]).mean())
-    nothing = np.zeros(1)
     rng, size = bench.rng(), round(float(np.mean([len(rows) for rows in now.asked])))
     found = []
     for rows, rows_before in zip(*(by_person(v, bench.people["retain"]) for v in (stay, stayed)), strict=True):
         drawn = chosen(len(rows), size, rng)
         learned = rows_before[drawn].mean(1) - level
-        told = before.seen(learned, nothing, bench.alpha)
-        found += list(now.seen(rows[drawn].mean(1) - now.mean, margin * learned, bench.alpha)[told])
-    return float(np.mean(found)) if found else 0.0
+        found.append(now.seen(rows[drawn].mean(1) - now.mean, margin * learned, bench.alpha))
+    return float(np.mean(found)) if found else None
