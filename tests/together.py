@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.demo import demo_rows
 from sau.data.sets import Sets
 from sau.mask import mask_digest
@@ -164,7 +166,11 @@ def ran(case: Case, ranks: Ranks, resume: Resume | None = None, stop: Callable[[
     )
     held_by = ranks.merged({ranks.rank: held})
     known = {name: value for part in ranks.merged({ranks.rank: known}).values() for name, value in part.items()}
-    lm = ranks.whole(lm)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(ranks.agreed(folder)) / "stored"
+        save_sparse(lm, stored, structure=case.structure)
+        lm = None if ranks.rank else open_sparse(stored)
+        ranks.agreed(None)
     if lm is None:
         return None
     weights = {name: parameter.detach().clone() for name, parameter in lm.model.named_parameters()}
