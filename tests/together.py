@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,8 +37,14 @@ from sau.unlearn.redistribution.least_squares import input_moments
 from sau.unlearn.unlearn import UnlearnParams, unlearn
 
 
-def several(processes: int, work: Callable[[Ranks], Any], folder: Path, *, limit_s: float = 120) -> list[Any]:
-    """What a function returns on each of so many forks of this process that are together; nothing is imported anew."""
+def several(
+    processes: int, work: Callable[[Ranks], Any], folder: Path, *, ends: Sequence[int] = (), limit_s: float = 120
+) -> list[Any]:
+    """What a function returns on each of so many forks of this process that are together; nothing is imported anew.
+
+    Args:
+        ends: the exit codes, where not all end well; nothing is returned then.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -51,8 +57,8 @@ def several(processes: int, work: Callable[[Ranks], Any], folder: Path, *, limit
         fork.start()
     for fork in forks:
         fork.join(limit_s)
-    assert [fork.exitcode for fork in forks] == [0] * processes
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+    assert [fork.exitcode for fork in forks] == list(ends or [0] * processes)
+    return [] if any(ends) else [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
 def _one_of(rank: int, processes: int, port: int, work: Callable[[Ranks], Any], folder: Path) -> None:

@@ -34,7 +34,8 @@ def check_same(one: dict, several: dict) -> None:
     for expected, reading in zip(one["trajectory"], several["trajectory"], strict=True):
         for key, value in expected.items():
             tolerance = 1e-4 if key == "gradient_norm" else 1e-5
-            assert reading[key] == pytest.approx(value, rel=tolerance, abs=1e-7), (reading["step"], key)
+            around_zero = 1e-6 if key == "held_loss" else 1e-7  # a difference of log-probabilities, some 1e-3 here
+            assert reading[key] == pytest.approx(value, rel=tolerance, abs=around_zero), (reading["step"], key)
     for name, expected in one["statistics"].items():
         assert (several["statistics"][name] - expected).abs().max() <= 1e-6 * expected.abs().max(), name
 
