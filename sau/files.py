@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read by their owner only; and files of others, read up to a size."""
+"""Files that are written whole or not at all, some for their owner only; and files of others, read up to a size."""
 
 import os
 import secrets
@@ -17,6 +17,18 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ValueError(f"more than {most} bytes")
     return content
+
+
+def put(aside: Path, target: Path) -> None:
+    """Rename a file that was written aside to its name: on disk, with the name, before anything that comes after."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -116,6 +116,7 @@ def mask_digest(mask: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and packed bits, in order of name: the mask's identity."""
     digest = hashlib.sha256()
     for name in sorted(mask):
-        digest.update(f"{name} {tuple(mask[name].shape)}\n".encode())
-        digest.update(pack(mask[name]).tobytes())
+        kept = mask[name]
+        digest.update(f"{name} {tuple(kept.shape)}\n".encode())
+        digest.update(pack(kept).tobytes())
     return digest.hexdigest()

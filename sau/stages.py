@@ -166,15 +166,17 @@ def _unlearn(folder: Path, params: Params, progress: Progress | None, ranks: Ran
     base = ranks.divide(put(open_dense(folder / BASE, prompt=lm.prompt))) if (folder / BASE).is_dir() else None
     told = _told(folder, "unlearn", params, progress, DATA, FORGET, EARLIER, PARENT, BASE, DENSE, SPLIT, ranks=ranks)
     history = unlearn(ranks.divide(lm), sets, params.unlearn, seed=params.seed, base=base, **told)
-    ran_on = _ran_on(lm)
-    if (lm := ranks.whole(lm)) is None:
-        return {}
-    saved = save_sparse(lm, _fresh(folder / ARTIFACTS / "sparse"), structure=structure)
+    target = folder / ARTIFACTS / "sparse"
+    if not ranks.rank:
+        _fresh(target)
+    saved = save_sparse(lm, target, structure=structure)
     if parent.structure != DENSE_STRUCTURE and saved.mask_digest != parent.mask_digest:
         raise CheckpointError("unlearn: the mask differs from the parent's")
+    if ranks.rank:
+        return {}
     told = {"num_steps": history.steps, "stopped": history.stopped, "trajectory": history.trajectory}
     told |= {"num_earlier": len(sets.earlier)} if sets.earlier else {}
-    return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | ran_on
+    return told | {f"last_{key}": value for key, value in history.trajectory[-1].items() if key != "step"} | _ran_on(lm)
 
 
 def _package(folder: Path, params: Params, progress: Progress | None) -> Metrics:

@@ -11,7 +11,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from sau.checkpoint.sparse import open_sparse, save_sparse
 from sau.data.demo import demo_rows
 from sau.data.sets import Sets
 from sau.mask import mask_digest
@@ -35,8 +37,14 @@ from sau.unlearn.redistribution.least_squares import input_moments
 from sau.unlearn.unlearn import UnlearnParams, unlearn
 
 
-def several(processes: int, work: Callable[[Ranks], Any], folder: Path, *, limit_s: float = 120) -> list[Any]:
-    """What a function returns on each of so many forks of this process that are together; nothing is imported anew."""
+def several(
+    processes: int, work: Callable[[Ranks], Any], folder: Path, *, ends: Sequence[int] = (), limit_s: float = 120
+) -> list[Any]:
+    """What a function returns on each of so many forks of this process that are together; nothing is imported anew.
+
+    Args:
+        ends: the exit codes, where not all end well; nothing is returned then.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -49,8 +57,8 @@ def several(processes: int, work: Callable[[Ranks], Any], folder: Path, *, limit
         fork.start()
     for fork in forks:
         fork.join(limit_s)
-    assert [fork.exitcode for fork in forks] == [0] * processes
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+    assert [fork.exitcode for fork in forks] == list(ends or [0] * processes)
+    return [] if any(ends) else [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
 def _one_of(rank: int, processes: int, port: int, work: Callable[[Ranks], Any], folder: Path) -> None:
@@ -164,7 +172,11 @@ def ran(case: Case, ranks: Ranks, resume: Resume | None = None, stop: Callable[[
     )
     held_by = ranks.merged({ranks.rank: held})
     known = {name: value for part in ranks.merged({ranks.rank: known}).values() for name, value in part.items()}
-    lm = ranks.whole(lm)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(ranks.agreed(folder)) / "stored"
+        save_sparse(lm, stored, structure=case.structure)
+        lm = None if ranks.rank else open_sparse(stored)
+        ranks.agreed(None)
     if lm is None:
         return None
     weights = {name: parameter.detach().clone() for name, parameter in lm.model.named_parameters()}

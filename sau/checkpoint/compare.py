@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sau.checkpoint.manifest import PACKED, WEIGHTS, check_files, stored_tensors
+from sau.checkpoint.manifest import check_files, is_weights, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def compare(one: Path, other: Path) -> Difference:
         CheckpointError: either is damaged.
     """
     first, second = check_files(one), check_files(other)
-    names = (first.files.keys() | second.files.keys()) - {WEIGHTS, PACKED}
+    names = {name for name in first.files.keys() | second.files.keys() if not is_weights(name)}
     found = Difference(
         weights=first.weights_digest != second.weights_digest,
         mask=first.mask_digest != second.mask_digest,

@@ -15,8 +15,8 @@ from sau.errors import ModelError
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Of name, dtype, shape and bytes of tensors, in order of name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(_tensor_bytes(name, tensor))
+    for name in sorted(tensors):  # one at a time: not all of them need be in memory
+        digest.update(_tensor_bytes(name, tensors[name]))
     return digest.hexdigest()
 
 

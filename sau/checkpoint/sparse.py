@@ -5,7 +5,8 @@
     config.json, tokenizer files
     sau.json             the manifest: digests, structure, sparsity, sizes, and the SHA-256 of every file
 
-With compression the weights file is sparse.safetensors.planes.zst: the same bytes as byte planes below zstd.
+With compression the weights file is sparse.safetensors.planes.zst: the same bytes as byte planes below zstd. Of a model
+that several processes share each writes a file of its rows (`sau.checkpoint.shards`).
 
 Four digests, all SHA-256:
 
@@ -21,6 +22,9 @@ for other tools.
 """
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,21 +41,27 @@ from sau.checkpoint.manifest import (
     FORMAT,
     FORMAT_VERSION,
     PACKED,
+    SHARDED_VERSION,
     WEIGHTS,
     SparseCheckpoint,
     beside_weights,
     check_files,
     is_sparse,
+    is_weights,
     read_manifest,
+    shard_name,
     stored_tensors,
 )
 from sau.checkpoint.planes import read_chunks, squeeze
+from sau.checkpoint.shards import joined, masks_of
 from sau.config import Section
 from sau.errors import CheckpointError, ModelError
-from sau.mask import Mask, check_mask, mask_digest, pack, sparsity, unpack
+from sau.files import put
+from sau.mask import Mask, check_zeros, mask_digest, pack, sparsity, unpack
 from sau.models.dense import model_from_state, open_dense, stored_state, write_side_files
 from sau.models.folder import SIDECAR, check_sizes, config_of, served_of
 from sau.models.language_model import LanguageModel, quiet
+from sau.models.ranks import ALONE, ranks_of
 from sau.models.rounding import round_to
 
 
@@ -69,66 +79,100 @@ FULL_PRECISION = PackageParams()
 def save_sparse(
     lm: LanguageModel, folder: Path, *, structure: str, package: PackageParams = FULL_PRECISION, seed: int = 0
 ) -> SparseCheckpoint:
-    """Store a masked model; its bytes are a function of the model alone.
+    """Store a masked model; its bytes are a function of the model and of how many processes share it.
+
+    Its digests of weights and mask are of the model alone. The manifest comes last: a folder without one is no
+    checkpoint.
 
     Args:
-        lm: a model with a mask, whose pruned weights have to be +0.0 exactly; one without only as `dense`.
-        folder: created; has to be empty or absent.
+        lm: a model with a mask, whose pruned weights have to be +0.0 exactly; one without only as `dense`. One that
+            several processes share is stored by all of them, each its own rows.
+        folder: created; has to be empty or absent. Of several processes: one that all of them see.
         structure: the pattern the mask follows, for the record.
         package: dtype, rounding and compression; two bytes a number halve the file and change a model that was not
             stored so (verify it again).
         seed: of a rounding that draws.
 
     Raises:
-        CheckpointError: no mask, or the folder holds files already.
+        CheckpointError: no mask, the folder holds files already, or `package` of a model that is shared.
         SparsityError: a pruned weight is not +0.0.
     """
     if (lm.mask is None) != (structure == DENSE):
         raise CheckpointError("a sparse checkpoint needs a mask, this model is dense" if not lm.mask else "not dense")
+    ranks = ranks_of(lm.model) if ranks_of(lm.model).in_step else ALONE
+    if ranks.size > 1 and package != FULL_PRECISION:
+        raise CheckpointError("several processes store float32 without compression: package it on one")
     mask = lm.mask or {}
-    if folder.exists() and any(folder.iterdir()):
+    if ranks.agreed(folder.exists() and any(folder.iterdir())):
         raise CheckpointError(f"{folder}: not empty")
-    check_mask(lm.model, mask)
+    check_zeros(ranks.own(lm.model), mask)
     folder.mkdir(parents=True, exist_ok=True)
     state = round_to(stored_state(lm.model), DTYPES[package.dtype], package.rounding, seed=seed)
     tensors: dict[str, Tensor] = {}
-    dense_bytes = 0
     for name, value in state.items():
-        dense_bytes += value.numel() * value.element_size()
         if name in mask:
             kept_OI = mask[name].cpu()
             tensors[f"{name}.mask"] = torch.from_numpy(pack(kept_OI))
             tensors[f"{name}.values"] = value[kept_OI]
         else:
             tensors[name] = value.contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    file = folder / (shard_name(ranks.rank, ranks.size) if ranks.size > 1 else WEIGHTS)
+    save_file(tensors, file, metadata={"format": FORMAT})
     if package.compression == "zstd":
-        squeeze(read_chunks(folder / WEIGHTS), folder / PACKED, itemsize=DTYPES[package.dtype].itemsize)
-        (folder / WEIGHTS).unlink()
+        squeeze(read_chunks(file), folder / PACKED, itemsize=DTYPES[package.dtype].itemsize)
+        file.unlink()
+        file = folder / PACKED
+    outline = ranks.outline(lm.model)
+    whole = outline.state_dict()
+    more: dict[str, Any] = {"dense_bytes": sum(whole[name].numel() * x.element_size() for name, x in state.items())}
+    if ranks.size > 1:
+        rows = {name: len(own) for name, own in ranks.own(lm.model).items() if name in state}
+        of_all = [part for _, part in sorted(ranks.merged({ranks.rank: rows}).items())]
+        more["rows"] = {name: [part[name] for part in of_all] for name in sorted(rows)}
+        if not ranks.rank:
+            shapes = {name: tuple(whole[name].shape) for name in mask}
+            parts = joined([folder / shard_name(i, ranks.size) for i in range(ranks.size)], more["rows"], shapes)
+            _describe(replace(lm, model=outline), folder, structure, package, parts, masks_of(parts, shapes), more)
+        ranks.agreed(None)  # the manifest is there
+    else:
+        _describe(lm, folder, structure, package, tensors, mask, more)
+    return read_manifest(folder)
+
+
+def _describe(
+    lm: LanguageModel,
+    folder: Path,
+    structure: str,
+    package: PackageParams,
+    tensors: Mapping[str, Tensor],
+    mask: Mapping[str, Tensor],
+    more: dict[str, Any],
+) -> None:
+    """Write the other files and the manifest beside weights that are there, holding one tensor at a time."""
     write_side_files(lm, folder)
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    num_weights = sum(kept.numel() for kept in mask.values())
-    manifest: dict[str, Any] = {
+    shapes = {name: list(kept.shape) for name, kept in sorted(mask.items())}
+    manifest: dict[str, Any] = more | {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": SHARDED_VERSION if "rows" in more else FORMAT_VERSION,
         "prompt": lm.prompt,
         "structure": structure,
         "sparsity": sparsity(mask),
         "weights_digest": tensors_digest(tensors),
         "mask_digest": mask_digest(mask),
         "side_digest": side_digest(lm.prompt, beside_weights(files)),
-        "shapes": {name: list(kept.shape) for name, kept in sorted(mask.items())},
-        "num_weights": num_weights,
+        "shapes": shapes,
+        "num_weights": sum(math.prod(shape) for shape in shapes.values()),
         "num_nonzeros": sum(int(kept.sum()) for kept in mask.values()),
-        "num_bytes": (folder / (PACKED if package.compression == "zstd" else WEIGHTS)).stat().st_size,
-        "dense_bytes": dense_bytes,
+        "num_bytes": sum((folder / name).stat().st_size for name in files if is_weights(name)),
         "dtype": package.dtype,
         "files": files,
     }
     if lm.served:
         manifest["served"] = {"max_shard_bytes": lm.served.max_shard_bytes}
-    (folder / SIDECAR).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return read_manifest(folder)
+    aside = folder / f"{SIDECAR}.part"
+    aside.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    put(aside, folder / SIDECAR)
 
 
 def open_sparse(folder: str | Path) -> LanguageModel:
@@ -162,9 +206,10 @@ def open_sparse(folder: str | Path) -> LanguageModel:
             weight_OI[kept_OI] = values
             state[name], mask[name] = weight_OI, kept_OI
         for name in sorted(tensors.keys() - expected):
-            state[name] = tensors[name].float() if tensors[name].is_floating_point() else tensors[name]
+            value = tensors[name]
+            state[name] = value.float() if value.is_floating_point() else value
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}/{manifest.weights_file}: not readable ({type(error).__name__})") from None
+        raise CheckpointError(f"{folder}: its weights are not readable ({type(error).__name__})") from None
     if mask_digest(mask) != manifest.mask_digest:
         raise CheckpointError(f"{folder}: the mask is not the one of the manifest")
     try:

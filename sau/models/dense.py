@@ -26,6 +26,7 @@ from sau.models.folder import (
 )
 from sau.models.language_model import LanguageModel, quiet
 from sau.models.prompts import as_prompt
+from sau.models.ranks import ranks_of
 
 _SURROUNDINGS = {
     "transformers_version", "local_files_only", "is_local", "_name_or_path", "name_or_path", "_commit_hash"
@@ -127,8 +128,11 @@ def tied(model: nn.Module) -> dict[str, str]:
 
 
 def stored_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What has to be stored of a model: its state on the CPU, each tensor once."""
-    return {name: value.cpu() for name, value in _each_once(model).items()}
+    """What has to be stored of a model: its state on the CPU, each tensor once; where several processes share it, this
+    one's rows, and what is no parameter in whole."""
+    ranks = ranks_of(model)
+    own = ranks.own(model)
+    return {name: own.get(name, value).detach().cpu() for name, value in _each_once(ranks.outline(model)).items()}
 
 
 def _each_once(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -37,9 +37,9 @@ class Ranks:
         """The language model in place, this process with its rows alone."""
         return lm
 
-    def whole(self, lm: Any) -> Any:
-        """The language model undivided, on the first process; None on others."""
-        return lm
+    def outline(self, model: Any) -> Any:
+        """The model undivided, where it is shared without its numbers: names, shapes, buffers, config."""
+        return model
 
     def own(self, model: Any) -> dict[str, nn.Parameter]:
         """This process's rows of each parameter by name; to write to them is to change the model."""
@@ -67,10 +67,6 @@ class Ranks:
     def merged(self, found: dict[Key, Item]) -> dict[Key, Item]:
         """What all processes found together."""
         return found
-
-    def gathered(self, rows: Tensor) -> tuple[Tensor, list[int]]:
-        """On the first process the rows of all, in order, and how many each has; elsewhere nothing that counts."""
-        return rows, [len(rows)]
 
     def deal(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
         """This process's items, every `size`-th, and that they count; in step as many on each process: where it has

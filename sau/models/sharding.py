@@ -11,7 +11,6 @@ This is the only file that imports torch.distributed.
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -22,12 +21,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sau.errors import ConfigError, SauError, SparsityError
-from sau.mask import Mask, check_zeros, mask_digest
+from sau.mask import mask_digest
 from sau.models.language_model import LanguageModel
 from sau.models.layers import decoder_blocks, prunable
 from sau.models.packing import packs
 from sau.models.placement import device_of
-from sau.models.ranks import ALONE, Item, Key, Ranks, Result, ranks_of, set_ranks
+from sau.models.ranks import ALONE, Item, Key, Ranks, Result, set_ranks
 
 TIMEOUT_S = 600.0
 """How long a process waits for the others. One that has died is noticed at once, one that hangs is given up so."""
@@ -88,23 +87,6 @@ class Together(Ranks):
         packs(lm.model)  # tried once, on all of them: later only some might want to know
         return lm
 
-    def whole(self, lm: LanguageModel) -> LanguageModel | None:
-        """On the first process a divided model and its mask in whole, on the host; None on the others.
-
-        Raises:
-            SparsityError: pruned weights that are not +0.0, on whichever process.
-        """
-        shards = ranks_of(lm.model)
-        assert isinstance(shards, Shards)
-        own = shards.own(lm.model)
-        check_zeros(own, lm.mask or {})
-        parameters = {name: self.gathered(rows)[0] for name, rows in own.items()}
-        mask: Mask = {name: self.gathered(rows)[0] for name, rows in (lm.mask or {}).items()}
-        if self.rank:
-            return None
-        model = shards.filled({name: nn.Parameter(value) for name, value in parameters.items()})
-        return replace(lm, model=model, mask=mask or None)
-
     def rows_of(self, stored: Tensor) -> Tensor:
         """This process's rows of a tensor that is laid out as a parameter is; as a view."""
         parts = stored.chunk(self.size)
@@ -153,11 +135,6 @@ class Together(Ranks):
             raise of_all[min(of_all)] from failed
         return cast(Result, done)
 
-    def gathered(self, rows: Tensor) -> tuple[Tensor, list[int]]:
-        parts: list[Any] | None = None if self.rank else [None] * self.size
-        dist.gather_object(rows.detach().cpu().clone(), parts, dst=0)  # a view would bring all of its memory along
-        return (torch.cat(parts), [len(part) for part in parts]) if parts else (rows, [])
-
 
 class Shards(Together):
     """The processes that a model's rows lie on, and this one's share of them."""
@@ -195,6 +172,9 @@ class Shards(Together):
                 gradient = cut.grad.to_local()
                 own.grad = gradient if own.grad is None else own.grad.add_(gradient)
                 cut.grad = None
+
+    def outline(self, model: Any) -> Any:
+        return self._mould
 
     def copy(self, model: Any) -> Any:
         copied = self.filled({name: _on_meta(place) for name, place in self._places.items()})

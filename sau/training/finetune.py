@@ -18,7 +18,7 @@ from sau.models.language_model import LanguageModel, seeded
 from sau.models.ranks import ranks_of
 from sau.models.scoring import logits_of, targets_of, token_logps
 from sau.training.optimizer import SurvivorAdamW
-from sau.training.resume import Resume, put_back, standing
+from sau.training.resume import Resume, put_back, sizes_of, standing
 from sau.training.session import History, Progress, batches, finite, micro_batches, naming, training
 
 
@@ -76,7 +76,7 @@ def finetune(
         optimizer = SurvivorAdamW(parameters, lm.mask or {}, ranks=ranks)
         order = batches(sequences, params.batch_size, seed)
         begin = 1
-        if found := resume.read() if resume else None:
+        if found := resume.read(sizes_of(dict(parameters), optimizer)) if resume else None:
             put_back(found, dict(parameters), optimizer)
             begin, epoch_loss = found.numbers["step"] + 1, found.numbers["epoch_loss"]
             trajectory += found.numbers["trajectory"]

@@ -1,27 +1,32 @@
 """Where a training run stands, written aside now and then, so that one that was killed goes on bit-equal.
 
-    <digest>.safetensors   weights that move, the optimizer's moments, torch's generators, and what else changes
-    state.json             numbers, the digest of the file above, and the digest of everything that went into the run
+    <digest>.safetensors   weights that move, the optimizer's moments, torch's generators, and what else changes: of
+                           several processes one file each, of its rows
+    state.json             numbers, the digests of the files above in order of their rows and how many entries of each
+                           tensor they have, and the digest of everything that went into the run
 
-Each is written aside, forced to disk and renamed, the second last: whenever a kill comes, one whole state is there. A
-state of other inputs, or a damaged one, is passed over and the run begins anew.
+Each is written aside, forced to disk and renamed, state.json last: whenever a kill comes, one whole state is there. A
+state of other inputs, or a damaged one, is passed over and the run begins anew. It may be read by other than as many
+processes as have written it: each then takes its rows from whichever files they are in.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sau.files import put
 from sau.models.ranks import ALONE, Ranks
 from sau.training.optimizer import SurvivorAdamW
 
@@ -30,7 +35,7 @@ EVERY_S = 30.0
 
 _NUMBERS, _FOLDER = "state.json", ".resume-"
 _SHARE = 20
-_ROWS = "rows"
+_GENERATORS, _SAME = "generators/", "objective/"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Resume:
         folder: its own; made when there is something to write.
         inputs: a digest of everything that decides the run's result.
         every_s: how many seconds of work a kill may cost; 0: not a step.
-        ranks: the processes that run it together: the first writes one state for all.
+        ranks: the processes that run it together: each writes what is its own, of one state for all.
     """
 
     def __init__(self, folder: Path, inputs: str, every_s: float | None = None, ranks: Ranks = ALONE) -> None:
@@ -65,21 +70,32 @@ class Resume:
         """The place of a run that is a part of this one."""
         return Resume(self.folder / name, f"{self.inputs}/{name}", self.every_s, self.ranks)
 
-    def read(self) -> Standing | None:
-        """The state of this very run, where there is one and it is whole: of this process's rows."""
-        found = self._read()
-        found = found and _part(found, self.ranks)
+    def read(self, sizes: Mapping[str, int] | None = None) -> Standing | None:
+        """The state of this very run, where there is one and it is whole: of this process's rows.
+
+        Args:
+            sizes: how many entries this process has of each tensor (`sizes_of`); needed where there are several, and
+                as many as have not written the state.
+        """
+        of_all = self.ranks.merged({self.ranks.rank: dict(sizes or {})})
+        found = self._read([of_all[rank] for rank in range(self.ranks.size)])
         there = self.ranks.merged({self.ranks.rank: found.numbers["step"] if found else None})
         return found if len({*there.values()}) == 1 else None
 
-    def _read(self) -> Standing | None:
+    def _read(self, sizes: Sequence[Mapping[str, int]]) -> Standing | None:
         try:
             numbers = json.loads((self.folder / _NUMBERS).read_text(encoding="utf-8"))
             if numbers.pop("inputs") != self.inputs:
                 return None
-            digest = numbers.pop("digest")
-            tensors = self.folder / f"{digest}.safetensors"
-            return Standing(load_file(tensors), numbers) if _sha256(tensors) == digest else None
+            files, rows = (
+                [self.folder / f"{digest}.safetensors" for digest in numbers.pop("digests")],
+                numbers.pop("rows"),
+            )
+            if is_ours := len(files) == len(sizes):
+                files = [files[self.ranks.rank]]
+            if any(_sha256(file) != file.stem for file in files):
+                return None
+            return Standing(load_file(files[0]) if is_ours else _part(files, rows, self.ranks.rank, sizes), numbers)
         except (OSError, ValueError, KeyError, SafetensorError):
             return None
 
@@ -94,24 +110,61 @@ class Resume:
         wait_s = max(self.every_s, _SHARE * self._cost_s) if self.every_s else 0.0
         due = at - self._written >= wait_s or (last and at - self._begun >= self.every_s)
         if self.ranks.agreed(due):
-            whole = state() if self.ranks.size == 1 else _gathered(state(), self.ranks)
-            if self.ranks.rank == 0:
-                self._write(whole)
+            self._write(state())
             self._written = time.monotonic()
             self._cost_s = self._written - at
 
     def _write(self, state: Standing) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / "tensors.part"
+        aside = self.folder / f"tensors-{self.ranks.rank}.part"
         save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, aside)
         digest = _sha256(aside)
-        _put(aside, self.folder / f"{digest}.safetensors")
+        put(aside, self.folder / f"{digest}.safetensors")
+        rows = _lengths({n: x for n, x in state.tensors.items() if not n.startswith((_GENERATORS, _SAME))})
+        of_all = [part for _, part in sorted(self.ranks.merged({self.ranks.rank: (digest, rows)}).items())]
+        if self.ranks.rank:
+            return
+        digests = [digest for digest, _ in of_all]
+        entries = {name: [rows[name] for _, rows in of_all] for name in rows}
+        written = {**state.numbers, "inputs": self.inputs, "digests": digests, "rows": entries}
         aside = self.folder / "numbers.part"
-        aside.write_text(json.dumps({**state.numbers, "inputs": self.inputs, "digest": digest}), encoding="utf-8")
-        _put(aside, self.folder / _NUMBERS)
-        for before in self.folder.glob("*.safetensors"):
-            if before.stem != digest:
+        aside.write_text(json.dumps(written), encoding="utf-8")
+        put(aside, self.folder / _NUMBERS)
+        for before in self.folder.glob("*.safetensors"):  # none of a next state: that one begins with `agreed`
+            if before.stem not in digests:
                 before.unlink()
+
+
+def _part(
+    files: Sequence[Path], rows: Mapping[str, list[int]], rank: int, sizes: Sequence[Mapping[str, int]]
+) -> dict[str, Tensor]:
+    """One process's tensors of a state that other than as many have written.
+
+    Args:
+        rows: by tensor, how many entries each file has; what is not named is the same in all.
+        sizes: by tensor, how many entries each process has; one alone has all.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(safe_open(file, "pt")) for file in files]
+
+        def own(name: str) -> Tensor:
+            if name not in rows:  # more processes than generators: the first's once more
+                whose = parts[rank % len(parts) if name.startswith(_GENERATORS) else 0]
+                return whose.get_tensor(name).clone()
+            total = sum(rows[name])
+            ends = [*accumulate((of[name] for of in sizes), initial=0)] if len(sizes) > 1 else [0, total]
+            if ends[-1] != total:
+                raise ValueError(f"{name}: {total} entries, of {ends[-1]}")
+            begin, end = ends[rank : rank + 2]
+            starts = accumulate(rows[name], initial=0)
+            return torch.cat(
+                [
+                    part.get_tensor(name)[max(begin - start, 0) : max(end - start, 0)]
+                    for part, start in zip(parts, starts, strict=False)
+                ]
+            )
+
+        return {name: own(name) for name in sorted(parts[0].keys())}
 
 
 def of_step(folder: Path, step: str, params_digest: str, inputs: Sequence[Path], ranks: Ranks = ALONE) -> Resume:
@@ -129,31 +182,6 @@ def of_step(folder: Path, step: str, params_digest: str, inputs: Sequence[Path],
     return Resume(folder / f"{_FOLDER}{step}", whole.hexdigest(), ranks=ranks)
 
 
-def _gathered(state: Standing, ranks: Ranks) -> Standing:
-    """One state of those of all processes, in which what each has of rows (and its generators) lies in order of rank;
-    what an objective remembers is the same everywhere."""
-    tensors, rows = dict(state.tensors), {}
-    for name, value in state.tensors.items():
-        if value.dim() and not name.startswith("objective/"):
-            tensors[name], rows[name] = ranks.gathered(value)
-    return Standing(tensors, state.numbers | {_ROWS: rows})
-
-
-def _part(state: Standing, ranks: Ranks) -> Standing | None:
-    """The part of one process of a gathered state; None where it is one of other processes. One process alone goes on
-    from what any number of them wrote."""
-    rows: dict[str, list[int]] = state.numbers.get(_ROWS, {})
-    written_by = max((len(sizes) for sizes in rows.values()), default=1)
-    if ranks.size not in (1, written_by):
-        return None
-    parts = {  # as copies: a generator would read a view from where its memory begins
-        name: value.split(rows[name])[ranks.rank].clone()
-        for name, value in state.tensors.items()
-        if name in rows and (ranks.size > 1 or name.startswith("generators/"))
-    }
-    return Standing(state.tensors | parts, {key: value for key, value in state.numbers.items() if key != _ROWS})
-
-
 def forget_others(folder: Path, step: str) -> None:
     """Remove the states of the steps before: they are done."""
     for left in folder.glob(f"{_FOLDER}*"):
@@ -161,16 +189,8 @@ def forget_others(folder: Path, step: str) -> None:
             shutil.rmtree(left)
 
 
-def _put(aside: Path, target: Path) -> None:
-    """Rename a file that is on disk to its name, and have the name on disk too."""
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _lengths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: len(value) for name, value in tensors.items() if value.dim()}
 
 
 def _sha256(path: Path) -> str:
@@ -197,6 +217,16 @@ def standing(
         tensors[f"generators/cuda:{i}"] = state
     # Two names of one tensor would be refused, and what is read back is put into either.
     return Standing({name: value.clone() for name, value in tensors.items()}, numbers)
+
+
+def sizes_of(
+    parameters: Mapping[str, Tensor], optimizer: SurvivorAdamW, **more: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """How many entries (rows, or survivors) this process has of each tensor of `standing`; see there."""
+    kinds = {"weights": _lengths(parameters)} | {kind: _lengths(values) for kind, values in more.items()}
+    moved = _lengths(optimizer.dense) | {layer.name: layer.num_survivors for layer in optimizer.layers}
+    kinds["moments"] = {f"{name}/{i}": size for name, size in moved.items() for i in range(2)}
+    return {f"{kind}/{name}": size for kind, sizes in kinds.items() for name, size in sizes.items()}
 
 
 @torch.no_grad()

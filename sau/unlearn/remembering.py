@@ -57,6 +57,11 @@ class Remembering:
                 setattr(owner, key, new)
 
 
+def tensors_in(state: Any) -> dict[str, Tensor]:
+    """The tensors of a state, by path."""
+    return {path: value for path, _, _, value in _leaves(state) if isinstance(value, Tensor)}
+
+
 def _version(value: Any) -> int:
     return value._version if isinstance(value, Tensor) else 0
 

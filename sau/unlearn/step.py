@@ -59,7 +59,7 @@ class UnlearnParams(Section):
     max_retain_rows: int = Field(800, ge=1)
     gamma: float = Field(1.0, ge=0, le=1000)
     alpha: float = Field(1.0, ge=0, le=1000)
-    hold: float = Field(2.0, ge=0, le=1000)
+    hold: float = Field(10.0, ge=0, le=1000)
     max_held_rows: int = Field(800, ge=1)
     freeze_embeddings: bool = True
     freeze_uncovered: bool = True

@@ -21,11 +21,11 @@ from sau.models.ranks import ranks_of
 from sau.models.scoring import answer_logps
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
-from sau.training.resume import Resume, Standing, put_back, standing
+from sau.training.resume import Resume, Standing, put_back, sizes_of, standing
 from sau.training.session import History, Progress, naming, training
 from sau.unlearn.fading import check_can_fade, fading_mask
 from sau.unlearn.objectives.base import Setting
-from sau.unlearn.remembering import Remembering
+from sau.unlearn.remembering import Remembering, tensors_in
 from sau.unlearn.step import UnlearnParams, UnlearnStep
 from sau.unlearn.stop import EVAL_ROWS, AllSteps, Frontier, Stop
 
@@ -101,7 +101,6 @@ def unlearn(
     started, objective = time.monotonic(), params.objective
     still = uncovered(lm.model, lm.mask) if params.freeze_uncovered else {}
     setting = _setting(lm, sets, params, seed, base, num_threads, resume)
-    found = resume.read() if resume else None
     read = _reader(setting, sets, params, seed)
     with (
         seeded(seed, num_threads),
@@ -114,6 +113,7 @@ def unlearn(
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
         optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)], ranks)
         take_step = UnlearnStep(setting, optimizer, params, seed)
+        found = resume.read(_sizes(dict(parameters), optimizer, take_step)) if resume else None
         if found:
             trajectory = found.numbers["trajectory"]
         else:
@@ -179,6 +179,14 @@ class _Run:
         for name, memory in self.memories.items():
             memory.recall(found.numbers[name] | found.below(name))
         return step + 1, found.numbers["over"]
+
+
+def _sizes(
+    parameters: dict[str, torch.nn.Parameter], optimizer: SurvivorAdamW, take_step: UnlearnStep
+) -> dict[str, int]:
+    """How many entries this process has of what `_Run.standing` takes down."""
+    best = {str(i): parameter for i, parameter in enumerate(parameters.values())}
+    return sizes_of(parameters, optimizer, best=best, redistribution=tensors_in(take_step.redistribution_state))
 
 
 def _setting(
