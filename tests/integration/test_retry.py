@@ -8,7 +8,8 @@ from sau.verify.record import Finding, PersonVerdict
 from tasks.retry import Try, advised, tries
 from tests.conftest import ROOT
 
-PARAMS = load_params(ROOT / "params.yaml").unlearn
+UNLEARN = load_params(ROOT / "params.yaml").unlearn
+PARAMS = UNLEARN.model_copy(update={"stop": UNLEARN.stop.model_copy(update={"margin_nats": 0.0})})
 FURTHER = {"unlearn": {"stop": {"margin_nats": -0.3}}}
 
 
