@@ -94,9 +94,11 @@ def versions(
 
 
 def left(found: Verification, checks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By person: the verdict, and each check's share that is left."""
+    """By person: the verdict, each check's share that is left, and which of them have no verdict, and why."""
     return {
-        person.label: {"verdict": person.verdict} | {f.id: f.value for f in person.checks if f.id in checks}
+        person.label: {"verdict": person.verdict}
+        | {f.id: f.value for f in person.checks if f.id in checks}
+        | {"unclear": {f.id: f.reason for f in person.checks if f.mandatory and f.verdict == "INCONCLUSIVE"}}
         for person in found.people
     }
 
@@ -165,6 +167,10 @@ def line(number: int, version: dict[str, Any]) -> str:
             said.append(f"{name}: {dict(Counter(p['verdict'] for p in found))}, {mean:.2f} left")
     own, stay = version["people"][f"asks-{number:03d}"], version["stay"]
     said.append(f"log p of who stays {stay['unlearned']:.3f}, in v1 {stay['before']:.3f}")
+    unclear = Counter(
+        f"{check}: {why}" for person in version["people"].values() for check, why in person["unclear"].items()
+    )
+    said += [f"{times} x {why}" for why, times in unclear.most_common(3)]
     return f"v{number + 2} ({version['steps']} steps, {version['cpu_s']} s): own {own['verdict']}; {'; '.join(said)}"
 
 

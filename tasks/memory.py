@@ -15,6 +15,7 @@ from sau.errors import ConfigError
 from sau.models.folder import local_folder, refuse_untakeable
 from sau.models.placement import device_of
 from sau.params import Params
+from sau.training.eight_bit import check_here
 from sau.unlearn.memory import PROCESS_BYTES, Case, gigabytes, plan_memory, settings_that_fit, shell_of
 from tasks.engines.settings import settings
 from tasks.engines.workspace import Workspace
@@ -81,8 +82,10 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
 
     Raises:
         ModelError: no such folder or hub id.
-        ConfigError: a config that transformers cannot read, or a device that is not here.
+        ConfigError: a config that transformers cannot read, or a device or a library that is not here.
     """
+    if params.unlearn.optimizer_state == "8bit":
+        check_here()
     folder = local_folder(str(model), weights=False, check=refuse_untakeable)
     try:
         shell = shell_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))

@@ -11,7 +11,7 @@ Shape suffixes: O output features, I input features, S survivors of one matrix i
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,18 @@ from sau.mask import Mask
 from sau.models.layers import Matrix
 from sau.models.ranks import ALONE, Ranks
 from sau.models.rounding import stochastic
+from sau.training import eight_bit
 
 _SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 _SETTINGS |= {"fused": True, "amsgrad": False, "maximize": False}  # which the function wants named, and no more
+
+_MOST_MEAN = (1 - _SETTINGS["beta1"]) ** 2 / (1 - _SETTINGS["beta2"])
+_MOST_MEAN /= 1 - _SETTINGS["beta1"] ** 2 / _SETTINGS["beta2"]
+"""The mean's square is at most so many times the mean of squares, whatever the gradients were (Cauchy-Schwarz)."""
+
+State = Literal["float32", "8bit", "none"]
+"""How AdamW's two moments are held between steps: as they are, in eight bits (`sau.training.eight_bit`), or not at all.
+Without them every step is AdamW's first: as long as the learning rate, in the direction of the gradient's sign."""
 
 View = Callable[[Tensor], Tensor]
 
@@ -115,7 +124,7 @@ class SurvivorAdamW:
     Attributes:
         dense, layers: what it steps.
         moments: by name, the running means of the gradient and of its square, and the number of steps. Of a masked
-            matrix they are [S]. There is no other state.
+            matrix they are [S]; in eight bits each is (codes, scales). There is no other state.
     """
 
     def __init__(
@@ -124,6 +133,7 @@ class SurvivorAdamW:
         mask: Mask,
         matrices: Iterable[Matrix] = (),
         ranks: Ranks = ALONE,
+        state: State = "float32",
     ) -> None:
         """
         Args:
@@ -136,7 +146,8 @@ class SurvivorAdamW:
             inside.setdefault(matrix.parameter, []).append(matrix)
         self.layers: list[Survivors] = []
         self.dense: dict[str, nn.Parameter] = {}
-        self.moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.moments: dict[str, tuple[Tensor, ...]] = {}
+        self._state = state
         for name, parameter in parameters:
             if name in inside and name in mask:
                 self.layers += [Survivors(m.name, parameter, mask[name], m.within, ranks) for m in inside[name]]
@@ -199,8 +210,23 @@ class SurvivorAdamW:
 
     def _adamw(self, name: str, values: Tensor, gradient: Tensor, lr: float) -> None:
         """AdamW's own step of `values` in place, by PyTorch's function for it."""
+        mean, square, count = self._recalled(name, values)
+        adamw([values], [gradient], [mean], [square], [], [count], lr=lr, **_SETTINGS)
+        if self._state == "float32" or (self._state == "8bit" and values.numel() < eight_bit.LEAST):
+            self.moments[name] = (mean, square, count)
+        elif self._state == "8bit":
+            packed = (*eight_bit.pack(mean, signed=True), *eight_bit.pack(square, signed=False))
+            self.moments[name] = (*packed, count)
+
+    def _recalled(self, name: str, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(mean, square, count) of before this step, shaped as the values."""
         if name not in self.moments:
             count = torch.zeros((), dtype=torch.float32, device=values.device)
-            self.moments[name] = (torch.zeros_like(values), torch.zeros_like(values), count)
-        mean, square, count = self.moments[name]
-        adamw([values], [gradient], [mean], [square], [], [count], lr=lr, **_SETTINGS)
+            return torch.zeros_like(values), torch.zeros_like(values), count
+        *held, count = self.moments[name]
+        if len(held) == 4:
+            mean, square = (eight_bit.unpack(*held[i : i + 2], signed=not i) for i in (0, 2))
+            least = mean.square().div_(_MOST_MEAN)  # a square that was rounded off to 0 would let its weight jump
+            return mean.view_as(values), torch.maximum(square, least, out=square).view_as(values), count
+        mean, square = held
+        return mean, square, count

@@ -7,7 +7,7 @@
 
 Each is written aside, forced to disk and renamed, state.json last: whenever a kill comes, one whole state is there. A
 state of other inputs, or a damaged one, is passed over and the run begins anew. It may be read by other than as many
-processes as have written it: each then takes its rows from whichever files they are in.
+processes as have written it: each then takes its rows from whichever files they are in. Moments in eight bits are not.
 """
 
 import hashlib
@@ -36,6 +36,7 @@ EVERY_S = 30.0
 _NUMBERS, _FOLDER = "state.json", ".resume-"
 _SHARE = 20
 _GENERATORS, _SAME = "generators/", "objective/"
+_BLOCKS = "blocks/"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Resume:
         if self.ranks.rank:
             return
         digests = [digest for digest, _ in of_all]
-        entries = {name: [rows[name] for _, rows in of_all] for name in rows}
+        entries = {name: [rows.get(name, 0) for _, rows in of_all] for _, own in of_all for name in own}
         written = {**state.numbers, "inputs": self.inputs, "digests": digests, "rows": entries}
         aside = self.folder / "numbers.part"
         aside.write_text(json.dumps(written), encoding="utf-8")
@@ -144,6 +145,8 @@ def _part(
         rows: by tensor, how many entries each file has; what is not named is the same in all.
         sizes: by tensor, how many entries each process has; one alone has all.
     """
+    if any(name.startswith(_BLOCKS) for name in rows):
+        raise ValueError("moments in eight bits: blocks end where a process's numbers do")
     with ExitStack() as stack:
         parts = [stack.enter_context(safe_open(file, "pt")) for file in files]
 
@@ -209,7 +212,8 @@ def standing(
     """
     tensors = {f"weights/{name}": value for name, value in parameters.items()}
     for name, moments in optimizer.moments.items():
-        tensors |= {f"moments/{name}/{i}": moment for i, moment in enumerate(moments)}
+        kind = "moments/" if len(moments) == 3 else _BLOCKS
+        tensors |= {f"{kind}{name}/{i}": moment for i, moment in enumerate(moments)}
     for kind, values in more.items():
         tensors |= {f"{kind}/{name}": value for name, value in values.items()}
     tensors["generators/cpu"] = torch.get_rng_state()
@@ -234,12 +238,12 @@ def put_back(found: Standing, parameters: Mapping[str, Tensor], optimizer: Survi
     """Weights, moments and torch's generators as they stood."""
     for name, value in found.below("weights").items():
         parameters[name].copy_(value)
-    moments = found.below("moments")
     optimizer.moments.clear()
-    for name in dict.fromkeys(key.rpartition("/")[0] for key in moments):
-        device = optimizer.device_of(name)
-        mean, square, count = (moments[f"{name}/{i}"].to(device) for i in range(3))
-        optimizer.moments[name] = (mean, square, count)
+    for kind, number in (("moments", 3), (_BLOCKS.removesuffix("/"), 5)):
+        moments = found.below(kind)
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in moments):
+            device = optimizer.device_of(name)
+            optimizer.moments[name] = tuple(moments[f"{name}/{i}"].to(device) for i in range(number))
     generators = found.below("generators")
     torch.set_rng_state(generators.pop("cpu"))
     for name, state in generators.items():

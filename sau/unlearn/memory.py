@@ -17,14 +17,15 @@ from transformers.initialization import no_init_weights
 from sau.models.door import plan_for
 from sau.models.language_model import quiet
 from sau.models.layers import decoder_blocks, prunable
+from sau.training.eight_bit import BLOCK
 from sau.unlearn.redistribution.least_squares import InputAware
 from sau.unlearn.step import UnlearnParams
 
 PROCESS_BYTES = 550 * 2**20
 """Python with its libraries, measured."""
 
-_MOMENTS = 8
-"""Bytes of optimizer state per weight that moves: two float32 numbers."""
+_MOMENTS = {"float32": 8.0, "8bit": 2 * (1 + 4 / BLOCK), "none": 0.0}
+"""Bytes of optimizer state per weight that moves: two numbers."""
 
 _ANSWER_SHARE = 0.6
 """Of a row's tokens, those whose logits are wanted."""
@@ -122,7 +123,7 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
     }
     steps = {
         "gradients": (sizes.num_prunable + others) * item,
-        "survivors' optimizer state": (survivors + others) * _MOMENTS,
+        "survivors' optimizer state": round((survivors + others) * _MOMENTS[params.optimizer_state]),
         "best state so far": (sizes.num_prunable + others) * item if params.stop else 0,
         "redistribution": _redistribution(shell, params, survivors, item),
         "activations": case.activation_bytes(shell, params.batch_size),
@@ -135,7 +136,7 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
         changes = math.ceil(moving * item / params.processes)
         together = case.micro_batch is not None and case.micro_batch < adapts.batch_size
         adapting = {
-            "optimizer state": moving * _MOMENTS,
+            "optimizer state": moving * 8,
             # as one goes the other comes, but where gradients of an earlier part of the batch are there already
             "activations, then gradients": kept + changes if together else max(kept, changes),
         }
@@ -175,19 +176,26 @@ _PLACED: dict[str, dict[str, Any]] = {
 """What settings outside of `unlearn` change in a case."""
 
 
+_LIGHTER: dict[str, dict[str, Any]] = {
+    "unlearn.adapt=null": {"adapt": None},
+    "unlearn.redistribution=none": {"redistribution": "none"},
+    "model.micro_batch=1": {},
+    "model.gradient_checkpointing=true": {},
+    "model.dtype=bfloat16": {},
+    "unlearn.optimizer_state=8bit": {"optimizer_state": "8bit"},
+    "no --base": {},
+    "unlearn.stop=null": {"stop": None},
+}
+"""What settings change in `unlearn`, in the order in which they are tried."""
+
+
 def settings_that_fit(shell: Any, case: Case, available: int) -> list[str]:
     """Settings, each on top of the ones before, until the plan fits; empty where none of them helps that far."""
     changed = case
     found: list[str] = []
-    for name, update in (
-        ("unlearn.adapt=null", {"adapt": None}),
-        ("unlearn.redistribution=none", {"redistribution": "none"}),
-        ("model.micro_batch=1", {}),
-        ("model.gradient_checkpointing=true", {}),
-        ("model.dtype=bfloat16", {}),
-        ("no --base", {}),
-        ("unlearn.stop=null", {"stop": None}),
-    ):
+    for name, update in _LIGHTER.items():
+        if "optimizer_state" in update and case.params.optimizer_state == "none":
+            continue
         fields = changed.params.model_dump(mode="json") | update
         changed = replace(changed, params=UnlearnParams.model_validate(fields))
         changed = replace(changed, **_PLACED.get(name, {}))

@@ -13,7 +13,7 @@ from sau.models.outputs import Outputs, forward
 from sau.models.ranks import ranks_of
 from sau.registry import build, built
 from sau.training.finetune import AdaptParams
-from sau.training.optimizer import SurvivorAdamW, Survivors
+from sau.training.optimizer import State, SurvivorAdamW, Survivors
 from sau.training.session import batches, finite, micro_batches
 from sau.unlearn.objectives.base import PACKAGE as OBJECTIVES
 from sau.unlearn.objectives.base import Objective, Setting
@@ -41,6 +41,8 @@ class UnlearnParams(Section):
     With `paraphrases` what is to be forgotten is also asked and answered in the other words that rows have, and so is
     the holdout, which says how likely such words are to be; retain rows stay as they were trained on.
 
+    `optimizer_state` says how the survivors' moments are held between steps (`sau.training.optimizer.State`).
+
     `processes` share the model, each with a part of every matrix's rows and of every batch (`sau.models.sharding`):
     sums over them round otherwise, so how many there are is a part of the recipe.
     """
@@ -67,6 +69,7 @@ class UnlearnParams(Section):
     paraphrases: bool = False
     adapt: AdaptParams | None = None
     stop: StopParams | None = StopParams()
+    optimizer_state: State = Field("float32", exclude_if=lambda state: state == "float32")
     processes: int = Field(1, ge=1, le=1024, exclude_if=lambda processes: processes == 1)
 
     @property

@@ -19,6 +19,7 @@ from sau.models.language_model import LanguageModel, seeded
 from sau.models.layers import prunable, uncovered
 from sau.models.ranks import ranks_of
 from sau.models.scoring import answer_logps
+from sau.training import eight_bit
 from sau.training.finetune import adapted
 from sau.training.optimizer import SurvivorAdamW
 from sau.training.resume import Resume, Standing, put_back, sizes_of, standing
@@ -74,13 +75,15 @@ def unlearn(
         such terms), gradient_norm. `steps` is that of the state left, which need not be the last read.
 
     Raises:
-        ConfigError: an objective under which nothing may move; or not what `params.processes` says, or several with
-            order `unlearn-prune`.
+        ConfigError: an objective under which nothing may move; not what `params.processes` says, or several with
+            order `unlearn-prune`; or no library for `params.optimizer_state`.
         DataError: an empty set.
         SparsityError: pruned weights that are not +0.0.
         DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
     """
     sets.check_filled("unlearning")
+    if params.optimizer_state == "8bit":
+        eight_bit.check_here()
     ranks = ranks_of(lm.model)
     if params.processes != ranks.size:
         raise ConfigError(f"unlearn.processes {params.processes}: this model is on {ranks.size}")
@@ -111,7 +114,8 @@ def unlearn(
     ):
         if not parameters:
             raise ConfigError(f"objective {objective.name}: none of this model's parameters may move")
-        optimizer = SurvivorAdamW(parameters, lm.mask or {}, [matrix for _, matrix in prunable(lm.model)], ranks)
+        matrices = [matrix for _, matrix in prunable(lm.model)]
+        optimizer = SurvivorAdamW(parameters, lm.mask or {}, matrices, ranks, params.optimizer_state)
         take_step = UnlearnStep(setting, optimizer, params, seed)
         found = resume.read(_sizes(dict(parameters), optimizer, take_step)) if resume else None
         if found:

@@ -77,6 +77,19 @@ def test_any_number_goes_on_from_what_any_number_has_written(tmp_path, written_b
             check(found, rank, size, 2, written_by)
 
 
+def test_moments_in_eight_bits_are_read_by_as_many_as_have_written_them_and_by_no_others(tmp_path):
+    """Blocks end where a process's numbers do, and what is too short for blocks on one may not be on another."""
+
+    def written(ranks):
+        names = ["blocks/a/0", "blocks/a/1"] if ranks.rank else ["moments/a/0"]
+        state = Standing({name: torch.arange(3) for name in names}, {"step": 1})
+        place(tmp_path, ranks).offer(lambda: state, last=True)
+        return sorted(place(tmp_path, ranks).read().tensors)
+
+    assert several(2, written, tmp_path / "forks") == [["moments/a/0"], ["blocks/a/0", "blocks/a/1"]]
+    assert place(tmp_path).read() is None
+
+
 def test_a_state_of_other_sizes_or_with_a_damaged_file_is_passed_over_by_all(tmp_path):
     several(2, writing(tmp_path, 1), tmp_path / "forks")
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig
 
-from sau.errors import SparsityError
+from sau.errors import ConfigError, SparsityError
 from sau.models.layers import decoder_blocks
+from sau.training import eight_bit
 from sau.unlearn.fading import check_can_fade
 from sau.unlearn.memory import Case, activation_bytes, plan_memory, settings_that_fit, shell_of
 from sau.unlearn.step import UnlearnParams
@@ -47,6 +48,9 @@ def test_every_part_is_counted_from_the_shapes(shell, item):
     assert plan.parts["gradients"] == (PRUNABLE + NORMS) * item
     assert plan.parts["survivors' optimizer state"] == (PRUNABLE // 4 + NORMS) * 8
     assert plan.parts["base model"] == plan.parts["best state so far"] == plan.parts["redistribution"] == 0
+    small, none = (plan_memory(shell, Case(params(optimizer_state=state), 0.75, item)) for state in ("8bit", "none"))
+    assert small.parts["survivors' optimizer state"] == round((PRUNABLE // 4 + NORMS) * 2 * (1 + 4 / 256))
+    assert none.parts["survivors' optimizer state"] == 0
 
 
 def test_what_parameters_ask_for_is_in_the_plan(shell):
@@ -134,3 +138,9 @@ def test_several_processes_divide_what_has_rows(shell):
     biggest_block = max(sum(p.numel() for p in block.parameters()) for block in decoder_blocks(shell)[1])
     assert four.parts["gathered for a pass, with gradients"] > 2 * biggest_block * 4
     assert four.phase.endswith("in each of 4 processes")
+
+
+def test_eight_bits_without_their_library_are_refused_before_anything_else(loop, lm, monkeypatch):
+    monkeypatch.setattr(eight_bit, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install '\.\[eight-bit\]'"):
+        loop(lm, params(optimizer_state="8bit"))

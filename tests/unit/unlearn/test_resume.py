@@ -70,6 +70,16 @@ def check_same(one, other):
         assert torch.equal(value.view(torch.int32), after.view(torch.int32)), name
 
 
+def test_moments_in_eight_bits_go_on_with_the_same_bits(pruned, few, tmp_path, monkeypatch):
+    monkeypatch.setattr("sau.training.eight_bit.LEAST", 64)
+    params = UnlearnParams(lr=1e-3, max_steps=4, batch_size=2, stop=None, optimizer_state="8bit")
+    through = ended(pruned, few, params, None)
+    assert ended(pruned, few, params, place(tmp_path), last=2) is None
+    state = place(tmp_path).read()
+    assert {name.rpartition("/")[2] for name in state.below("blocks")} == set("01234")
+    check_same(through, ended(pruned, few, params, place(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("objective", "redistribution"),
     [pytest.param(*cell, marks=[] if cell in USUAL else pytest.mark.long) for cell in dict.fromkeys(CELLS)],
