@@ -25,7 +25,7 @@ test: setup check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-services: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m 'browser or server or audit'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'browser or server or audit'
 
 test-wheel: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m wheel tests/e2e/test_wheel.py tests/unit/models/test_compressed.py
