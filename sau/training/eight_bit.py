@@ -33,13 +33,13 @@ def check_here() -> None:
 
 def pack(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     """(codes [N] of a byte each, scales [ceil(N / 256)]) of float32 values [N]; without `signed`, of none below 0."""
-    codes, found = _functional().quantize_blockwise(values, code=_table(signed, values.device.type), blocksize=BLOCK)
+    codes, found = _functional().quantize_blockwise(values, code=_table(signed, str(values.device)), blocksize=BLOCK)
     return codes, found.absmax
 
 
 def unpack(codes: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
     """The float32 values [N] that `pack` took, to about a hundredth of each."""
-    table = _table(signed, codes.device.type)
+    table = _table(signed, str(codes.device))
     values: Tensor = _functional().dequantize_blockwise(codes, absmax=scales, code=table, blocksize=BLOCK)
     return values
 

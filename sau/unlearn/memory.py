@@ -24,7 +24,8 @@ from sau.unlearn.step import UnlearnParams
 PROCESS_BYTES = 550 * 2**20
 """Python with its libraries, measured."""
 
-_MOMENTS = {"float32": 8.0, "8bit": 2 * (1 + 4 / BLOCK), "none": 0.0}
+_FLOAT32 = 8
+_MOMENTS = {"float32": _FLOAT32, "8bit": 2 * (1 + 4 / BLOCK), "none": 0}
 """Bytes of optimizer state per weight that moves: two numbers."""
 
 _ANSWER_SHARE = 0.6
@@ -136,7 +137,7 @@ def plan_memory(shell: Any, case: Case) -> MemoryPlan:
         changes = math.ceil(moving * item / params.processes)
         together = case.micro_batch is not None and case.micro_batch < adapts.batch_size
         adapting = {
-            "optimizer state": moving * 8,
+            "optimizer state": moving * _FLOAT32,
             # as one goes the other comes, but where gradients of an earlier part of the batch are there already
             "activations, then gradients": kept + changes if together else max(kept, changes),
         }
