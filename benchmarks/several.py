@@ -77,6 +77,7 @@ def main() -> None:
                 "seconds": round(judged - begun, 1),
                 "together": verification.verdict,
                 "alone": dict(alone),
+                "why": verification.reasons,
             }
         )
         print(*(f"{name} {value}" for name, value in found[-1].items()), sep=", ", flush=True)

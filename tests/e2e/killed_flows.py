@@ -142,9 +142,8 @@ def chosen(places: list[Place], how_many: str) -> Iterator[tuple[Place, str]]:
                 continue
             apart.pop()
         apart.append(place)
-    if how_many == "half":
-        apart = apart[::2]
-    for place in sorted(apart, key=lambda place: len(place.kinds)):
+    ordered = sorted(apart, key=lambda place: len(place.kinds))  # every second of these: some in the middle of a stage
+    for place in ordered[::2] if how_many == "half" else ordered:
         kind = min(place.kinds, key=lambda kind: (taken[kind], draw.random()))
         taken[kind] += 1
         yield place, kind
