@@ -1,5 +1,6 @@
 """One optimizer step of unlearning: L = gamma * L_forget + alpha * L_retain + hold * L_earlier, survivors only."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,9 @@ class UnlearnParams(Section):
 
     order `prune-unlearn` starts from the sparse model in production; `unlearn-prune` from the dense model it was pruned
     from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
+
+    A step takes `batch_size` rows of each set; where a pass over the rows to forget would be more than `max_pass_steps`
+    steps, so many more, in parts of `batch_size`: several people who ask at once need no more steps than one.
 
     Of more than `max_retain_rows` rows to keep so many are trained on, a seeded choice: a request costs no more where
     there are more.
@@ -58,6 +62,7 @@ class UnlearnParams(Section):
     lr: float = Field(gt=0, le=1)
     max_steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(8, ge=1, le=1024)
+    max_pass_steps: int = Field(10, ge=1, le=1_000_000)
     max_retain_rows: int = Field(800, ge=1)
     gamma: float = Field(1.0, ge=0, le=1000)
     alpha: float = Field(1.0, ge=0, le=1000)
@@ -103,9 +108,10 @@ class UnlearnStep:
         self.hidden_block = self.objective.hidden_block(setting.lm.model)
         # Generators of their own: the order of forget rows must not depend on the other sets.
         num_asked = len(setting.forget) - setting.num_earlier
-        self.forget_order = batches(setting.forget[:num_asked], params.batch_size, seed)
-        self.retain_order = batches(setting.retain, params.batch_size, seed + 1)
-        earlier = batches(setting.forget[num_asked:], params.batch_size, seed + 2)
+        size = max(params.batch_size, math.ceil(num_asked / params.max_pass_steps))
+        self.forget_order = batches(setting.forget[:num_asked], size, seed)
+        self.retain_order = batches(setting.retain, size, seed + 1)
+        earlier = batches(setting.forget[num_asked:], size, seed + 2)
         self.earlier_order = ([num_asked + i for i in rows] for rows in earlier)
         self.num_retain = 0  # batches of retain rows taken
 
@@ -172,8 +178,8 @@ class UnlearnStep:
         Every objective is a mean over records, so parts of a batch add up to it by their share of its records.
         """
         model, value = self.setting.lm.model, 0.0
-        rows = next(order)
-        for part, share in micro_batches(rows, self.setting.lm.micro_batch, self.ranks):
+        most = self.setting.lm.micro_batch or math.ceil(self.params.batch_size / self.ranks.size)
+        for part, share in micro_batches(next(order), most, self.ranks):
             batch = collate([sequences[i] for i in part]).to(model.device)
             rows_B = torch.tensor(part, device=model.device)
             outputs = forward(model, batch, rows_B, hidden_block=self.hidden_block, share=share)

@@ -8,6 +8,7 @@ import torch
 
 from sau.errors import ConfigError, DataError, DivergedError, SparsityError
 from sau.mask import check_mask
+from sau.models.batches import collate
 from sau.training.optimizer import SurvivorAdamW
 from sau.unlearn.objectives.calibrated import Calibrated
 from sau.unlearn.objectives.grad_ascent import GradAscent
@@ -243,3 +244,21 @@ def test_fading_takes_no_more_steps_than_there_are(params):
     with pytest.raises(ValueError, match="fade_steps 20: at most max_steps, 4"):
         params(order="unlearn-prune")
     assert params().fade_steps == 20
+
+
+def test_a_pass_over_many_rows_is_no_more_steps_and_no_more_memory(params, loop, pruned, sets, monkeypatch):
+    """Half of the rows to forget in each step, in parts of a batch."""
+    half, seen, lengths = -(-len(sets.forget) // 2), [], []
+    assert half > 4
+    monkeypatch.setattr("sau.unlearn.step.collate", lambda rows: lengths.append(len(rows)) or collate(rows))
+    for sizes in ({"batch_size": half}, {"batch_size": 4, "max_pass_steps": 2}):
+        lengths.clear()
+        steps = []
+        loop(
+            copy.deepcopy(pruned), params(lr=1e-4, max_steps=3, **sizes), watch=False,
+            progress=lambda _step, _of, values, to=steps: to.append(values),
+        )  # fmt: skip
+        seen.append(steps)
+        assert max(lengths) == sizes["batch_size"]
+    for whole, parts in zip(*seen, strict=True):
+        assert parts == pytest.approx(whole, rel=2e-4, abs=1e-6)
