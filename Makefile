@@ -4,13 +4,12 @@
 # make test-long: whole flows and matrices that would make the tests longer than ten minutes.
 # make test-team: the team stack on loopback (PostgreSQL, an S3 store, servers, two workers), one worker killed.
 # make test-crash: both flows stopped at every step, in one way or another, and run again; prints the matrix.
-# SAU_TEST_CELLS=half make test-crash: at every second place; =all: at every one in every way (hours).
-# make test-slow: the long and the crash tests in one run, which two processes share better.
+# SAU_TEST_ALL_CELLS=1 make test-crash: every step in every way (hours).
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-services test-wheel test-long test-team test-crash test-slow check map data clean
+.PHONY: setup demo test test-services test-wheel test-long test-team test-crash check map data clean
 
 setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -40,9 +39,6 @@ test-team: setup
 test-crash: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -rP -n 2 --dist loadfile --no-loadscope-reorder -m crash \
 		tests/e2e/test_killed_flows.py tests/e2e/test_killed_bootstrap.py tests/integration/test_reconcile.py
-
-test-slow: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'long or crash'
 
 check: setup
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ The places are those that an uninterrupted run comes by: before and after every 
 between each two writes of register and promote. The ways are `tests.killing.KINDS`. Every cell begins from the same
 stores; DVC's cache stays, so a step that was done once comes from it.
 
-    python tests/e2e/killed_flows.py bootstrap|forget KEPT half|some|all OPTION ...
+    python tests/e2e/killed_flows.py bootstrap|forget KEPT some|all OPTION ...
 """
 
 import contextlib
@@ -124,13 +124,12 @@ def places_of(moments: list[tuple[str, float]]) -> list[Place]:
     return found
 
 
-def chosen(places: list[Place], how_many: str) -> Iterator[tuple[Place, str]]:
-    """Cells: `all` every place in every way, `some` every place in one way, so that each way is taken about as often,
-    `half` every second place so.
+def chosen(places: list[Place], everything: bool) -> Iterator[tuple[Place, str]]:
+    """Cells: every place in every way, or every place in one way, so that each way is taken about as often.
 
     Where nothing lies between the end of a step and the beginning of the next, either is taken and not both.
     """
-    if how_many == "all":
+    if everything:
         yield from ((place, kind) for place in places for kind in place.kinds)
         return
     draw = random.Random(SEED)
@@ -142,8 +141,7 @@ def chosen(places: list[Place], how_many: str) -> Iterator[tuple[Place, str]]:
                 continue
             apart.pop()
         apart.append(place)
-    ordered = sorted(apart, key=lambda place: len(place.kinds))  # every second of these: some in the middle of a stage
-    for place in ordered[::2] if how_many == "half" else ordered:
+    for place in sorted(apart, key=lambda place: len(place.kinds)):
         kind = min(place.kinds, key=lambda kind: (taken[kind], draw.random()))
         taken[kind] += 1
         yield place, kind
@@ -243,7 +241,7 @@ def main(flow: str, kept: Path, how_many: str, options: list[str]) -> None:
         right = in_child(state, LINE)
         found = {"uninterrupted": right, "cells": []}
         own = {process.pid for process in psutil.Process().children(recursive=True)}
-        for place, kind in chosen(places_of(moments), how_many):
+        for place, kind in chosen(places_of(moments), how_many == "all"):
             stores.put_back()
             forget_run(place.step if place.where == "in the middle" else "")
             code = in_fork(stopped, argv, place, kind)

@@ -6,10 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-CELLS = "SAU_TEST_CELLS"
-"""In the environment: `some`, every place in one way, unless it says `half`, every second place so, or `all`, every
-place in every way: hours."""
-LEAST_CELLS = 15 if os.environ.get(CELLS) == "half" else 30
+ALL_CELLS = "SAU_TEST_ALL_CELLS"
+"""Set in the environment, every place is tried in every way: hours."""
 _CODES = {
     "kill all": {-9},
     "kill parent": {-9},
@@ -23,7 +21,7 @@ _CODES = {
 
 def run_matrix(checkout: Any, flow: str, folder: Any, *options: str) -> dict[str, Any]:
     """The uninterrupted state, and every cell."""
-    how_many = os.environ.get(CELLS, "some")
+    how_many = "all" if os.environ.get(ALL_CELLS) else "some"
     command = [sys.executable, "tests/e2e/killed_flows.py", flow, str(folder / "kept"), how_many, *options]
     env = checkout.env(PREFECT_HOME=str(folder / "prefect"))
     log = folder / f"{flow}.log"

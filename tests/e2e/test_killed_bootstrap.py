@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.matrix import LEAST_CELLS, is_right, run_matrix
+from tests.e2e.matrix import is_right, run_matrix
 from tests.killing import KINDS
 from tests.small_line import options
 
@@ -15,5 +15,5 @@ def test_a_first_version_stopped_anywhere_is_the_uninterrupted_one(copy_checkout
     assert right["leader"][:2] == ["tiny@v1", "BOOTSTRAP"]
     assert ([len(versions) for versions in right["versions"]], right["models"], right["requests"]) == ([1, 0], 1, [])
     assert [right["running"], right["running_flows"], right["work"], right["worktrees"]] == [[], [], [], 0]
-    assert (len(cells) >= LEAST_CELLS, {cell["kind"] for cell in cells}) == (True, set(KINDS))
+    assert (len(cells) >= 30, {cell["kind"] for cell in cells}) == (True, set(KINDS))
     assert [cell for cell in cells if not is_right(cell)] == []

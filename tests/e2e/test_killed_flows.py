@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sau.data.demo import demo_people
-from tests.e2e.matrix import LEAST_CELLS, is_right, run_matrix
+from tests.e2e.matrix import is_right, run_matrix
 from tests.killing import KINDS
 from tests.small_line import PERSON, options
 
@@ -30,7 +30,7 @@ def test_a_flow_stopped_anywhere_ends_as_the_uninterrupted_one(killed):
     assert right["requests"] == [["forgotten", 2, "PASS", ["open", "forgotten", "once"]]]
     assert ([len(versions) for versions in right["versions"]], right["models"], right["records"]) == ([2, 1], 3, 1)
     assert [right["running"], right["running_flows"], right["work"], right["worktrees"]] == [[], [], [], 0]
-    assert (len(cells) >= LEAST_CELLS, {cell["kind"] for cell in cells}) == (True, set(KINDS))
+    assert (len(cells) >= 30, {cell["kind"] for cell in cells}) == (True, set(KINDS))
     assert [cell for cell in cells if not is_right(cell)] == []
 
 
