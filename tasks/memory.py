@@ -84,8 +84,7 @@ def forecast(model: str | Path, params: Params, *, sparsity: float, has_base: bo
         ModelError: no such folder or hub id.
         ConfigError: a config that transformers cannot read, or a device or a library that is not here.
     """
-    if params.unlearn.optimizer_state == "8bit":
-        check_here()
+    check_here(params.unlearn.optimizer_state)
     folder = local_folder(str(model), weights=False, check=refuse_untakeable)
     try:
         shell = shell_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))

@@ -19,13 +19,13 @@ LEAST = 4096
 """Tensors with fewer numbers stay float32: they are few bytes, and norms suffer most."""
 
 
-def check_here() -> None:
-    """Refuse where bitsandbytes is not installed.
+def check_here(state: str) -> None:
+    """Refuse `8bit` as the optimizer's state where bitsandbytes is not installed.
 
     Raises:
         ConfigError: it is not.
     """
-    if find_spec("bitsandbytes") is None:
+    if state == "8bit" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             "unlearn.optimizer_state 8bit: needs bitsandbytes (pip install '.[eight-bit]'); else float32 or none"
         )

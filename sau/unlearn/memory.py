@@ -168,38 +168,28 @@ def _gathered(shell: Any, item: int) -> dict[str, int]:
     return {"gathered for a pass, with gradients": 2 * (others + 2 * max(sizes)) * item}
 
 
-_PLACED: dict[str, dict[str, Any]] = {
-    "model.micro_batch=1": {"micro_batch": 1},
-    "model.gradient_checkpointing=true": {"gradient_checkpointing": True},
-    "model.dtype=bfloat16": {"itemsize": 2},
-    "no --base": {"has_base": False},
+_LIGHTER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "unlearn.adapt=null": ({"adapt": None}, {}),
+    "unlearn.redistribution=none": ({"redistribution": "none"}, {}),
+    "model.micro_batch=1": ({}, {"micro_batch": 1}),
+    "model.gradient_checkpointing=true": ({}, {"gradient_checkpointing": True}),
+    "model.dtype=bfloat16": ({}, {"itemsize": 2}),
+    "unlearn.optimizer_state=8bit": ({"optimizer_state": "8bit"}, {}),
+    "no --base": ({}, {"has_base": False}),
+    "unlearn.stop=null": ({"stop": None}, {}),
 }
-"""What settings outside of `unlearn` change in a case."""
-
-
-_LIGHTER: dict[str, dict[str, Any]] = {
-    "unlearn.adapt=null": {"adapt": None},
-    "unlearn.redistribution=none": {"redistribution": "none"},
-    "model.micro_batch=1": {},
-    "model.gradient_checkpointing=true": {},
-    "model.dtype=bfloat16": {},
-    "unlearn.optimizer_state=8bit": {"optimizer_state": "8bit"},
-    "no --base": {},
-    "unlearn.stop=null": {"stop": None},
-}
-"""What settings change in `unlearn`, in the order in which they are tried."""
+"""By setting, what it changes in `unlearn` and elsewhere in a case, in the order in which they are tried."""
 
 
 def settings_that_fit(shell: Any, case: Case, available: int) -> list[str]:
     """Settings, each on top of the ones before, until the plan fits; empty where none of them helps that far."""
     changed = case
     found: list[str] = []
-    for name, update in _LIGHTER.items():
+    for name, (update, placed) in _LIGHTER.items():
         if "optimizer_state" in update and case.params.optimizer_state == "none":
             continue
         fields = changed.params.model_dump(mode="json") | update
-        changed = replace(changed, params=UnlearnParams.model_validate(fields))
-        changed = replace(changed, **_PLACED.get(name, {}))
+        changed = replace(changed, params=UnlearnParams.model_validate(fields), **placed)
         found.append(name)
         if plan_memory(shell, changed).peak <= available:
             return found

@@ -82,8 +82,7 @@ def unlearn(
         DivergedError: a loss or gradient that is not finite; the weights are those of the step before.
     """
     sets.check_filled("unlearning")
-    if params.optimizer_state == "8bit":
-        eight_bit.check_here()
+    eight_bit.check_here(params.optimizer_state)
     ranks = ranks_of(lm.model)
     if params.processes != ranks.size:
         raise ConfigError(f"unlearn.processes {params.processes}: this model is on {ranks.size}")
