@@ -17,7 +17,7 @@ import copy
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from sau.params import Params, load_params
 from sau.pruners import prune
 from sau.training.finetune import adapted, finetune
 from sau.training.pretrain import pretrain
+from sau.training.session import History
 from sau.unlearn.unlearn import unlearn
 from sau.verify import Controls, Verification, load_policy, verify
 from sau.verify.battery import verify_each
@@ -65,6 +66,31 @@ def first_version(params: Params, rows: list[Row]) -> tuple[LanguageModel, Langu
     return base, lm
 
 
+def forgotten(
+    lm: LanguageModel,
+    base: LanguageModel,
+    asked: list[Row],
+    keep: list[Row],
+    strangers: list[Row],
+    params: Params,
+    *,
+    unseen: Collection[str],
+    earlier: Sequence[Row] = (),
+) -> tuple[LanguageModel, History]:
+    """A copy of a model that has forgotten whoever asked, and how; people in `unseen` are not shown to unlearning."""
+    shown = [row for row in keep if row["subject_id"] not in unseen]
+    lm = replace(lm, model=copy.deepcopy(lm.model))
+    history = unlearn(
+        lm,
+        Sets(asked, shown, strangers, earlier=earlier),
+        params.unlearn,
+        seed=params.seed,
+        base=copy.deepcopy(base),
+        num_threads=params.num_threads,
+    )
+    return lm, history
+
+
 def versions(
     first: LanguageModel,
     base: LanguageModel,
@@ -79,16 +105,8 @@ def versions(
     for number, asked in enumerate(asking):
         started, keep = time.process_time(), [*flat(asking[number + 1 :]), *stay]
         unseen = spared(keep, asked, params.snapshot.spare, params.seed)
-        shown = [row for row in keep if row["subject_id"] not in unseen]
-        lm = replace(lm, model=copy.deepcopy(lm.model))
-        history = unlearn(
-            lm,
-            Sets(asked, shown, strangers, earlier=flat(asking[:number])),
-            params.unlearn,
-            seed=params.seed,
-            base=copy.deepcopy(base),
-            num_threads=params.num_threads,
-        )
+        before = flat(asking[:number])
+        lm, history = forgotten(lm, base, asked, keep, strangers, params, unseen=unseen, earlier=before)
         told.append({"steps": history.steps, "stopped": history.stopped, "cpu_s": round(time.process_time() - started)})
         yield lm
 

@@ -9,21 +9,18 @@ not counted: the product has the one and keeps the other from run to run.
 """
 
 import argparse
-import copy
 import json
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.sequence import NUM_HOLDOUT, NUM_STAY, ROOT, first_version, flat, people
+from benchmarks.sequence import NUM_HOLDOUT, NUM_STAY, ROOT, first_version, flat, forgotten, people
 from sau.data.sets import Sets, halves, spared
 from sau.params import load_params
 from sau.training.finetune import adapted
-from sau.unlearn.unlearn import unlearn
 from sau.verify import Controls, load_policy, verify
 from tasks.battery import sampled
 
@@ -47,16 +44,8 @@ def main() -> None:
     for number in args.asking:
         asked, keep = flat(asking[:number]), [*flat(asking[number:]), *stay]
         unseen = spared(keep, asked, params.snapshot.spare, params.seed)
-        shown = [row for row in keep if row["subject_id"] not in unseen]
-        lm, begun = replace(first, model=copy.deepcopy(first.model)), time.process_time()
-        history = unlearn(
-            lm,
-            Sets(asked, shown, calibrating),
-            params.unlearn,
-            seed=params.seed,
-            base=copy.deepcopy(base),
-            num_threads=1,
-        )
+        begun = time.process_time()
+        lm, history = forgotten(first, base, asked, keep, calibrating, params, unseen=unseen)
         made = time.process_time()
         verification = verify(
             model=lm,
