@@ -30,7 +30,7 @@ class UnlearnParams(Section):
     from, whose survivors unlearn while the rest fades away over the first `fade_steps` steps.
 
     A step takes `batch_size` rows of each set; where a pass over the rows to forget would be more than `max_pass_steps`
-    steps, so many more, in parts of `batch_size`: several people who ask at once need no more steps than one.
+    steps, so many more, in parts of `batch_size`: of several people who ask at once each is seen often enough.
 
     Of more than `max_retain_rows` rows to keep so many are trained on, a seeded choice: a request costs no more where
     there are more.
